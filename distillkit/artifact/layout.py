@@ -1,0 +1,43 @@
+"""The files of an artifact: one folder, one Hub data set repository, one commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distillkit.errors import ArtifactError
+from distillkit.version import FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class ArtifactFiles:
+    """File names inside an artifact folder; ``run`` holds what the run itself needs and is no part of the artifact."""
+
+    card: str = "README.md"
+    config: str = "distill_config.json"
+    tensors: str = "distilled.safetensors"
+    preprocess: str = "preprocess.safetensors"
+    recipe: str = "recipe.json"
+    results: str = "results.json"
+    parquet: str = "data/train-00000-of-00001.parquet"
+    preview: str = "preview.png"
+    curves: str = "curves.png"
+    run: str = "run"
+
+
+FILES = ArtifactFiles()
+
+
+def check_format(version: object) -> None:
+    """Accept this major version and older ones.
+
+    Raises:
+        ArtifactError: newer, or not a version.
+    """
+    try:
+        major = int(str(version).split(".")[0])
+    except ValueError:
+        raise ArtifactError(f"{FILES.config} has format_version {version!r}, expected a number like {FORMAT_VERSION}") from None
+    if major > int(FORMAT_VERSION.split(".")[0]):
+        raise ArtifactError(
+            f"the artifact has format {version}, this distillkit reads up to {FORMAT_VERSION}; upgrade: pip install -U distillkit"
+        )

@@ -1,0 +1,184 @@
+"""The commands: read options, call the library, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distillkit.cli import console
+from distillkit.cli import options as opt
+from distillkit.cli.experts import experts
+from distillkit.cli.inspect import datasets, doctor, info, methods, preview
+from distillkit.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Compress a labelled image data set into a few learned images per class.",
+)
+app.add_typer(experts, name="experts")
+for command in (info, preview, methods, datasets, doctor):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.results.print(f"distillkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@console.guarded
+def compress(
+    dataset: opt.Dataset,
+    ipc: opt.Ipc,
+    method: opt.MethodName = "mtt",
+    preset: opt.Preset = "quick",
+    out: Annotated[Path | None, typer.Option("--out", help="Default runs/<dataset>-ipc<N>-<method>.")] = None,
+    assignments: opt.Set = None,
+    config: opt.ConfigFile = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+    plan: Annotated[bool, typer.Option("--plan", help="Print steps, time, memory and disk; make nothing.")] = False,
+    data_root: opt.DataRoot = None,
+    image_column: opt.ImageColumn = None,
+    label_column: opt.LabelColumn = None,
+    train_split: opt.TrainSplit = None,
+    test_split: opt.TestSplit = None,
+    class_names: opt.ClassNames = None,
+    image_size: opt.ImageSize = None,
+    skip_corrupt: opt.SkipCorrupt = False,
+    tracker: Annotated[str | None, typer.Option("--tracker", help="tensorboard or wandb.")] = None,
+    yes: opt.Yes = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Distil DATASET: experts, distillation, evaluation, artifact. Run again, an interrupted one continues."""
+    data = opt.DataOptions(
+        data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
+    )
+    from distillkit.config import compose, find_method
+
+    layers = opt.layers(assignments, config, seed, precision, data)
+    find_method(method)
+    compose(dataset, ipc, method, preset, "cpu", layers)  # usage errors before torch is loaded
+
+    from distillkit import pipeline
+    from distillkit.environment import resolve_device
+    from distillkit.interrupt import stop_on_signals
+
+    place = resolve_device(device)
+    composed = compose(dataset, ipc, method, preset, place.type, layers)
+    folder = out or pipeline.default_out(dataset, ipc, method)
+    with console.progress(quiet) as progress, stop_on_signals() as stop:
+        run = pipeline.make_run(composed, place, progress, stop, _command_line(), tracker)
+        if plan:
+            from distillkit.plan import make_plan
+
+            planned = make_plan(run)
+        else:
+            ds = pipeline.run_all(run, folder, replace=yes)
+    if plan:
+        _print_plan(planned, as_json)
+        return
+    if as_json:
+        console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
+        return
+    _print_results(folder, ds)
+
+
+def _command_line() -> str:
+    return shlex.join(["distillkit", *sys.argv[1:]])
+
+
+def _print_plan(planned: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        console.print_json(planned)
+        return
+    console.print_table("Plan", ["", "steps", "seconds each", "minutes"], planned_rows(planned))
+    for line in planned["notes"]:
+        console.results.print(line, markup=False)
+
+
+def planned_rows(planned: dict[str, Any]) -> list[list[str]]:
+    """The rows of the plan's table."""
+    rows = []
+    for stage in planned["stages"]:
+        rows.append([stage["name"], str(stage["steps"]), f"{stage['seconds_each']:.4f}", f"{stage['seconds'] / 60:.1f}"])
+    return [*rows, ["all", "", "", f"{planned['seconds'] / 60:.1f}"]]
+
+
+def _print_results(folder: Path, ds: Any) -> None:
+    from distillkit.records import EvalReport
+
+    rows = []
+    for name, row in ds.results["architectures"].items():
+        rows.append((f"this set, {name}", row))
+    if ds.results["uint8"]:
+        rows.append(("this set, 8-bit view", ds.results["uint8"]))
+    rows += list(ds.results["baselines"].items())
+    table = [
+        [name, console.percent(EvalReport.from_json(row)), str(row["n"]), f"{row['lr']:.4g}"] for name, row in rows
+    ]
+    console.print_table("Test accuracy (%) of fresh networks", ["trained on", "accuracy", "n", "lr"], table)
+    console.results.print(f"\nartifact: {folder}", markup=False)
+    console.results.print(f"look at:  {folder / 'preview.png'}", markup=False)
+
+
+@app.command()
+@console.guarded
+def evaluate(
+    artifact: opt.Folder,
+    arch: Annotated[
+        list[str] | None, typer.Option("--arch", help="convnet, convnet:width=64,depth=2, timm/<name>; repeatable.")
+    ] = None,
+    networks: Annotated[int, typer.Option("--networks", min=1, help="Fresh networks of each.")] = 5,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    data_root: opt.DataRoot = None,
+    save: Annotated[bool, typer.Option("--save", help="Add the rows to the artifact's results.json.")] = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Train fresh networks on an artifact by its own recipe and print their test accuracies."""
+    from distillkit import pipeline
+    from distillkit.interrupt import stop_on_signals
+
+    with console.progress(quiet) as progress, stop_on_signals() as stop:
+        reports = pipeline.evaluate(
+            artifact,
+            arch or ["convnet"],
+            networks=networks,
+            seed=seed,
+            device=device,
+            data_root=data_root,
+            progress=progress,
+            stop=stop,
+        )
+    if save:
+        pipeline.save_reports(artifact, reports)
+    if as_json:
+        console.print_json({"artifact": str(artifact), "architectures": {n: r.to_json() for n, r in reports.items()}})
+        return
+    rows = [[name, console.percent(report), str(len(report.accuracies))] for name, report in reports.items()]
+    console.print_table("Test accuracy (%) of fresh networks", ["architecture", "accuracy", "n"], rows)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

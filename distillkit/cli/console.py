@@ -1,0 +1,156 @@
+"""Output: results on stdout, progress and errors on stderr, one sentence an error."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from distillkit.errors import DistillkitError
+from distillkit.progress import Progress, Silent
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+results = Console(highlight=False, soft_wrap=True)
+P = ParamSpec("P")
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn errors into a sentence and an exit status; with ``--debug`` let the traceback through."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except typer.Exit:
+            raise
+        except KeyboardInterrupt:
+            _fail("interrupted", 130, kwargs)
+        except Exception as error:
+            if kwargs.get("debug"):
+                raise
+            _fail(_sentence(error), getattr(error, "exit_status", 1), kwargs)
+
+    return wrapper
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, DistillkitError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first} (--debug shows where; please report it)"
+
+
+def _fail(message: str, status: int, options: dict[str, Any]) -> None:
+    if options.get("as_json"):
+        print_json({"error": message, "exit_status": status})
+    errors.print(f"error: {message}", markup=False)
+    raise typer.Exit(status)
+
+
+def print_json(value: Any) -> None:
+    """Exactly one JSON object on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for position, name in enumerate(header):
+        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    results.print(table)
+
+
+def percent(report: Any) -> str:
+    """``87.3 ± 0.4`` of an EvalReport."""
+    return f"{100 * report.mean:.1f} ± {100 * report.std:.1f}"
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Progress]:
+    """A bar on a terminal, plain lines elsewhere, nothing if ``quiet``."""
+    if quiet:
+        yield Silent()
+    elif errors.is_terminal:
+        with _Bar() as bar:
+            yield bar
+    else:
+        yield _Lines()
+
+
+def _values(values: dict[str, float]) -> str:
+    names = {"loss": "loss {:.3f}", "lr": "lr {:.4g}", "validation": "validation {:.1%}", "accuracy": "accuracy {:.1%}"}
+    return "  ".join(names.get(name, name + " {:.4g}").format(value) for name, value in values.items())
+
+
+class _Bar:
+    """A rich progress bar with rate, ETA and the latest figures."""
+
+    def __init__(self) -> None:
+        columns = [TextColumn("{task.description:<17}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+        columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+        self._bar = RichProgress(*columns, console=errors)
+        self._task: TaskID | None = None
+        self._figures: dict[str, float] = {}
+        self._begin, self._made = time.monotonic(), 0
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        self._figures, self._begin, self._made = {}, time.monotonic(), 0
+        self._task = self._bar.add_task(title, total=total, completed=done, figures="", rate="")
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        if self._task is None:
+            return
+        self._figures |= values
+        self._made += steps
+        rate = self._made / max(1e-9, time.monotonic() - self._begin)
+        shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+        self._bar.update(self._task, advance=steps, figures=_values(self._figures), rate=shown)
+
+    def note(self, message: str) -> None:
+        self._bar.console.print(message, markup=False)
+
+
+class _Lines:
+    """A line when a stage begins, at every tenth of it (five seconds apart at least), and for notes."""
+
+    def __init__(self) -> None:
+        self._title, self._total, self._done, self._told = "", 0, 0, 0.0
+        self._figures: dict[str, float] = {}
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        self._title, self._total, self._done, self._figures = title, total, done, {}
+        self._told = time.monotonic()
+        errors.print(f"{title}: {total} steps" + (f", {done} done before" if done else ""), markup=False)
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        before, self._done = self._done, self._done + steps
+        self._figures |= values
+        tenth = max(1, self._total // 10)
+        due = self._done // tenth > before // tenth and time.monotonic() - self._told >= 5
+        if due or self._done == self._total:
+            self._told = time.monotonic()
+            errors.print(f"{self._title}: {self._done}/{self._total}  {_values(self._figures)}", markup=False)
+
+    def note(self, message: str) -> None:
+        errors.print(message, markup=False)

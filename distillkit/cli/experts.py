@@ -1,0 +1,173 @@
+"""``distillkit experts``: the cached expert trajectories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distillkit.cli import console
+from distillkit.cli import options as opt
+from distillkit.errors import ConfigError
+
+experts = typer.Typer(no_args_is_help=True, help="Train, list, show and clear the cached expert trajectories.")
+Fingerprint = Annotated[str, typer.Argument(help="As 'experts list' prints it; its beginning is enough.")]
+
+
+@experts.command()
+@console.guarded
+def train(
+    dataset: opt.Dataset,
+    method: opt.MethodName = "mtt",
+    ipc: opt.Ipc = 1,
+    preset: opt.Preset = "quick",
+    assignments: opt.Set = None,
+    config: opt.ConfigFile = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+    data_root: opt.DataRoot = None,
+    image_column: opt.ImageColumn = None,
+    label_column: opt.LabelColumn = None,
+    train_split: opt.TrainSplit = None,
+    test_split: opt.TestSplit = None,
+    class_names: opt.ClassNames = None,
+    image_size: opt.ImageSize = None,
+    skip_corrupt: opt.SkipCorrupt = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Train the experts that 'compress' with the same options would use, and keep them in the cache."""
+    from distillkit import pipeline
+    from distillkit.config import compose
+    from distillkit.environment import resolve_device
+    from distillkit.interrupt import stop_on_signals
+
+    data = opt.DataOptions(
+        data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
+    )
+    place = resolve_device(device)
+    layers = opt.layers(assignments, config, seed, precision, data)
+    composed = compose(dataset, ipc, method, preset, place.type, layers)
+    with console.progress(quiet) as progress, stop_on_signals() as stop:
+        run = pipeline.make_run(composed, place, progress, stop)
+        store = pipeline.train_experts(run, pipeline.prepare(run))
+    _print_store(_summary(store.folder), as_json)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    from distillkit.trajectories.store import TrajectoryStore
+
+    store = TrajectoryStore.open(folder)
+    numbers = store.experts()
+    curves = [store.record(number)["curve"] for number in numbers]
+    recipe = store.setup["recipe"]
+    last = [curve["validation_accuracy"][-1] for curve in curves]
+    return {
+        "fingerprint": folder.name,
+        "dataset": store.setup["dataset"],
+        "network": store.setup["network"],
+        "recipe": recipe,
+        "experts": len(numbers),
+        "epochs": recipe["epochs"],
+        "bytes": store.size_bytes(),
+        "validation_accuracy": sum(last) / len(last) if last else None,
+        "curves": curves,
+    }
+
+
+def _print_store(summary: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        console.print_json(summary)
+        return
+    size = summary["bytes"] / 1e6
+    console.results.print(
+        f"{summary['fingerprint']}: {summary['experts']} experts of {summary['epochs']} epochs on {summary['dataset']}, "
+        f"{size:.1f} MB",
+        markup=False,
+    )
+    curves = summary["curves"]
+    if not curves:
+        return
+    rows = []
+    epochs = len(curves[0]["loss"])
+    for epoch in sorted({*range(0, epochs, max(1, epochs // 10)), epochs - 1}):
+        means = {name: sum(curve[name][epoch] for curve in curves) / len(curves) for name in curves[0]}
+        bar = "█" * round(40 * means["validation_accuracy"])
+        accuracy = f"{100 * means['validation_accuracy']:.1f}"
+        rows.append([str(epoch + 1), f"{means['loss']:.3f}", f"{means['parameter_change']:.3f}", accuracy, bar])
+    header = ["epoch", "loss", "parameter change", "validation accuracy (%)", ""]
+    console.print_table("Means over experts", header, rows)
+
+
+def _folders() -> list[Path]:
+    from distillkit.trajectories.store import experts_root
+
+    root = experts_root()
+    return sorted(path.parent for path in root.glob("*/setup.json")) if root.is_dir() else []
+
+
+def _find(fingerprint: str) -> Path:
+    found = [folder for folder in _folders() if folder.name.startswith(fingerprint)]
+    if len(found) > 1:
+        raise ConfigError(f"{fingerprint!r} fits several: {', '.join(folder.name for folder in found)}")
+    from distillkit.trajectories.store import TrajectoryStore, experts_root
+
+    return found[0] if found else TrajectoryStore.open(experts_root() / fingerprint).folder
+
+
+@experts.command("list")
+@console.guarded
+def list_(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
+    """List the cached trajectories with their storage."""
+    summaries = [_summary(folder) for folder in _folders()]
+    if as_json:
+        for summary in summaries:
+            del summary["curves"]
+        console.print_json({"trajectories": summaries, "bytes": sum(summary["bytes"] for summary in summaries)})
+        return
+    rows = []
+    for summary in summaries:
+        score = summary["validation_accuracy"]
+        network = summary["network"]
+        words = f"{network['name']} width {network['width']} depth {network['depth']}"
+        accuracy = "-" if score is None else f"{100 * score:.1f}"
+        counts = [str(summary["experts"]), str(summary["epochs"]), f"{summary['bytes'] / 1e6:.1f}"]
+        rows.append([summary["fingerprint"], Path(summary["dataset"]).name, words, *counts, accuracy])
+    header = ["fingerprint", "data set", "network", "experts", "epochs", "MB", "validation (%)"]
+    console.print_table("Cached expert trajectories", header, rows)
+
+
+@experts.command()
+@console.guarded
+def show(fingerprint: Fingerprint, as_json: opt.Json = False, debug: opt.Debug = False) -> None:
+    """Show the training curve and the storage of one set of trajectories."""
+    _print_store(_summary(_find(fingerprint)), as_json)
+
+
+@experts.command()
+@console.guarded
+def clear(
+    fingerprint: Annotated[str | None, typer.Argument(help="Which one.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    yes: opt.Yes = False,
+    as_json: opt.Json = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Delete cached trajectories."""
+    from distillkit.trajectories.store import TrajectoryStore
+
+    if (fingerprint is None) == (not everything):
+        raise ConfigError("say which trajectories to delete: a fingerprint, or --all")
+    folders = _folders() if fingerprint is None else [_find(fingerprint)]
+    size = sum(TrajectoryStore.open(folder).size_bytes() for folder in folders)
+    if not yes and not typer.confirm(f"Delete {len(folders)} sets of trajectories ({size / 1e6:.1f} MB)?", err=True):
+        raise typer.Exit(1)
+    for folder in folders:
+        TrajectoryStore.open(folder).clear()
+    if as_json:
+        console.print_json({"deleted": [folder.name for folder in folders], "bytes": size})
+    else:
+        console.results.print(f"deleted {len(folders)} sets of trajectories, {size / 1e6:.1f} MB")

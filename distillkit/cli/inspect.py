@@ -1,0 +1,168 @@
+"""Commands that look: info, preview, methods, datasets, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distillkit.cli import console
+from distillkit.cli import options as opt
+
+
+@console.guarded
+def info(artifact: opt.Folder, as_json: opt.Json = False, debug: opt.Debug = False) -> None:
+    """Say what an artifact is, how it was made and how well it trains."""
+    from distillkit.distilled import load_distilled
+    from distillkit.records import EvalReport
+
+    ds = load_distilled(artifact)
+    if as_json:
+        console.print_json({"config": ds.config, "recipe": ds.recipe, "results": ds.results})
+        return
+    source = ds.config["source"]
+    shape = "x".join(str(size) for size in ds.image_shape)
+    size = sum(path.stat().st_size for path in Path(artifact).glob("*") if path.is_file())
+    lines = {
+        "made by": f"{ds.config['generator']}, {ds.config['method_title']}",
+        "source": f"{source['source']} ({source['train_images']} training images)",
+        "images": f"{len(ds)} of {shape}, {ds.config['ipc']} for each of {ds.num_classes} classes, {size / 1e6:.2f} MB",
+        "classes": ", ".join(ds.classes[:10]) + (", ..." if ds.num_classes > 10 else ""),
+        "labels": f"{ds.config['label_kind']}",
+        "learned lr": f"{ds.lr:.6g}",
+        "command": ds.config["command"],
+    }
+    rows = {f"accuracy, {name}": row for name, row in ds.results["architectures"].items()}
+    rows |= {f"accuracy, {name}": row for name, row in ds.results["baselines"].items()}
+    lines |= {name: f"{console.percent(EvalReport.from_json(row))} % (n = {row['n']})" for name, row in rows.items()}
+    for name, text in lines.items():
+        console.results.print(f"{name:<18} {text}", markup=False)
+
+
+@console.guarded
+def preview(
+    artifact: opt.Folder,
+    out: Annotated[Path | None, typer.Option("--out", help="PNG to write; default preview.png in the artifact.")] = None,
+    as_json: opt.Json = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Draw the images of an artifact, in pixel space, as a PNG."""
+    from distillkit import storage
+    from distillkit.artifact.layout import FILES
+    from distillkit.artifact.read import read_artifact
+    from distillkit.artifact.views import preview_png
+
+    content = read_artifact(artifact)
+    path = out or artifact / FILES.preview
+    storage.write_bytes(path, preview_png(content.synthetic, content.preprocess))
+    if as_json:
+        console.print_json({"preview": str(path)})
+    else:
+        console.results.print(str(path), markup=False)
+
+
+@console.guarded
+def methods(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
+    """List the methods with their parts and published problems."""
+    from distillkit.methods import METHODS
+
+    if as_json:
+        fields = ("title", "summary", "citation")
+        rows = {name: {field: getattr(method, field) for field in fields} for name, method in METHODS.items()}
+        for name, method in METHODS.items():
+            rows[name] |= {"parts": dict(method.parts), "published": list(method.published_problems)}
+        console.print_json(rows)
+        return
+    for method in METHODS.values():
+        console.results.print(f"[bold]{method.name}[/bold]  {method.title}")
+        console.results.print(f"    {method.summary}", markup=False)
+        console.results.print(f"    parts: {', '.join(f'{k}={v}' for k, v in method.parts.items())}", markup=False)
+        console.results.print(f"    --preset paper: {', '.join(method.published_problems)}", markup=False)
+
+
+@console.guarded
+def datasets(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
+    """List the registered data sets."""
+    from distillkit.data.registry import DATASETS
+
+    if as_json:
+        console.print_json({name: vars(known) for name, known in DATASETS.items()})
+        return
+    rows = []
+    for known in DATASETS.values():
+        rows.append([known.name, known.title, (known.hub_id or "embedded") + (" (gated)" if known.gated else "")])
+    console.print_table("Registered data sets (any Hub id or folder works too)", ["name", "what", "source"], rows)
+
+
+@console.guarded
+def doctor(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
+    """Check this machine: versions, devices, cache folder, disk."""
+    checks = _checks()
+    if as_json:
+        console.print_json({"checks": [dict(zip(("name", "ok", "detail"), check, strict=True)) for check in checks]})
+    else:
+        for name, good, detail in checks:
+            console.results.print(f"{'ok  ' if good else 'FAIL'} {name:<14} {detail}", markup=False)
+    if not all(good for _, good, _ in checks):
+        raise typer.Exit(1)
+
+
+def _checks() -> list[tuple[str, bool, str]]:
+    import platform
+    import shutil
+    import sys
+
+    import torch
+
+    from distillkit import storage
+    from distillkit.environment import hardware, resolve_device, versions
+    from distillkit.errors import StorageError
+
+    checks: list[tuple[str, bool, str]] = [("python", sys.version_info >= (3, 11), platform.python_version())]
+    for name, version in versions().items():
+        if name != "python":
+            checks.append((name, True, version))
+    device = resolve_device("auto")
+    words = hardware(device)
+    if device.type == "cuda":
+        words += f", {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
+    checks.append(("device", True, words))
+    cache = storage.cache_root()
+    try:
+        storage.write_bytes(cache / ".doctor", b"ok")
+        (cache / ".doctor").unlink()
+        free = shutil.disk_usage(cache).free
+        checks.append(("cache", True, f"{cache} (set DISTILLKIT_CACHE to move it)"))
+        checks.append(("free disk", free > 2**30, f"{free / 2**30:.1f} GiB"))
+    except StorageError as error:
+        checks.append(("cache", False, str(error)))
+    checks.append(("sanity", *_sanity()))
+    return checks
+
+
+def _sanity() -> tuple[bool, str]:
+    """The hypergradient of a tiny student against finite differences of the lr, in float64."""
+    import torch
+
+    from distillkit.distill.labels import HardLabels
+    from distillkit.distill.student import InnerStep, StudentLoss
+    from distillkit.distill.unroll import MatchingTerm, Unroll
+    from distillkit.networks.convnet import ConvNet
+    from distillkit.networks.functional import FlatNetwork, flatten_parameters
+
+    generator = torch.Generator().manual_seed(0)
+    network = ConvNet(1, (8, 8), 3, 4, 2, "instance").double()
+    start = flatten_parameters(network)
+    target = start + 0.1 * torch.randn(start.shape, generator=generator, dtype=torch.float64)
+    images = torch.randn(3, 1, 8, 8, generator=generator, dtype=torch.float64)
+    unroll = Unroll(StudentLoss(FlatNetwork(network), HardLabels()), [InnerStep(torch.arange(3), None)] * 3)
+    terms = [MatchingTerm(3, lambda student: (student - target).square().sum())]
+
+    def value(lr: float) -> Any:
+        return unroll.hypergradient(start, images, torch.eye(3).double(), torch.tensor(lr).double(), terms)
+
+    numeric = (float(value(0.01 + 1e-7).loss) - float(value(0.01 - 1e-7).loss)) / 2e-7
+    exact = float(value(0.01).lr)
+    error = abs(numeric - exact) / abs(exact)
+    return error < 1e-4, f"hypergradient against finite differences: relative difference {error:.1e}"

@@ -1,0 +1,76 @@
+"""Options that several commands share, and how they become layers of settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distillkit.config import parse_assignments, read_config_file
+from distillkit.errors import ConfigError
+from distillkit.methods import Layer
+
+Dataset = Annotated[str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder.")]
+Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
+Ipc = Annotated[int, typer.Option("--ipc", help="Images per class.")]
+MethodName = Annotated[str, typer.Option("--method", help="See 'distillkit methods'.")]
+Preset = Annotated[str, typer.Option("--preset", help="smoke (does it run), quick (minutes), paper (published settings).")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting; repeatable.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Root seed.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or tf32.")]
+DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder with local copies of registered data sets.")]
+ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of the images.")]
+LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the class labels.")]
+TrainSplit = Annotated[str | None, typer.Option("--train-split", help="Split to learn from.")]
+TestSplit = Annotated[str | None, typer.Option("--test-split", help="Split for the final accuracies.")]
+ClassNames = Annotated[str | None, typer.Option("--class-names", help="Comma-separated, in label order.")]
+ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels; images are resized and centre-cropped.")]
+SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Replace what is there without asking.")]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The data set options as typed."""
+
+    data_root: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    train_split: str | None = None
+    test_split: str | None = None
+    class_names: str | None = None
+    image_size: int | None = None
+    skip_corrupt: bool = False
+
+    def values(self) -> dict[str, Any]:
+        """Settings by dotted key, of the options that were given."""
+        values: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if value is None or value is False:
+                continue
+            values[f"dataset.{name}"] = [part.strip() for part in value.split(",")] if name == "class_names" else value
+        return values
+
+
+def layers(
+    assignments: list[str] | None, config: Path | None, seed: int, precision: str, data: DataOptions
+) -> list[Layer]:
+    """The user's layers, weakest first: config file, flags, ``--set``."""
+    if precision not in ("auto", "fp32", "tf32"):
+        raise ConfigError(f"--precision {precision!r} is unknown; expected auto, fp32 or tf32")
+    flags: dict[str, Any] = {"seed": seed, **data.values()}
+    if precision != "auto":
+        flags["precision"] = precision
+    found = [read_config_file(config)] if config is not None else []
+    if found:
+        for key in ("seed", "precision"):
+            if key in found[0].values and (key, flags.get(key)) in (("seed", 0), ("precision", None)):
+                flags.pop(key, None)
+    return [*found, Layer("command", flags), parse_assignments(assignments or [])]

@@ -1,0 +1,185 @@
+"""From a method, a preset and the user's own words to the settings of a run. Import-light: no torch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from distillkit.data.registry import DATASETS
+from distillkit.errors import ConfigError
+from distillkit.methods import METHODS, Layer, Method, Problem
+from distillkit.methods import presets as shared_presets
+from distillkit.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Composed:
+    """The effective settings, and for every key that is not a default where its value came from."""
+
+    settings: RunSettings
+    origins: dict[str, str]
+
+
+def find_method(name: str) -> Method:
+    """The method called ``name``.
+
+    Raises:
+        ConfigError: unknown.
+    """
+    if name not in METHODS:
+        raise ConfigError(f"method {name!r} is unknown; known: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def compose(
+    dataset: str, ipc: int, method: str, preset: str, device: str, overrides: Sequence[Layer] = ()
+) -> Composed:
+    """Lay the values of data set, preset, method and user over the defaults, in this order.
+
+    Raises:
+        ConfigError: an unknown method, preset or key, or a value that does not fit.
+    """
+    if ipc < 1:
+        raise ConfigError(f"--ipc must be 1 or more, got {ipc}")
+    record = find_method(method)
+    problem = Problem(dataset, ipc, device)
+    layers = [_dataset_layer(dataset), *_preset_layers(record, problem, preset), *overrides]
+    values: dict[str, Any] = {"method": method, "preset": preset, "ipc": ipc, "dataset.name": dataset}
+    origins = dict.fromkeys(values, "command")
+    for layer in layers:
+        for key, value in layer.values.items():
+            _check_key(key)
+            values[key] = value
+            origins[key] = layer.origin
+    return Composed(_validate(values), origins)
+
+
+def _dataset_layer(dataset: str) -> Layer:
+    known = DATASETS.get(dataset)
+    values: dict[str, Any] = {}
+    if known is not None:
+        values = {"dataset.augmentation": known.augmentation, "dataset.image_size": known.image_size}
+    return Layer(f"data set ({dataset})", values)
+
+
+def _preset_layers(method: Method, problem: Problem, preset: str) -> list[Layer]:
+    parts = Layer(f"method ({method.name})", method.parts)
+    if preset == "paper":
+        published = method.published(problem)
+        if published is None:
+            raise ConfigError(
+                f"there are no published settings of {method.name} for {problem.dataset} at ipc {problem.ipc}; published: "
+                f"{', '.join(method.published_problems)}; use --preset quick and --set for others"
+            )
+        return [parts, published]
+    if preset == "quick":
+        return [parts, shared_presets.quick(problem), method.quick(problem)]
+    if preset == "smoke":
+        quick, smoke = method.quick(problem), shared_presets.smoke(problem)
+        fixed = {key: quick.values[key] for key in ("experts.count", "distill.outer_steps") if quick.values.get(key) == 0}
+        return [parts, quick, smoke, Layer(quick.origin, fixed)]
+    raise ConfigError(f"preset {preset!r} is unknown; known: {', '.join(shared_presets.PRESETS)}")
+
+
+def known_keys() -> list[str]:
+    """All dotted setting keys."""
+    keys = []
+    for name, field in RunSettings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            keys.append(name)
+    return keys
+
+
+def _check_key(key: str) -> None:
+    known = known_keys()
+    if key not in known:
+        close = difflib.get_close_matches(key, known, 1)
+        hint = f"did you mean {close[0]}?" if close else "sections: dataset, network, experts, trajectories, distill, evaluate"
+        raise ConfigError(f"setting {key!r} is unknown; {hint}")
+
+
+def _validate(values: dict[str, Any]) -> RunSettings:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = value
+    try:
+        return RunSettings.model_validate(nested)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"setting {key}={first['input']!r} does not fit: {first['msg'].lower()}") from error
+
+
+def parse_assignments(assignments: Sequence[str]) -> Layer:
+    """``section.key=value`` texts of ``--set``; values are YAML (``null``, ``true``, ``[1, 2]``, numbers, words).
+
+    Raises:
+        ConfigError: not of that form, or a key twice.
+    """
+    values: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {text!r} is not of the form section.key=value")
+        if key in values:
+            raise ConfigError(f"--set gives {key} twice")
+        try:
+            values[key] = _numeric(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r} has a value that is not valid YAML") from error
+    return Layer("--set", values)
+
+
+def _numeric(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-5`` as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping; refuses what plain YAML would overwrite silently."""
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigError(f"--config gives {key!r} twice (line {node.start_mark.line + 1} and below)")
+        return super().construct_mapping(node, deep)
+
+
+def read_config_file(path: Path) -> Layer:
+    """A YAML or JSON file of sections, or of dotted keys.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a key twice.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not valid YAML") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path} must hold sections of settings, found {type(content).__name__}")
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            values |= {f"{key}.{name}": _numeric(inner) for name, inner in value.items()}
+        else:
+            values[str(key)] = _numeric(value)
+    return Layer(f"--config {path.name}", values)

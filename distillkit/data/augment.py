@@ -1,0 +1,177 @@
+"""Differentiable Siamese augmentation (DSA) as the field's released code runs it (``ParamDiffAug``, mode "S").
+
+One call augments one batch: one operation is drawn for the batch, and every image draws its own parameters. Drawing and
+applying are separate, so an augmentation can be replayed exactly: ``apply`` is a pure function of images and ``Draw``.
+Coordinates, laws and clipping follow mtt-distillation@50dccea (``rand_*`` functions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillkit.errors import ConfigError
+
+CROP_RATIO = 0.125
+CUTOUT_RATIO = 0.5
+SCALE_RATIO = 1.2
+ROTATE_DEGREES = 15.0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random part of one augmented batch: an operation and, per image, its numbers [B, v] (float64 or int64)."""
+
+    operation: str
+    values: Tensor
+
+    def __getitem__(self, images: slice) -> Draw:
+        """The draw of some of the images."""
+        return Draw(self.operation, self.values[images])
+
+
+def _uniform(batch: int, count: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(batch, count, generator=generator, dtype=torch.float64)
+
+
+def _draw_color(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    return _uniform(batch, 3, generator)
+
+
+def _draw_crop(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    reach_h, reach_w = int(height * CROP_RATIO + 0.5), int(width * CROP_RATIO + 0.5)
+    rows = torch.randint(-reach_h, reach_h + 1, (batch,), generator=generator)
+    columns = torch.randint(-reach_w, reach_w + 1, (batch,), generator=generator)
+    return torch.stack([rows, columns], 1)
+
+
+def _draw_cutout(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    side_h, side_w = int(height * CUTOUT_RATIO + 0.5), int(width * CUTOUT_RATIO + 0.5)
+    rows = torch.randint(0, height + (1 - side_h % 2), (batch,), generator=generator)
+    columns = torch.randint(0, width + (1 - side_w % 2), (batch,), generator=generator)
+    return torch.stack([rows, columns], 1)
+
+
+def _draw_one(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    return _uniform(batch, 1, generator)
+
+
+def _draw_two(batch: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    return _uniform(batch, 2, generator)
+
+
+def _color(images: Tensor, values: Tensor) -> Tensor:
+    brightness, saturation, contrast = values.to(images).view(-1, 3, 1, 1, 1).unbind(1)
+    x = images + (brightness - 0.5)
+    channel_mean = x.mean(1, keepdim=True)
+    x = (x - channel_mean) * (2 * saturation) + channel_mean
+    image_mean = x.mean((1, 2, 3), keepdim=True)
+    return (x - image_mean) * (contrast + 0.5) + image_mean
+
+
+def _crop(images: Tensor, values: Tensor) -> Tensor:
+    batch, _, height, width = images.shape
+    pad_h, pad_w = int(height * CROP_RATIO + 0.5), int(width * CROP_RATIO + 0.5)
+    padded = F.pad(images, (pad_w, pad_w, pad_h, pad_h))
+    shifts = values.to(images.device)
+    rows = shifts[:, :1] + pad_h + torch.arange(height, device=images.device)  # [B, H]
+    columns = shifts[:, 1:] + pad_w + torch.arange(width, device=images.device)  # [B, W]
+    index = torch.arange(batch, device=images.device)
+    # out[b, :, i, j] = padded[b, :, rows[b, i], columns[b, j]]
+    channels_last = padded.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return channels_last.permute(0, 3, 1, 2).contiguous()
+
+
+def _cutout(images: Tensor, values: Tensor) -> Tensor:
+    _, _, height, width = images.shape
+    side_h, side_w = int(height * CUTOUT_RATIO + 0.5), int(width * CUTOUT_RATIO + 0.5)
+    top, left = (values.to(images.device) - torch.tensor([side_h // 2, side_w // 2], device=images.device)).unbind(1)
+    i = torch.arange(height, device=images.device)
+    j = torch.arange(width, device=images.device)
+    inside_rows = (i >= top[:, None]) & (i < top[:, None] + side_h)  # [B, H]
+    inside_columns = (j >= left[:, None]) & (j < left[:, None] + side_w)  # [B, W]
+    hole = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    return images * (~hole).to(images.dtype)
+
+
+def _flip(images: Tensor, values: Tensor) -> Tensor:
+    flipped = values.to(images.device).view(-1, 1, 1, 1) < 0.5
+    return torch.where(flipped, images.flip(3), images)
+
+
+def _warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """Sample at input coordinates ``matrices`` [B, 2, 3] @ (x, y, 1); bilinear, corners aligned, zeros outside."""
+    grid = F.affine_grid(matrices.to(images), list(images.shape), align_corners=True)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def _scale(images: Tensor, values: Tensor) -> Tensor:
+    low = 1 / SCALE_RATIO
+    factors = low + values * (SCALE_RATIO - low)
+    matrices = torch.zeros(len(values), 2, 3, dtype=values.dtype)
+    matrices[:, 0, 0], matrices[:, 1, 1] = factors[:, 0], factors[:, 1]
+    return _warp(images, matrices)
+
+
+def _rotate(images: Tensor, values: Tensor) -> Tensor:
+    angle = torch.deg2rad((2 * values[:, 0] - 1) * ROTATE_DEGREES)
+    zero = torch.zeros_like(angle)
+    first_row = torch.stack([angle.cos(), -angle.sin(), zero], 1)
+    second_row = torch.stack([angle.sin(), angle.cos(), zero], 1)
+    return _warp(images, torch.stack([first_row, second_row], 1))
+
+
+_Drawer = Callable[[int, int, int, torch.Generator], Tensor]
+_Applier = Callable[[Tensor, Tensor], Tensor]
+_OPERATIONS: dict[str, tuple[_Drawer, _Applier]] = {
+    "color": (_draw_color, _color),
+    "crop": (_draw_crop, _crop),
+    "cutout": (_draw_cutout, _cutout),
+    "flip": (_draw_one, _flip),
+    "scale": (_draw_two, _scale),
+    "rotate": (_draw_one, _rotate),
+}
+OPERATIONS = tuple(_OPERATIONS)
+
+
+def apply(images: Tensor, draw: Draw) -> Tensor:
+    """Augment ``images`` [B, C, H, W] by ``draw``; differentiable in the images, no randomness of its own."""
+    return _OPERATIONS[draw.operation][1](images, draw.values)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A DSA strategy: the operations one of which is drawn, uniformly, for each batch."""
+
+    operations: tuple[str, ...]
+
+    @staticmethod
+    def parse(strategy: str) -> Augmentation | None:
+        """Read ``"color_crop_flip"``; ``"none"`` gives None.
+
+        Raises:
+            ConfigError: an operation is unknown.
+        """
+        if strategy in ("none", ""):
+            return None
+        names = tuple(strategy.split("_"))
+        for name in names:
+            if name not in _OPERATIONS:
+                known = ", ".join(OPERATIONS)
+                raise ConfigError(f"augmentation {name!r} is unknown; join any of {known} with '_', or say 'none'")
+        return Augmentation(names)
+
+    def draw(self, batch: int, height: int, width: int, generator: torch.Generator) -> Draw:
+        """The random part for a batch of ``batch`` images of ``height`` x ``width`` pixels."""
+        choice = int(torch.randint(len(self.operations), (1,), generator=generator))
+        operation = self.operations[choice]
+        return Draw(operation, _OPERATIONS[operation][0](batch, height, width, generator))
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw and apply."""
+        batch, _, height, width = images.shape
+        return apply(images, self.draw(batch, height, width, generator))

@@ -1,0 +1,226 @@
+"""From a data set's name to ``SourceData``: locate, decode once into the cache, split.
+
+The cache holds a memory-mapped safetensors file of uint8 images per data set, image size and choice of columns, under a
+fingerprint of all of them and of the source's version (Hub commit, or names, sizes and times of local files).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from distillkit import storage
+from distillkit.data import decode, sources, splits
+from distillkit.data.sources import Location, RawDataset, RawSplit
+from distillkit.errors import DataError, StorageError
+from distillkit.progress import Progress
+from distillkit.records import ImageSet, SourceData, SourceInfo
+from distillkit.settings import DatasetSettings
+
+DECODER_VERSION = 1  # raise it when decoding changes: cached tensors of older ones are then left alone
+LARGEST_AUTO_SIZE = 128  # pixels; larger images are only used in full when --image-size says so
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Content of a cache file: uint8 images and labels of one or two splits, and what is known of them."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def load_data(settings: DatasetSettings, progress: Progress) -> SourceData:
+    """Read, decode (once) and split a data set.
+
+    Raises:
+        ConfigError: the name, a column, a split or a size is not acceptable.
+        DataError: an image is corrupt, labels are unusable, or there is just one class.
+        NotFoundError: no such data set, or no images in it.
+    """
+    location = sources.locate(settings)
+    decoded = _digits() if location.kind == "embedded" else _decoded_from_cache(location, settings, progress)
+    return _split(decoded, location, settings)
+
+
+def _digits() -> Decoded:
+    """scikit-learn's digits; test is a fixed stratified quarter, so that results compare between runs and users."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy((bunch.images * 255 / 16).round().astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    train, test = splits.stratified_take(labels, 0.25, 0, "digits", "test")
+    tensors = {
+        "train.images": images[train],
+        "train.labels": labels[train],
+        "test.images": images[test],
+        "test.labels": labels[test],
+    }
+    facts = {
+        "classes": [str(digit) for digit in range(10)],
+        "license": "cc-by-4.0",
+        "train_split": "fixed stratified 75 %",
+        "test_split": "fixed stratified 25 %",
+        "notes": [],
+        "sha256": _content_hash(tensors),
+    }
+    return Decoded(tensors, facts)
+
+
+def _decoded_from_cache(location: Location, settings: DatasetSettings, progress: Progress) -> Decoded:
+    fields = ("config_name", "image_column", "label_column", "class_names", "train_split", "test_split", "image_size")
+    choices = {name: getattr(settings, name) for name in (*fields, "color", "skip_corrupt")}
+    identity = {"decoder": DECODER_VERSION, "location": [location.kind, location.source, location.version]}
+    name = location.known.name if location.known else None
+    key = storage.fingerprint({**identity, "known": name, "choices": choices})
+    folder = storage.make_folder(storage.cache_root() / "data")
+    path = folder / f"{key}.safetensors"
+    with FileLock(folder / f".{key}.lock"):
+        if path.exists():
+            try:
+                return Decoded(*storage.read_tensors(path))
+            except StorageError:
+                progress.note(f"the decoded images in {path} are damaged; decoding again")
+        decoded = _decode(sources.read(location, settings), location, settings, progress)
+        storage.write_tensors(path, decoded.tensors, decoded.facts)
+    return Decoded(*storage.read_tensors(path))
+
+
+def _decode(raw: RawDataset, location: Location, settings: DatasetSettings, progress: Progress) -> Decoded:
+    parts = [part for part in (raw.train, raw.test) if part is not None]
+    total = sum(len(part.labels) for part in parts)
+    if not raw.train.labels:
+        raise DataError(f"split {raw.train.name!r} of {location.source} has no rows")
+    progress.stage("decoding images", total)
+    known_size = location.known.image_size if location.known else None
+    size, gray, notes = _shape(parts, settings.image_size or known_size, settings)
+    tensors: dict[str, Tensor] = {}
+    for key, part in zip(("train", "test"), parts, strict=False):
+        images, labels, skipped = _decode_split(part, size, gray, settings.skip_corrupt, progress)
+        tensors |= {f"{key}.images": images, f"{key}.labels": labels}
+        if skipped:
+            notes.append(f"{len(skipped)} corrupt images of split {part.name!r} left out: {', '.join(skipped[:5])}")
+    facts = {
+        "classes": list(raw.classes),
+        "license": raw.license,
+        "train_split": raw.train.name,
+        "test_split": raw.test.name if raw.test else None,
+        "notes": notes,
+        "sha256": _content_hash(tensors),
+    }
+    return Decoded(tensors, facts)
+
+
+def _shape(parts: list[RawSplit], wanted: int | None, settings: DatasetSettings) -> tuple[int, bool, list[str]]:
+    """Size and greyness for all images, from their headers alone, and a note on what was decided."""
+    gray = settings.color == "gray"
+    if wanted is not None and settings.color != "auto":
+        return wanted, gray, []
+    sizes: set[tuple[int, int]] = set()
+    modes: set[str] = set()
+    for part in parts:
+        for cell in part.cells():
+            try:
+                with decode.open_image(cell) as image:
+                    sizes.add(image.size)
+                    modes.add(image.mode)
+            except decode.BROKEN:
+                continue  # decoding names it
+    gray = gray or (settings.color == "auto" and bool(modes) and modes <= decode.GREY_MODES)
+    if wanted is not None:
+        return wanted, gray, []
+    shortest = min((min(size) for size in sizes), default=0)
+    if shortest < 4:
+        raise DataError("images of fewer than 4 pixels, or none that can be decoded; pass --image-size to enlarge them")
+    if len(sizes) == 1 and len(set(next(iter(sizes)))) == 1 and shortest <= LARGEST_AUTO_SIZE:
+        return shortest, gray, []
+    size = min(LARGEST_AUTO_SIZE, 2 ** (shortest.bit_length() - 1))
+    return size, gray, [f"images resized and centre-cropped to {size}x{size} (--image-size changes it)"]
+
+
+def _decode_split(
+    part: RawSplit, size: int, gray: bool, skip_corrupt: bool, progress: Progress
+) -> tuple[Tensor, Tensor, list[str]]:
+    images = torch.empty(len(part.labels), 1 if gray else 3, size, size, dtype=torch.uint8)
+    kept: list[int] = []
+    skipped: list[str] = []
+
+    def work(item: tuple[int, dict[str, Any]]) -> Tensor | DataError:
+        try:
+            return decode.decode(item[1], size, gray, item[0])
+        except DataError as error:
+            return error
+
+    rows = enumerate(part.cells())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        while batch := list(islice(rows, 512)):
+            for (row, cell), result in zip(batch, pool.map(work, batch), strict=True):
+                if isinstance(result, Tensor):
+                    images[len(kept)] = result
+                    kept.append(row)
+                elif skip_corrupt:
+                    skipped.append(decode.cell_name(cell, row))
+                else:
+                    raise result
+            progress.advance(len(batch))
+    if not kept:
+        raise DataError(f"no image of split {part.name!r} could be decoded")
+    return images[: len(kept)].clone(), torch.tensor(part.labels)[kept], skipped
+
+
+def _content_hash(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        storage.sha256_tensor(digest, tensors[name])
+    return digest.hexdigest()
+
+
+def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> SourceData:
+    facts, seed = decoded.facts, settings.split_seed
+    classes = tuple(facts["classes"])
+    train = ImageSet(decoded.tensors["train.images"], decoded.tensors["train.labels"], classes)
+    _check_classes(train)
+    test_split = facts["test_split"]
+    if "test.images" in decoded.tensors:
+        test = ImageSet(decoded.tensors["test.images"], decoded.tensors["test.labels"], classes)
+    else:
+        rest, taken = splits.stratified_take(train.labels, settings.test_fraction, seed, "split", "test")
+        train, test = train.subset(rest), train.subset(taken)
+        test_split = f"none given: {settings.test_fraction:.0%} of {facts['train_split']}, stratified, seed {seed}"
+    if settings.max_train is not None:
+        train = train.subset(splits.even_subset(train.labels, settings.max_train, seed, "split", "max_train"))
+    rest, held = splits.stratified_take(train.labels, settings.validation_fraction, seed, "split", "validation")
+    if len(held) == 0:
+        raise DataError("no class has two training images, so no validation split can be held out")
+    choices = settings.model_dump(include={"test_fraction", "max_train", "validation_fraction", "split_seed"})
+    info = SourceInfo(
+        name=settings.name if location.known else location.source,
+        source=location.source,
+        revision=location.version if location.kind == "hub" else None,
+        license=facts["license"],
+        train_split=facts["train_split"],
+        test_split=test_split,
+        validation_split=f"{settings.validation_fraction:.0%} of the training images, stratified, seed {seed}",
+        fingerprint=storage.fingerprint({"content": facts["sha256"], **choices}),
+        notes=tuple(facts["notes"]),
+    )
+    return SourceData(train.subset(rest), train.subset(held), test, info)
+
+
+def _check_classes(train: ImageSet) -> None:
+    counts: Iterable[int] = train.class_counts()
+    present = [name for name, count in zip(train.classes, counts, strict=True) if count]
+    if len(present) < 2:
+        only = f" (all images are {present[0]!r})" if present else ""
+        raise DataError(f"a data set needs images of at least two classes, this one has {len(present)}{only}")

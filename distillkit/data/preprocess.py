@@ -1,0 +1,135 @@
+"""From pixels to network inputs and back: per-channel standardisation or ZCA whitening, fitted on training images only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from distillkit.errors import ArtifactError, ConfigError
+
+CHUNK = 2048  # images converted at a time, so that a large uint8 set is never held as floats twice
+
+
+@dataclass(frozen=True)
+class Standardise:
+    """``(x - mean) / std`` per channel; ``mean``, ``std`` float64 [C] of pixels in [0, 1]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, C, H, W] in [0, 1], float, to network inputs."""
+        return (pixels - self.mean.to(pixels).view(-1, 1, 1)) / self.std.to(pixels).view(-1, 1, 1)
+
+    def invert(self, inputs: Tensor) -> Tensor:
+        """Network inputs back to pixels; may leave [0, 1]."""
+        return inputs * self.std.to(inputs).view(-1, 1, 1) + self.mean.to(inputs).view(-1, 1, 1)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What preprocess.safetensors holds: ``mean`` [C] and ``std`` [C], float32."""
+        return {"mean": self.mean.float(), "std": self.std.float()}
+
+
+@dataclass(frozen=True)
+class Whiten:
+    """ZCA (papers.md 1.2; kornia's ``ZCAWhitening``): ``(x.flatten() - mean) @ matrix``, D = C*H*W.
+
+    ``matrix`` = U (Λ + eps)^(-1/2) Uᵀ of the n-1 covariance of pixels in [0, 1], symmetric; no mean/std step before it.
+    """
+
+    mean: Tensor
+    matrix: Tensor
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """U (Λ + eps)^(1/2) Uᵀ, float64 [D, D]."""
+        return torch.linalg.inv(self.matrix.double())
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, C, H, W] in [0, 1], float, to whitened inputs."""
+        flat = pixels.flatten(1) - self.mean.to(pixels)
+        return (flat @ self.matrix.to(pixels)).view_as(pixels)
+
+    def invert(self, inputs: Tensor) -> Tensor:
+        """Whitened inputs back to pixels; may leave [0, 1]."""
+        flat = inputs.flatten(1) @ self.inverse.to(inputs) + self.mean.to(inputs)
+        return flat.view_as(inputs)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What preprocess.safetensors holds: ``zca_mean`` [D] and ``zca_matrix`` [D, D], float32."""
+        return {"zca_mean": self.mean.float(), "zca_matrix": self.matrix.float()}
+
+
+Preprocess = Standardise | Whiten
+
+
+def _chunks(images: Tensor) -> Iterator[Tensor]:
+    for chunk in images.split(CHUNK):
+        yield chunk.double() / 255
+
+
+def fit_standardise(images: Tensor) -> Standardise:
+    """Channel mean and standard deviation over all pixels of uint8 ``images`` [n, C, H, W], in float64."""
+    count = images.numel() / images.shape[1]
+    mean = torch.stack([chunk.sum((0, 2, 3)) for chunk in _chunks(images)]).sum(0) / count
+    squares = [((chunk - mean.view(-1, 1, 1)) ** 2).sum((0, 2, 3)) for chunk in _chunks(images)]
+    std = (torch.stack(squares).sum(0) / count).sqrt()
+    return Standardise(mean, std.clamp_min(1e-3))  # a constant channel carries nothing; do not divide by zero
+
+
+def fit_whiten(images: Tensor, eps: float) -> Whiten:
+    """ZCA of uint8 ``images`` [n, C, H, W], in float64; D = C*H*W at most 12,288 (64 x 64 colour).
+
+    Raises:
+        ConfigError: images so large that the D x D matrix is not worth having.
+    """
+    size = images[0].numel()
+    if size > 12288:
+        side = f"{images.shape[-2]}x{images.shape[-1]}"
+        raise ConfigError(f"ZCA of {side} images needs a {size} x {size} matrix; use dataset.preprocessing=standardise")
+    mean = torch.stack([chunk.flatten(1).sum(0) for chunk in _chunks(images)]).sum(0) / len(images)
+    covariance = torch.zeros(size, size, dtype=torch.float64)
+    for chunk in _chunks(images):
+        centred = chunk.flatten(1) - mean
+        covariance.addmm_(centred.T, centred)
+    eigenvalues, vectors = torch.linalg.eigh(covariance / (len(images) - 1))
+    matrix = (vectors * (eigenvalues.clamp_min(0) + eps).rsqrt()) @ vectors.T
+    return Whiten(mean, matrix)
+
+
+def fit(kind: str, images: Tensor, zca_eps: float) -> Preprocess:
+    """Fit ``standardise``, ``zca`` or ``none`` (mean 0, std 1) on uint8 training images [n, C, H, W]."""
+    if kind == "zca":
+        return fit_whiten(images, zca_eps)
+    if kind == "none":
+        channels = images.shape[1]
+        return Standardise(torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64))
+    return fit_standardise(images)
+
+
+def from_tensors(tensors: dict[str, Tensor], image_shape: tuple[int, int, int]) -> Preprocess:
+    """Read what ``to_tensors`` wrote.
+
+    Raises:
+        ArtifactError: names or shapes are not those of a preprocessing of C, H, W images.
+    """
+    channels, height, width = image_shape
+    size = channels * height * width
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes == {"mean": (channels,), "std": (channels,)}:
+        return Standardise(tensors["mean"].double(), tensors["std"].double())
+    if shapes == {"zca_mean": (size,), "zca_matrix": (size, size)}:
+        return Whiten(tensors["zca_mean"].double(), tensors["zca_matrix"].double())
+    raise ArtifactError(f"preprocess.safetensors holds {shapes}, which fits no {image_shape} images")
+
+
+def to_inputs(preprocess: Preprocess, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 images [n, C, H, W] to float32 network inputs on ``device``."""
+    inputs = torch.empty(images.shape, dtype=torch.float32, device=device)
+    for start in range(0, len(images), CHUNK):
+        inputs[start : start + CHUNK] = preprocess(images[start : start + CHUNK].to(device).float() / 255)
+    return inputs

@@ -1,0 +1,95 @@
+"""Registered data sets: names that stand for a Hub data set with its columns, splits and customs. Import-light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DSA = "color_crop_cutout_flip_scale_rotate"
+DSA_NO_FLIP = "color_crop_cutout_scale_rotate"  # for characters: a mirrored digit is another one, or none
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """A registered data set. ``hub_id`` None: embedded. ``class_indices``: this subset of the labels, in this order."""
+
+    name: str
+    title: str
+    hub_id: str | None
+    config_name: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    image_size: int | None = None
+    augmentation: str = DSA
+    class_indices: tuple[int, ...] | None = None
+    license: str | None = None
+    gated: bool = False
+
+
+def _imagenet(name: str, title: str, indices: tuple[int, ...]) -> KnownDataset:
+    return KnownDataset(
+        f"imagenet-{name}",
+        f"{title}: 10 ImageNet-1K classes at 128 pixels",
+        "ILSVRC/imagenet-1k",
+        image_column="image",
+        label_column="label",
+        test_split="validation",
+        image_size=128,
+        class_indices=indices,
+        gated=True,
+    )
+
+
+_ALL = (
+    KnownDataset(
+        "digits",
+        "1,797 handwritten digits of 8x8 pixels (scikit-learn, embedded)",
+        None,
+        image_size=8,
+        augmentation=DSA_NO_FLIP,
+        license="cc-by-4.0",
+    ),
+    KnownDataset("cifar10", "CIFAR-10, 32x32", "uoft-cs/cifar10", "plain_text", "img", "label", image_size=32),
+    KnownDataset("cifar100", "CIFAR-100, 32x32", "uoft-cs/cifar100", "cifar100", "img", "fine_label", image_size=32),
+    KnownDataset(
+        "tiny-imagenet",
+        "Tiny ImageNet, 200 classes, 64x64",
+        "zh-plus/tiny-imagenet",
+        image_column="image",
+        label_column="label",
+        test_split="valid",
+        image_size=64,
+    ),
+    KnownDataset(
+        "mnist", "MNIST digits, 28x28", "ylecun/mnist", "mnist", "image", "label", image_size=28, augmentation=DSA_NO_FLIP
+    ),
+    KnownDataset(
+        "fashion-mnist",
+        "Fashion-MNIST, 28x28",
+        "zalando-datasets/fashion_mnist",
+        "fashion_mnist",
+        "image",
+        "label",
+        image_size=28,
+        license="mit",
+    ),
+    KnownDataset(
+        "svhn",
+        "Street View House Numbers, cropped, 32x32",
+        "ufldl-stanford/svhn",
+        "cropped_digits",
+        "image",
+        "label",
+        image_size=32,
+        augmentation=DSA_NO_FLIP,
+    ),
+    # class indices: papers.md 2.3, from mtt-distillation@50dccea utils.py
+    _imagenet("nette", "ImageNette", (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)),
+    _imagenet("woof", "ImageWoof", (193, 182, 258, 162, 155, 167, 159, 273, 207, 229)),
+    _imagenet("meow", "ImageMeow", (281, 282, 283, 284, 285, 291, 292, 290, 289, 287)),
+    _imagenet("squawk", "ImageSquawk", (84, 130, 88, 144, 145, 22, 96, 9, 100, 89)),
+    _imagenet("fruit", "ImageFruit", (953, 954, 949, 950, 951, 957, 952, 945, 943, 948)),
+    _imagenet("yellow", "ImageYellow", (309, 986, 954, 951, 987, 779, 599, 291, 72, 11)),
+)
+DATASETS = {known.name: known for known in _ALL}

@@ -1,0 +1,277 @@
+"""Finding a data set and reading its undecoded rows: embedded, local folder or Hub, the latter two by ``datasets``.
+
+The only module of ``data`` that may use the network (through ``datasets`` and ``huggingface_hub``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillkit.data.registry import DATASETS, KnownDataset
+from distillkit.errors import AuthError, ConfigError, DataError, NetworkError, NotFoundError
+from distillkit.settings import DatasetSettings
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+TEST_SPLITS = ("test", "validation", "valid", "val", "eval")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a data set is: ``kind`` is ``embedded``, ``parquet``, ``folder`` or ``hub``; ``version`` pins its content."""
+
+    kind: str
+    source: str
+    version: Any
+    known: KnownDataset | None
+
+
+@dataclass(frozen=True)
+class RawSplit:
+    """Undecoded rows of a split: a ``datasets`` table with an image and an integer label column."""
+
+    name: str
+    table: Any
+    image_column: str
+    labels: list[int]
+
+    def cells(self) -> Iterator[dict[str, Any]]:
+        """Image cells ``{"bytes", "path"}`` in order."""
+        for batch in self.table.select_columns([self.image_column]).iter(batch_size=256):
+            yield from batch[self.image_column]
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set found, not yet decoded; ``test`` None where it has none."""
+
+    train: RawSplit
+    test: RawSplit | None
+    classes: tuple[str, ...]
+    license: str | None
+
+
+def locate(settings: DatasetSettings) -> Location:
+    """Find out what ``settings.name`` means.
+
+    Raises:
+        ConfigError: neither a registered name, nor a folder, nor a Hub id.
+        NotFoundError: a path that does not exist, or a folder without images.
+    """
+    name = settings.name
+    known = DATASETS.get(name)
+    if known is not None and known.hub_id is None:
+        return Location("embedded", f"scikit-learn: {name}", "1", known)
+    if known is not None and settings.data_root is not None:
+        folder = Path(settings.data_root) / name
+        if not folder.is_dir():
+            raise NotFoundError(f"--data-root has no folder {folder}; expected a local copy of {known.hub_id} there")
+        return _locate_folder(folder, known)
+    if known is None and Path(name).is_dir():
+        return _locate_folder(Path(name), None)
+    if known is None and not HUB_ID.fullmatch(name):
+        _raise_unknown(name)
+    hub_id = known.hub_id if known is not None else name
+    assert hub_id is not None
+    return Location("hub", hub_id, _hub_revision(hub_id), known)
+
+
+def _raise_unknown(name: str) -> None:
+    if "/" in name or name.startswith("."):
+        raise NotFoundError(f"there is no folder {name}")
+    close = difflib.get_close_matches(name, DATASETS, 1)
+    hint = f"did you mean {close[0]!r}?" if close else "'distillkit datasets' lists them"
+    raise ConfigError(f"data set {name!r} is neither a registered name, a folder nor a Hub id org/name; {hint}")
+
+
+def _locate_folder(folder: Path, known: KnownDataset | None) -> Location:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    kind = "parquet" if any(path.suffix == ".parquet" for path in files) else "folder"
+    if kind == "folder" and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
+        raise NotFoundError(f"{folder} holds no images: expected parquet files, or a folder of images for each class")
+    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
+    version = [[relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats]
+    return Location(kind, str(folder.resolve()), version, known)
+
+
+def _hub_revision(hub_id: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        return str(HfApi(library_name="distillkit").dataset_info(hub_id).sha)
+    except GatedRepoError as error:
+        raise AuthError(f"{hub_id} is gated: accept its terms on the Hub and log in with 'hf auth login'") from error
+    except RepositoryNotFoundError as error:
+        raise NotFoundError(f"the Hub has no data set {hub_id}, or it is private and you are not logged in") from error
+    except HfHubHTTPError as error:
+        raise NetworkError(f"the Hub answered for {hub_id}: {error}") from error
+    except Exception as error:  # the HTTP library's own errors: which library it is depends on the hub version
+        raise NetworkError(
+            f"the Hub cannot be reached for {hub_id} ({type(error).__name__}); for a local copy pass --data-root or its folder"
+        ) from error
+
+
+def read(location: Location, settings: DatasetSettings) -> RawDataset:
+    """Read the rows of a ``parquet``, ``folder`` or ``hub`` location; images stay encoded.
+
+    Raises:
+        ConfigError: a split or column that was named, or must be, is not there.
+        DataError: labels that are no integers, or not in range.
+    """
+    tables = _load_tables(location, settings)
+    known = location.known
+    train_name = _pick_train(settings.train_split or (known.train_split if known else None), tables)
+    first = tables[train_name]
+    image = _image_column(settings.image_column or (known.image_column if known else None), first)
+    label = _label_column(settings.label_column or (known.label_column if known else None), first)
+    test_name = _pick_test(settings.test_split or (known.test_split if known else None), tables, train_name, label)
+    classes, values = _classes(first, label, settings, known)
+    train = _split(train_name, first, image, label, values)
+    test = _split(test_name, tables[test_name], image, label, values) if test_name else None
+    return RawDataset(train, test, classes, _license(first, known))
+
+
+def _load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    known = location.known
+    config = settings.config_name or (known.config_name if known else None)
+    try:
+        if location.kind == "folder":
+            loaded = datasets.load_dataset("imagefolder", data_dir=location.source)
+        elif location.kind == "parquet":
+            loaded = datasets.load_dataset(location.source, settings.config_name)
+        else:
+            loaded = datasets.load_dataset(location.source, config, revision=location.version)
+    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
+        raise NotFoundError(f"{location.source} cannot be read: {_first_line(error)}") from error
+    except ValueError as error:
+        raise ConfigError(f"{location.source} cannot be read: {_first_line(error)}") from error
+    except ConnectionError as error:
+        raise NetworkError(f"{location.source} cannot be fetched: {_first_line(error)}") from error
+    except datasets.exceptions.DatasetsError as error:
+        raise DataError(f"{location.source} cannot be read: {_first_line(error)}") from error
+    return dict(loaded)
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
+
+
+def _pick_train(wanted: str | None, tables: dict[str, Any]) -> str:
+    if wanted is not None and wanted in tables:
+        return wanted
+    if wanted is not None and wanted != "train":
+        raise ConfigError(f"there is no split {wanted!r}; the data set has {', '.join(tables)}")
+    if "train" in tables:
+        return "train"
+    if len(tables) == 1:
+        return next(iter(tables))
+    raise ConfigError(f"name the split to learn from with --train-split; the data set has {', '.join(tables)}")
+
+
+def _pick_test(wanted: str | None, tables: dict[str, Any], train: str, label: str) -> str | None:
+    if wanted is not None and wanted not in tables:
+        raise ConfigError(f"there is no split {wanted!r}; the data set has {', '.join(tables)}")
+    if wanted is not None:
+        return wanted
+    for name in TEST_SPLITS:
+        if name in tables and name != train and label in tables[name].column_names:
+            values = tables[name][label][:1000]
+            if not all(isinstance(value, int) and value < 0 for value in values):  # hidden labels are -1 by custom
+                return name
+    return None
+
+
+def _image_column(wanted: str | None, table: Any) -> str:
+    import datasets
+
+    if wanted is not None:
+        if wanted not in table.column_names:
+            raise ConfigError(f"there is no column {wanted!r}; the data set has {', '.join(table.column_names)}")
+        return wanted
+    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    if len(found) == 1:
+        return found[0]
+    what = "several image columns" if found else "no image column"
+    names = ", ".join(found or table.column_names)
+    raise ConfigError(f"the data set has {what} ({names}); name one with --image-column")
+
+
+def _label_column(wanted: str | None, table: Any) -> str:
+    import datasets
+
+    if wanted is not None:
+        if wanted not in table.column_names:
+            raise ConfigError(f"there is no column {wanted!r}; the data set has {', '.join(table.column_names)}")
+        return wanted
+    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not found:
+        found = [name for name in ("label", "labels", "fine_label", "class", "target", "y") if name in table.column_names]
+    if len(found) == 1:
+        return found[0]
+    what = "several label columns" if found else "no label column that could be found"
+    names = ", ".join(found or table.column_names)
+    raise ConfigError(f"the data set has {what} ({names}); name one with --label-column")
+
+
+def _classes(
+    table: Any, column: str, settings: DatasetSettings, known: KnownDataset | None
+) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Class names, and which stored label value is which class id."""
+    feature = table.features[column]
+    _check_integers(table[column], column)
+    names = list(feature.names) if hasattr(feature, "names") else None
+    values = sorted(set(table[column])) if names is None else list(range(len(names)))
+    values = [value for value in values if value >= 0]
+    if known is not None and known.class_indices is not None:
+        values = list(known.class_indices)
+    labels = [names[value] if names is not None else str(value) for value in values]
+    if settings.class_names is not None:
+        if len(settings.class_names) != len(values):
+            raise ConfigError(f"{len(settings.class_names)} class names were given, the data set has {len(values)} classes")
+        labels = list(settings.class_names)
+    return tuple(labels), {value: class_id for class_id, value in enumerate(values)}
+
+
+def _check_integers(labels: Sequence[Any], column: str) -> None:
+    for value in labels:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise DataError(
+                f"labels in column {column!r} must be whole numbers or class labels, found {value!r}; "
+                "convert them or name another column with --label-column"
+            )
+
+
+def _split(name: str, table: Any, image: str, label: str, values: dict[int, int]) -> RawSplit:
+    import datasets
+
+    stored = list(table[label])
+    _check_integers(stored, label)
+    keep = [row for row, value in enumerate(stored) if value in values]
+    if len(keep) < len(stored):
+        if len(values) == 0 or not keep:
+            raise DataError(f"split {name!r} has no image of the wanted classes")
+        table = table.select(keep)
+    if not isinstance(table.features[image], datasets.Image):
+        _check_image_column(table, image)
+    table = table.cast_column(image, datasets.Image(decode=False))
+    return RawSplit(name, table, image, [values[stored[row]] for row in keep])
+
+
+def _check_image_column(table: Any, column: str) -> None:
+    if "bytes" not in str(table.features[column]) and "binary" not in str(table.features[column]):
+        raise ConfigError(f"column {column!r} holds {table.features[column]}, not images; name another with --image-column")
+
+
+def _license(table: Any, known: KnownDataset | None) -> str | None:
+    stated = getattr(table.info, "license", None) or None
+    return (known.license if known else None) or stated

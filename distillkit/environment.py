@@ -1,0 +1,51 @@
+"""The machine: devices, arithmetic, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+
+from distillkit.errors import ConfigError
+from distillkit.version import __version__
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        ConfigError: unknown, or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name!r} is unknown; expected auto, cpu, cuda or cuda:1") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {name!r} is not supported; expected auto, cpu, cuda or cuda:1")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name} asks for a GPU, this machine has {torch.cuda.device_count()}")
+    return device
+
+
+def set_precision(precision: str, device: torch.device) -> None:
+    """Arithmetic of convolutions and matrix products on the GPU: exact float32, or TF32."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes."""
+    names = ("torch", "numpy", "timm", "datasets", "scikit-learn", "safetensors")
+    return {"distillkit": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def hardware(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores)"

@@ -1,0 +1,57 @@
+"""The protocol (papers.md 1.5): train k fresh networks on a small set, read each one's accuracy once, at the last epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from distillkit.records import EvalReport
+from distillkit.training.fit import accuracy, fit
+from distillkit.training.recipe import Recipe
+
+NetworkFactory = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What fresh networks learn from: ``images`` float [n, C, H, W], ``targets`` ids int64 [n] or probabilities [n, K]."""
+
+    images: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What they are asked: ``images`` float [n, C, H, W] and ``labels`` int64 [n]."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def train_and_score(
+    build: NetworkFactory, training: TrainingSet, exam: Examination, recipe: Recipe, seed: int, index: int
+) -> float:
+    """Accuracy on ``exam`` of fresh network ``index`` after the last epoch on ``training``; nothing else is looked at."""
+    model = build(index).to(training.images.device)
+    for _ in fit(model, training.images, training.targets, recipe, seed, "evaluate", index):
+        pass
+    return accuracy(model, exam.images, exam.labels)
+
+
+def evaluate_networks(
+    build: NetworkFactory,
+    training: TrainingSet,
+    exam: Examination,
+    recipe: Recipe,
+    seed: int,
+    count: int,
+    after_network: Callable[[float], None] = lambda accuracy: None,
+) -> EvalReport:
+    """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each and may raise to stop."""
+    accuracies = []
+    for index in range(count):
+        accuracies.append(train_and_score(build, training, exam, recipe, seed, index))
+        after_network(accuracies[-1])
+    return EvalReport(tuple(accuracies), {"lr": recipe.lr, "epochs": recipe.epochs})

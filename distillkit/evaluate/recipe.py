@@ -1,0 +1,88 @@
+"""The evaluation recipe (papers.md 1.5) from settings; also what recipe.json records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distillkit.data.augment import Augmentation
+from distillkit.settings import EvaluateSettings
+from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
+
+
+def default_drop(epochs: int) -> tuple[int, ...]:
+    """The first epoch of the lower lr: 502 of 1001, as the released loop drops it *after* epoch index 501."""
+    return ((epochs - 1) // 2 + 2,)
+
+
+def evaluation_recipe(settings: EvaluateSettings, lr: float, augmentation: Augmentation | None) -> Recipe:
+    """How a fresh network is trained on a synthetic set whose lr is ``lr`` (``settings.lr`` wins if set)."""
+    drops = default_drop(settings.epochs) if settings.lr_drop_epochs is None else settings.lr_drop_epochs
+    return Recipe(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr or lr,
+        optimizer=Sgd(settings.momentum, settings.weight_decay),
+        loss=cross_entropy,
+        order=shuffle,
+        augmentation=augmentation if settings.augment else None,
+        lr_drop_epochs=drops,
+        lr_drop_factor=settings.lr_drop_factor,
+    )
+
+
+def full_data_recipe(settings: EvaluateSettings, augmentation: Augmentation | None) -> Recipe:
+    """The same recipe on the full training data: fewer passes (they are longer), and an lr that is not the learned one."""
+    shorter = settings.model_copy(update={"epochs": settings.full_epochs, "lr": settings.full_lr, "lr_drop_epochs": None})
+    return evaluation_recipe(shorter, settings.full_lr, augmentation)
+
+
+def recipe_json(recipe: Recipe, settings: EvaluateSettings, augmentation: str, architecture: dict[str, Any]) -> dict[str, Any]:
+    """recipe.json: everything that someone without distillkit needs to train on the set."""
+    return {
+        "architecture": architecture,
+        "optimizer": {"name": "sgd", "momentum": settings.momentum, "weight_decay": settings.weight_decay},
+        "lr": recipe.lr,
+        "schedule": {
+            "epochs": recipe.epochs,
+            "lr_drop_epochs": list(recipe.lr_drop_epochs),
+            "lr_drop_factor": recipe.lr_drop_factor,
+            "new_optimizer_at_drop": True,
+        },
+        "batch_size": recipe.batch_size,
+        "loss": "cross-entropy with label probabilities, mean over the batch",
+        "augmentation": dsa_json(augmentation) if recipe.augmentation else {"name": "none"},
+    }
+
+
+def dsa_json(strategy: str) -> dict[str, Any]:
+    """DSA with its parameters, as recipe.json records it."""
+    from distillkit.data import augment
+
+    return {
+        "name": "dsa",
+        "strategy": strategy,
+        "law": "one operation drawn per batch, parameters drawn per image",
+        "crop_ratio": augment.CROP_RATIO,
+        "cutout_ratio": augment.CUTOUT_RATIO,
+        "scale_ratio": augment.SCALE_RATIO,
+        "rotate_degrees": augment.ROTATE_DEGREES,
+        "brightness": 1.0,
+        "saturation": 2.0,
+        "contrast": 0.5,
+    }
+
+
+def recipe_from_json(value: dict[str, Any]) -> Recipe:
+    """The inverse of ``recipe_json``."""
+    optimizer, schedule, augmentation = value["optimizer"], value["schedule"], value["augmentation"]
+    return Recipe(
+        epochs=int(schedule["epochs"]),
+        batch_size=int(value["batch_size"]),
+        lr=float(value["lr"]),
+        optimizer=Sgd(float(optimizer["momentum"]), float(optimizer["weight_decay"])),
+        loss=cross_entropy,
+        order=shuffle,
+        augmentation=Augmentation.parse(augmentation.get("strategy", "none")),
+        lr_drop_epochs=tuple(int(epoch) for epoch in schedule["lr_drop_epochs"]),
+        lr_drop_factor=float(schedule["lr_drop_factor"]),
+    )

@@ -1,0 +1,48 @@
+"""The parts of an expert's recipe by name. A method brings a new part by adding a line to one of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from distillkit.data.augment import Augmentation
+from distillkit.errors import ConfigError
+from distillkit.settings import ExpertSettings
+from distillkit.training.recipe import LossPart, OptimizerPart, OrderPart, Recipe, Sgd, cross_entropy, shuffle
+
+OPTIMIZERS: dict[str, Callable[[ExpertSettings], OptimizerPart]] = {
+    "sgd": lambda settings: Sgd(settings.momentum, settings.weight_decay),
+}
+LOSSES: dict[str, Callable[[ExpertSettings], LossPart]] = {
+    "cross-entropy": lambda settings: cross_entropy,
+}
+ORDERS: dict[str, Callable[[ExpertSettings], OrderPart]] = {
+    "shuffle": lambda settings: shuffle,
+}
+
+Part = TypeVar("Part")
+
+
+def _part(kind: str, name: str, table: Mapping[str, Part]) -> Part:
+    if name not in table:
+        raise ConfigError(f"experts.{kind}={name!r} is unknown; known: {', '.join(table)}")
+    return table[name]
+
+
+def expert_recipe(settings: ExpertSettings, augmentation: Augmentation | None) -> Recipe:
+    """The recipe that ``settings`` describe.
+
+    Raises:
+        ConfigError: a part is unknown.
+    """
+    return Recipe(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        optimizer=_part("optimizer", settings.optimizer, OPTIMIZERS)(settings),
+        loss=_part("loss", settings.loss, LOSSES)(settings),
+        order=_part("order", settings.order, ORDERS)(settings),
+        augmentation=augmentation if settings.augment else None,
+        lr_drop_epochs=settings.lr_drop_epochs,
+        lr_drop_factor=settings.lr_drop_factor,
+    )

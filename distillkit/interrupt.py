@@ -1,0 +1,44 @@
+"""Stopping on SIGINT and SIGTERM at a place where nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from distillkit.errors import Interrupted
+
+
+class StopRequest:
+    """Set by a signal; long loops look at it where they can stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def check(self, where: str) -> None:
+        """Raise ``Interrupted`` if a stop was asked for; ``where`` says what was saved."""
+        if self.signal is not None:
+            name = signal.Signals(self.signal).name
+            raise Interrupted(f"stopped by {name} {where}; run the same command again to continue")
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM inside the block into a request; a second one stops at once."""
+    request = StopRequest()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if request.signal is not None:
+            raise KeyboardInterrupt
+        request.signal = number
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

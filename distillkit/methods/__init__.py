@@ -1,0 +1,9 @@
+"""The methods, one line each."""
+
+from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.coresets import KMEANS, RANDOM
+from distillkit.methods.mtt import MTT
+
+METHODS: dict[str, Method] = {method.name: method for method in (MTT, RANDOM, KMEANS)}
+
+__all__ = ["METHODS", "Layer", "Method", "Problem"]

@@ -1,0 +1,46 @@
+"""What a method is: a record of parts and settings. A new one is one new file and its line in ``METHODS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Values = Mapping[str, Any]
+"""Settings by dotted key: ``{"distill.inner_steps": 30}``."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings with where they come from; later layers win."""
+
+    origin: str
+    values: Values
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method's settings may depend on; ``device`` is ``cpu`` or ``cuda``."""
+
+    dataset: str
+    ipc: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """A distillation method.
+
+    ``parts`` names the part in every seam (expert optimiser, loss and order; trajectory form; segment sampler; matching
+    loss; initialisation; labels); ``published`` gives the paper's settings of a problem, or None where there are none;
+    ``quick`` what makes a useful set in minutes on the device at hand.
+    """
+
+    name: str
+    title: str
+    summary: str
+    parts: Values
+    published: Callable[[Problem], Layer | None]
+    quick: Callable[[Problem], Layer]
+    citation: str = ""
+    published_problems: tuple[str, ...] = field(default=())

@@ -1,0 +1,31 @@
+"""Coresets through the same door: methods of no outer steps and no experts, whose initial images are the result."""
+
+from __future__ import annotations
+
+from distillkit.methods.base import Layer, Method, Problem
+
+_NOTHING_LEARNED = {"experts.count": 0, "distill.outer_steps": 0, "distill.lr_init": 0.01}
+
+
+def _none_learned(problem: Problem) -> Layer:
+    return Layer("coreset", _NOTHING_LEARNED)
+
+
+RANDOM = Method(
+    name="random",
+    title="Random subset",
+    summary="real training images drawn at random from each class",
+    parts={"distill.init": "real", "distill.labels": "hard"},
+    published=_none_learned,
+    quick=_none_learned,
+    published_problems=("every data set and ipc",),
+)
+KMEANS = Method(
+    name="kmeans",
+    title="k-means coreset",
+    summary="the real training images nearest to the centroids of k-means in each class",
+    parts={"distill.init": "kmeans", "distill.labels": "hard"},
+    published=_none_learned,
+    quick=_none_learned,
+    published_problems=("every data set and ipc",),
+)

@@ -1,0 +1,73 @@
+"""Settings of the presets that no method owns: how much data, which network, how many experts, how long an evaluation."""
+
+from __future__ import annotations
+
+from distillkit.methods.base import Layer, Problem
+
+PRESETS = ("smoke", "quick", "paper")
+
+
+def smoke(problem: Problem) -> Layer:
+    """Proves that everything runs, in seconds; its numbers mean nothing."""
+    return Layer(
+        "smoke preset",
+        {
+            "dataset.max_train": max(400, 20 * problem.ipc),
+            "network.width": 8,
+            "experts.count": 2,
+            "experts.epochs": 4,
+            "distill.outer_steps": 4,
+            "distill.inner_steps": 3,
+            "distill.expert_epochs": 1,
+            "distill.max_start_epoch": 2,
+            "distill.select_every": 2,
+            "distill.checkpoint_every": 1,
+            "distill.picture_every": 2,
+            "evaluate.networks": 2,
+            "evaluate.epochs": 4,
+            "evaluate.full_epochs": 2,
+        },
+    )
+
+
+def quick(problem: Problem) -> Layer:
+    """A useful set in minutes on the device at hand."""
+    if problem.dataset == "digits":
+        return Layer("quick preset (digits)", _QUICK_DIGITS)
+    if problem.device == "cuda":
+        return Layer("quick preset (GPU)", _QUICK_GPU)
+    return Layer("quick preset (CPU)", _QUICK_CPU)
+
+
+_QUICK_DIGITS = {
+    "dataset.validation_fraction": 0.2,
+    "network.width": 32,
+    "experts.count": 8,
+    "experts.epochs": 20,
+    "experts.batch_size": 64,
+    "experts.lr": 0.02,
+    "evaluate.networks": 3,
+    "evaluate.epochs": 301,
+    "evaluate.full_epochs": 40,
+    "evaluate.full_networks": 3,
+}
+
+_QUICK_CPU = {
+    "dataset.max_train": 10_000,
+    "network.width": 64,
+    "experts.count": 3,
+    "experts.epochs": 12,
+    "experts.lr": 0.02,
+    "evaluate.networks": 3,
+    "evaluate.epochs": 301,
+    "evaluate.full_epochs": 12,
+    "evaluate.full_networks": 1,
+}
+
+_QUICK_GPU = {
+    "experts.count": 10,
+    "experts.epochs": 30,
+    "evaluate.networks": 3,
+    "evaluate.epochs": 501,
+    "evaluate.full_epochs": 30,
+}

@@ -1,0 +1,87 @@
+"""timm networks on small images: what has to be changed is changed, and said."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillkit.errors import ConfigError
+
+SMALL = 64  # pixels; from here down, a network made for 224 pixels would end in a 1x1 map
+
+
+def _creation_attempts(image_size: int) -> list[tuple[dict[str, Any], str]]:
+    patch = max(1, image_size // 8)
+    return [
+        ({"img_size": image_size, "patch_size": patch}, f"img_size={image_size}, patch_size={patch} (8x8 tokens)"),
+        ({"img_size": image_size}, f"img_size={image_size}"),
+        ({"patch_size": max(1, image_size // 32)}, f"patch_size={max(1, image_size // 32)} in the stem"),
+        ({}, ""),
+    ]
+
+
+def _cifar_stem(model: nn.Module, channels: int) -> str | None:
+    """Replace a 7x7 stride-2 stem with max pooling by a 3x3 stride-1 convolution without pooling."""
+    stem = getattr(model, "conv1", None)
+    if not isinstance(stem, nn.Conv2d) or not hasattr(model, "maxpool") or stem.stride == (1, 1):
+        return None
+    model.conv1 = nn.Conv2d(channels, stem.out_channels, 3, stride=1, padding=1, bias=stem.bias is not None)
+    model.maxpool = nn.Identity()
+    return "stem: 3x3 convolution of stride 1, no max pooling"
+
+
+def _runs(model: nn.Module, channels: int, image_size: int) -> bool:
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(2, channels, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+    finally:
+        model.train()
+    return True
+
+
+def _create(name: str, arguments: dict[str, Any]) -> nn.Module | None:
+    import timm
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    except (TypeError, AssertionError, RuntimeError, ValueError, IndexError):
+        return None  # this family does not take these arguments
+    return model
+
+
+def prepare_model(name: str, *, num_classes: int, image_size: int, channels: int = 3) -> tuple[nn.Module, list[str]]:
+    """Create a timm network, untrained, that works on ``image_size`` x ``image_size`` images of ``channels`` channels.
+
+    Small images need smaller patches or a stem that does not shrink them; the first form that fits the family is taken.
+
+    Returns:
+        The network, and a line for each thing that differs from ``timm.create_model(name)``.
+
+    Raises:
+        ConfigError: timm has no such network, or no form of it takes such images.
+    """
+    import timm
+
+    name = name.removeprefix("timm/")
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
+        raise ConfigError(f"timm has no network {name!r}; similar names: {close}")
+    base: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+    for extra, note in _creation_attempts(image_size):
+        if image_size > SMALL and "patch_size" in extra:
+            continue
+        model = _create(name, {**base, **extra})
+        if model is None:
+            continue
+        notes = [note] if note else []
+        stem = _cifar_stem(model, channels) if image_size <= SMALL else None
+        if _runs(model, channels, image_size):
+            return model, notes + ([stem] if stem else [])
+    raise ConfigError(f"timm/{name} does not take {image_size}x{image_size} images in any form tried; choose another network")

@@ -1,0 +1,46 @@
+"""Pictures of a run, drawn with matplotlib without a display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float]) -> bytes:
+    """Matching loss (left) and validation accuracy (right) against outer steps.
+
+    Args:
+        records: lines of metrics.jsonl.
+        levels: test accuracies (fractions) drawn as horizontal lines, by name.
+    """
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    finite = [(row["step"], row["loss"]) for row in records if row.get("loss") is not None]
+    if finite:
+        steps, losses = zip(*finite, strict=True)
+        loss_axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
+        loss_axes.plot(steps, _smooth(losses), color="tab:blue", label="smoothed")
+        loss_axes.legend(frameon=False)
+    loss_axes.axhline(1.0, color="grey", linewidth=0.6, linestyle=":")
+    loss_axes.set(xlabel="outer step", ylabel="matching loss (1 = not moving)")
+    points = [(row["step"], 100 * row["validation_accuracy"]) for row in records if row.get("validation_accuracy") is not None]
+    if points:
+        accuracy_axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color="tab:orange", label="validation")
+    for index, (name, level) in enumerate(levels.items()):
+        accuracy_axes.axhline(100 * level, linestyle="--", linewidth=1, color=f"C{index + 2}", label=f"{name} (test)")
+    accuracy_axes.set(xlabel="outer step", ylabel="accuracy (%)")
+    if points or levels:
+        accuracy_axes.legend(frameon=False, fontsize="small")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": "distillkit"})
+    return buffer.getvalue()
+
+
+def _smooth(values: Sequence[float], decay: float = 0.9) -> list[float]:
+    smoothed: list[float] = []
+    for value in values:
+        smoothed.append(value if not smoothed else decay * smoothed[-1] + (1 - decay) * value)
+    return smoothed

@@ -1,0 +1,31 @@
+"""How a long stage tells what it is doing: a protocol, and the silent form that the library uses by default."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A listener of one run. Stages follow one another; inside a stage ``advance`` counts towards ``total``."""
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        """A stage begins, of ``total`` steps, ``done`` of which an earlier run did."""
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        """``steps`` more are done; ``values`` are the figures worth showing (matching loss, lr, accuracy)."""
+
+    def note(self, message: str) -> None:
+        """One line for the person at the terminal."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        """Ignored."""
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        """Ignored."""
+
+    def note(self, message: str) -> None:
+        """Ignored."""

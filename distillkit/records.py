@@ -1,0 +1,150 @@
+"""The records that the stages hand to each other.
+
+Axes, the same in the whole library: B batch, C H W image, K classes, P parameters, T snapshots, n images of a set,
+S = K * ipc synthetic images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+LabelKind = Literal["probabilities", "logits"]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images: ``images`` uint8 [n, C, H, W], ``labels`` int64 [n], ``classes`` K names."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return int(self.labels.shape[0])
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        """The images at ``indices`` int64 [m], in that order."""
+        return ImageSet(self.images[indices], self.labels[indices], self.classes)
+
+    def class_counts(self) -> list[int]:
+        """Images of each class, K numbers."""
+        return [int(count) for count in torch.bincount(self.labels, minlength=len(self.classes))]
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """Where a data set came from; ``fingerprint`` is the SHA-256 of the decoded tensors, splits included."""
+
+    name: str
+    source: str
+    revision: str | None
+    license: str | None
+    train_split: str
+    test_split: str
+    validation_split: str
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceData:
+    """A data set ready for use: the three splits never overlap, and only ``test`` is never used to choose anything."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    info: SourceInfo
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, K of them."""
+        return self.train.classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        channels, height, width = self.train.images.shape[1:]
+        return int(channels), int(height), int(width)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of one expert's trajectory: the student starts at epoch ``start`` and should reach epoch ``target``."""
+
+    expert: int
+    start: float
+    target: float
+
+
+class TrajectorySource(Protocol):
+    """Expert trajectories, in whatever form they are kept."""
+
+    @property
+    def count(self) -> int:
+        """How many experts there are."""
+
+    @property
+    def final_epoch(self) -> int:
+        """The last epoch of each; 0 is the initialisation."""
+
+    def point(self, expert: int, epoch: float) -> Tensor:
+        """Flat parameters [P], float32, of ``expert`` after ``epoch`` epochs.
+
+        Raises:
+            TrajectoryError: the form has no such point.
+        """
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """The distilled images in the network's input space with their labels and learning rate.
+
+    ``images`` float [S, C, H, W]; ``labels`` float [S, K], probabilities or logits as ``label_kind`` says; ``class_ids``
+    int64 [S]; ``lr`` the learned step size, positive.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_ids: Tensor
+    lr: float
+    label_kind: LabelKind = "probabilities"
+
+    def targets(self) -> Tensor:
+        """Label probabilities [S, K]: softmax is applied exactly once, and only to logits."""
+        return self.labels.softmax(1) if self.label_kind == "logits" else self.labels
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Accuracies (fractions) of n fresh networks, each read once at the last epoch."""
+
+    accuracies: tuple[float, ...]
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation (n − 1) over networks, for this one synthetic set; 0 for a single network."""
+        if len(self.accuracies) < 2:
+            return 0.0
+        squares = sum((a - self.mean) ** 2 for a in self.accuracies)
+        return float((squares / (len(self.accuracies) - 1)) ** 0.5)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of results.json: mean, std, n, accuracies, then whatever ``details`` adds."""
+        numbers = {"mean": self.mean, "std": self.std, "n": len(self.accuracies)}
+        return {**numbers, "accuracies": list(self.accuracies), **self.details}
+
+    @staticmethod
+    def from_json(row: dict[str, Any]) -> EvalReport:
+        """The inverse of ``to_json``."""
+        details = {key: row[key] for key in row if key not in ("mean", "std", "n", "accuracies")}
+        return EvalReport(tuple(row["accuracies"]), details)

@@ -1,0 +1,183 @@
+"""The ``run`` folder inside an output folder: what a run needs to continue, and what a person may want to look at.
+
+``config.json``  the effective settings and their fingerprint: another run is not continued by mistake
+``checkpoint.safetensors``  the outer loop's state
+``synthetic.safetensors``  the selected set, once distillation is over
+``evaluation.json``  rows of the results table that are done
+``seconds.json``  wall time of each stage, summed over interruptions
+``metrics.jsonl``  a line per outer step
+``images/``  pictures of the synthetic images as they form
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from distillkit import storage
+from distillkit.artifact.layout import FILES
+from distillkit.errors import ConfigError, StorageError
+from distillkit.records import EvalReport, SyntheticSet
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``out`` is the artifact's folder; the run's own files lie in ``out/run``."""
+
+    out: Path
+
+    @property
+    def path(self) -> Path:
+        """The ``run`` folder."""
+        return self.out / FILES.run
+
+    @property
+    def checkpoint(self) -> Path:
+        """The outer loop's state."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON line per outer step."""
+        return self.path / "metrics.jsonl"
+
+    @contextmanager
+    def claimed(self, identity: dict[str, Any], replace: bool) -> Iterator[None]:
+        """Hold the folder for the run called ``identity``; continue it if it is that run's already.
+
+        Raises:
+            ConfigError: the folder holds another run or other files (and ``replace`` is not set), or is in use.
+        """
+        self._check_owner(identity, replace)
+        storage.make_folder(self.path)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            with lock:
+                storage.write_json(self.path / "config.json", identity)
+                yield
+        except Timeout:
+            raise ConfigError(f"another process is working in {self.out}; wait for it or choose another --out") from None
+        except PermissionError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(f"cannot write in {self.path}: {(error.strerror or str(error)).lower()}") from error
+
+    def _check_owner(self, identity: dict[str, Any], replace: bool) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"--out {self.out} is a file; expected a folder")
+        config = self.path / "config.json"
+        if config.is_file():
+            try:
+                other = storage.read_json(config)
+            except StorageError:
+                other = {}
+            if other == identity:
+                return
+            what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
+            if not replace:
+                difference = _difference(other, identity)
+                raise ConfigError(
+                    f"{self.out} holds another run ({what}; differs in {difference}); "
+                    "choose another --out, or --yes to replace it"
+                )
+            self._remove_run()
+        elif self.out.exists() and any(self.out.iterdir()) and not replace:
+            raise ConfigError(f"{self.out} holds other files; choose another --out, or --yes to write among them")
+
+    def _remove_run(self) -> None:
+        import shutil
+
+        shutil.rmtree(self.path)
+        for name in (FILES.config, FILES.card, FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results):
+            (self.out / name).unlink(missing_ok=True)
+
+    # metrics
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add a line."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines; one torn by a kill is left out."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop what came after the checkpoint at ``step``; those steps are made again."""
+        kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["step"] <= step]
+        storage.write_bytes(self.metrics, "".join(kept).encode())
+
+    # results
+
+    def save_synthetic(self, synthetic: SyntheticSet, selection: dict[str, Any]) -> None:
+        """Keep the selected set; distillation is over."""
+        tensors = {"images": synthetic.images, "labels": synthetic.labels, "class_ids": synthetic.class_ids}
+        numbers = {"lr": synthetic.lr, "label_kind": synthetic.label_kind, "selection": selection}
+        storage.write_tensors(self.path / "synthetic.safetensors", tensors, numbers)
+
+    def load_synthetic(self) -> tuple[SyntheticSet, dict[str, Any]] | None:
+        """The selected set and how it was selected; None before distillation is over."""
+        path = self.path / "synthetic.safetensors"
+        if not path.exists():
+            return None
+        tensors, numbers = storage.read_tensors(path)
+        images, labels, ids = (tensors[name].clone() for name in ("images", "labels", "class_ids"))
+        return SyntheticSet(images, labels, ids, numbers["lr"], numbers["label_kind"]), numbers["selection"]
+
+    def rows(self) -> dict[str, EvalReport]:
+        """Rows of the results table that are done."""
+        path = self.path / "evaluation.json"
+        found = storage.read_json(path) if path.exists() else {}
+        return {name: EvalReport.from_json(row) for name, row in found.items()}
+
+    def add_row(self, name: str, report: EvalReport) -> None:
+        """Keep a row."""
+        rows = {**self.rows(), name: report}
+        storage.write_json(self.path / "evaluation.json", {key: row.to_json() for key, row in rows.items()})
+
+    # time
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's wall time to ``stage``, also when it is interrupted."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = self.seconds()
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - begin, 3)
+            storage.write_json(self.path / "seconds.json", seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time by stage."""
+        path = self.path / "seconds.json"
+        found: dict[str, float] = storage.read_json(path) if path.exists() else {}
+        return found
+
+
+def _difference(left: Any, right: Any, prefix: str = "") -> str:
+    """Dotted keys in which two JSON objects differ, the first few."""
+    keys: list[str] = []
+    for key in sorted(set(left) | set(right)):
+        a, b = left.get(key), right.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            inner = _difference(a, b, f"{prefix}{key}.")
+            keys += inner.split(", ") if inner else []
+        elif a != b:
+            keys.append(f"{prefix}{key}")
+    return ", ".join(keys[:4])

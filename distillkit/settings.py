@@ -1,0 +1,211 @@
+"""Every setting of a run, grouped by the stage that reads it. Import-light: no torch.
+
+The defaults are the common protocol of the field (MTT, arXiv:2203.11932, and its released code) where it has one; methods
+and presets lay their own values over them (``distillkit.config``). Parts (``init = "real"``) are names; the stage that
+owns a part lists the names it knows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Immutable settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DatasetSettings(Section):
+    """What data are read and how images become network inputs."""
+
+    name: str
+    """A registered name, a Hub id ``org/name``, or a local folder."""
+    data_root: str | None = None
+    """A folder with local copies of registered data sets, one sub-folder each."""
+    config_name: str | None = None
+    """The Hub configuration (subset) to read, where a data set has several."""
+    image_column: str | None = None
+    """Column of the images; found when there is just one."""
+    label_column: str | None = None
+    """Column of the class labels; found when there is just one."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes in label order, where the data set does not say them."""
+    train_split: str | None = None
+    """Split to learn from; default ``train`` or the only one."""
+    test_split: str | None = None
+    """Split for the final accuracies; default ``test`` or ``validation``; without one a seeded part of train."""
+    image_size: int | None = Field(None, ge=4, le=1024)
+    """Height and width in pixels; default: as the images are."""
+    color: Literal["auto", "gray", "rgb"] = "auto"
+    """Channels; ``auto`` is grey when every image is."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be decoded, instead of stopping at the first."""
+    max_train: int | None = Field(None, ge=2)
+    """Use this many training images, drawn evenly over the classes (before the validation split is taken)."""
+    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    """Part of the training images held out for selection, evenly over the classes."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Part of the training images that becomes the test split where a data set has none."""
+    split_seed: int = 0
+    """Seed of the splits made here; not the run's seed, so that runs stay comparable."""
+    preprocessing: Literal["standardise", "zca", "none"] = "standardise"
+    """Per-channel mean and standard deviation, ZCA whitening (papers: CIFAR), or [0, 1] pixels as they are."""
+    zca_eps: float = Field(0.1, gt=0)
+    """Added to the eigenvalues of the covariance of [0, 1] pixels."""
+    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    """DSA operations joined by ``_``, one drawn per batch; ``none`` turns it off."""
+
+
+class NetworkSettings(Section):
+    """The network of experts, students and the main evaluation."""
+
+    name: str = "convnet"
+    """``convnet`` or ``timm/<name>``."""
+    width: int = Field(128, ge=1)
+    """Channels of each ConvNet block."""
+    depth: int | None = Field(None, ge=1)
+    """ConvNet blocks; default by the image size (3 at 32 pixels, 4 at 64, 5 at 128)."""
+    norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
+    """Normalisation of the ConvNet; ``instance`` is an affine GroupNorm of one channel a group."""
+
+
+class ExpertSettings(Section):
+    """How expert trajectories are made (MTT Sec. 3.1: plain SGD on real data)."""
+
+    count: int = Field(100, ge=0)
+    """Experts to train."""
+    epochs: int = Field(50, ge=1)
+    """Epochs of each; parameters are kept at every boundary, the initialisation included."""
+    batch_size: int = Field(256, ge=1)
+    """Images a step."""
+    optimizer: str = "sgd"
+    """Optimiser part."""
+    lr: float = Field(0.01, gt=0)
+    """Learning rate."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """SGD momentum."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 weight decay."""
+    lr_drop_epochs: tuple[int, ...] = ()
+    """Epoch indices (first is 0) from which the lr is multiplied by ``lr_drop_factor``, with fresh momentum."""
+    lr_drop_factor: float = Field(0.1, gt=0)
+    """Factor of each lr drop."""
+    loss: str = "cross-entropy"
+    """Loss part."""
+    order: str = "shuffle"
+    """Data order part: which images an epoch sees, in which order."""
+    augment: bool = True
+    """Train on DSA-augmented images."""
+
+
+class TrajectorySettings(Section):
+    """The form in which trajectories are stored and read."""
+
+    form: str = "raw"
+    """Trajectory form part: ``raw`` keeps the parameters of every epoch."""
+
+
+class DistillSettings(Section):
+    """The outer loop and the student (MTT Sec. 3.2, Alg. 1)."""
+
+    init: str = "real"
+    """Initial synthetic images: ``real`` (random training images) or ``kmeans`` (nearest to class-wise centroids)."""
+    labels: str = "hard"
+    """Label part: ``hard`` is one-hot and fixed."""
+    segments: str = "uniform"
+    """Segment sampler part."""
+    matching: str = "parameter-distance"
+    """Matching loss part."""
+    outer_steps: int = Field(5000, ge=0)
+    """Updates of the synthetic set; 0 leaves the initial images (the coresets)."""
+    inner_steps: int = Field(30, ge=1)
+    """N, SGD steps of the student; the papers' ``syn_steps``."""
+    expert_epochs: int = Field(2, ge=1)
+    """M, epochs of the expert that the N steps should reproduce."""
+    min_start_epoch: int = Field(0, ge=0)
+    """T-, the earliest start epoch."""
+    max_start_epoch: int = Field(20, ge=1)
+    """T+, start epochs are below it (excluded, as in the released code)."""
+    batch_size: int | None = Field(None, ge=1)
+    """Synthetic images an inner step; default all."""
+    inner_momentum: float = Field(0.0, ge=0, lt=1)
+    """Momentum of the student's SGD."""
+    augment: bool = True
+    """DSA on the synthetic batches."""
+    lr_img: float = Field(100.0, ge=0)
+    """Outer learning rate of the images."""
+    image_momentum: float = Field(0.5, ge=0, lt=1)
+    """Outer momentum of the images."""
+    lr_init: float = Field(0.01, gt=0)
+    """Student learning rate at the start."""
+    lr_lr: float = Field(1e-5, ge=0)
+    """Outer learning rate of the student's learning rate, in its own unit at ``lr_init``."""
+    lr_momentum: float = Field(0.5, ge=0, lt=1)
+    """Outer momentum of the student's learning rate."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay d of an image average, X_ema = d X_ema + (1 - d) X, evaluated and kept instead of X; default none."""
+    select_every: int = Field(500, ge=1)
+    """Outer steps between evaluations on the validation split; the best one is kept."""
+    select_networks: int = Field(1, ge=1)
+    """Fresh networks of each of these evaluations."""
+    checkpoint_every: int = Field(50, ge=1)
+    """Outer steps between checkpoints."""
+    picture_every: int = Field(500, ge=1)
+    """Outer steps between pictures of the synthetic images."""
+
+
+class EvaluateSettings(Section):
+    """The recipe that trains fresh networks on the synthetic set (released ``evaluate_synset``)."""
+
+    networks: int = Field(5, ge=1)
+    """k, fresh networks of each row of the table."""
+    epochs: int = Field(1001, ge=1)
+    """Passes over the set; the released loop is ``range(1000 + 1)``."""
+    batch_size: int = Field(256, ge=1)
+    """Images a step."""
+    lr: float | None = Field(None, gt=0)
+    """Learning rate; default the learned one."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD momentum."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """L2 weight decay."""
+    lr_drop_epochs: tuple[int, ...] | None = None
+    """First epochs of the lower lr, each with a fresh optimiser; default epochs // 2 + 2: 502 of 1001 as released."""
+    lr_drop_factor: float = Field(0.1, gt=0)
+    """Factor of each lr drop."""
+    augment: bool = True
+    """DSA while training."""
+    baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full")
+    """What else is trained by the same recipe."""
+    full_epochs: int = Field(50, ge=1)
+    """Passes over the full training data for the ``full`` row."""
+    full_networks: int = Field(1, ge=1)
+    """Networks of the ``full`` row."""
+    full_lr: float = Field(0.01, gt=0)
+    """Learning rate of the ``full`` row (a learned lr belongs to the synthetic images)."""
+    uint8: bool = True
+    """Evaluate the 8-bit view of the images too."""
+
+
+class RunSettings(Section):
+    """All settings of one run: what the artifact's config records and what a fingerprint covers."""
+
+    method: str
+    """Method name."""
+    preset: str
+    """Preset that the values started from."""
+    ipc: int = Field(ge=1)
+    """Images per class."""
+    seed: int = Field(0, ge=0)
+    """Root seed of everything random but the data splits."""
+    precision: Literal["fp32", "tf32"] = "fp32"
+    """Arithmetic of convolutions and matrix products."""
+    dataset: DatasetSettings
+    network: NetworkSettings = NetworkSettings()
+    experts: ExpertSettings = ExpertSettings()
+    trajectories: TrajectorySettings = TrajectorySettings()
+    distill: DistillSettings = DistillSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()

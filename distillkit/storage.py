@@ -1,0 +1,149 @@
+"""Files: atomic writes, safetensors with one reproducible metadata key, checksums.
+
+Every file of distillkit is written under a temporary name in the same folder, flushed to the disk and renamed, so a
+reader sees the old file or the new one and a full disk or a kill leaves the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from distillkit.errors import StorageError
+
+# safetensors writes its metadata map in an order that changes from process to process, so there is just one key.
+METADATA_KEY = "distillkit"
+
+
+def cache_root() -> Path:
+    """The folder of decoded data, experts and baselines: $DISTILLKIT_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("DISTILLKIT_CACHE") or platformdirs.user_cache_dir("distillkit"))
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"could not {verb} {path}: {reason.lower()}") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create ``path`` and its parents if they are missing, and return it."""
+    with _storage_errors(path, "create the folder"):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` atomically.
+
+    Raises:
+        StorageError: no space, no permission, no such folder; the old file, if any, is untouched.
+    """
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with _storage_errors(path, "write"):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(value: Any) -> str:
+    """The first 16 hex digits of the SHA-256 of a JSON value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` atomically as readable JSON with sorted keys."""
+    write_bytes(path, (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        StorageError: the file cannot be read or is not JSON.
+    """
+    with _storage_errors(path, "read"):
+        text = path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise StorageError(f"{path} is not valid JSON: {error}") from error
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Any = None) -> bytes:
+    """The bytes of a safetensors file; equal tensors and metadata give equal bytes."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain, {METADATA_KEY: canonical_json(metadata)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Any = None) -> None:
+    """Write a safetensors file atomically, ``metadata`` as JSON under the key ``distillkit``."""
+    write_bytes(path, tensor_bytes(tensors, metadata))
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file opened for reading by name, memory-mapped.
+
+    Raises:
+        StorageError: missing or damaged.
+    """
+    try:
+        with _storage_errors(path, "read"), safe_open(str(path), framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise StorageError(f"{path} is damaged: {error}") from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """All tensors of a file (memory-mapped: pages are read when touched) and its metadata."""
+    with open_tensors(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+    return tensors, metadata
+
+
+def read_metadata(path: Path) -> Any:
+    """The metadata of a safetensors file alone; reads the header only."""
+    with open_tensors(path) as file:
+        return json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with _storage_errors(path, "read"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
+    """Feed a tensor's shape, dtype and bytes to ``digest``."""
+    digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
+    digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))

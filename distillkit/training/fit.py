@@ -1,0 +1,73 @@
+"""The one supervised loop: experts, evaluation networks and users' timm models are all trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distillkit import rng
+from distillkit.training.recipe import Batch, Recipe
+
+
+@dataclass(frozen=True)
+class EpochSummary:
+    """One epoch is over: its index (first is 0), its mean loss over steps, the lr it used."""
+
+    epoch: int
+    loss: Tensor
+    lr: float
+
+
+def fit(
+    model: nn.Module, images: Tensor, targets: Tensor, recipe: Recipe, seed: int, *names: rng.Name
+) -> Iterator[EpochSummary]:
+    """Train ``model`` in place and yield after every epoch, so that the caller can look, store or stop.
+
+    Args:
+        model: on the device of ``images``; left in training mode.
+        images: network inputs float [n, C, H, W].
+        targets: class ids int64 [n] or probabilities [n, K].
+        recipe: how to train.
+        seed: root seed.
+        names: the use under which data order and augmentation are drawn.
+    """
+    lr = recipe.lr
+    optimizer = recipe.optimizer(model.parameters(), lr)
+    for epoch in range(recipe.epochs):
+        if epoch in recipe.lr_drop_epochs:
+            lr *= recipe.lr_drop_factor
+            optimizer = recipe.optimizer(model.parameters(), lr)  # a new object, as released: momentum starts anew
+        model.train()
+        order = recipe.order(len(images), epoch, rng.generator(seed, *names, "order", epoch)).to(images.device)
+        augment_generator = rng.generator(seed, *names, "augment", epoch)
+        losses = []
+        for indices in order.split(recipe.batch_size):
+            clean = images[indices]
+            seen = clean if recipe.augmentation is None else recipe.augmentation(clean, augment_generator)
+            losses.append(_step(model, optimizer, recipe, Batch(seen, clean, targets[indices]), epoch))
+        yield EpochSummary(epoch, torch.stack(losses).mean(), lr)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: Batch, epoch: int) -> Tensor:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = recipe.loss(model, batch, epoch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    return optimizer.step(closure)  # type: ignore[arg-type, return-value]
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
+    """Logits [n, K] of ``images`` [n, C, H, W] in evaluation mode."""
+    model.eval()
+    return torch.cat([model(chunk) for chunk in images.split(batch_size)])
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of ``images`` [n, C, H, W] whose largest logit is at ``labels`` [n]."""
+    return int((predict(model, images).argmax(1) == labels).sum()) / len(labels)

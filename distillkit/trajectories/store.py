@@ -1,0 +1,126 @@
+"""Cached expert trajectories: a folder per set-up, two files per expert, shared by all runs that agree on the set-up.
+
+``expert-0003.safetensors`` holds one tensor [P] per epoch (``epoch-0000`` is the initialisation), so a point is read
+without the rest; ``expert-0003.json`` holds its SHA-256 and the training curve, and is written last: an expert exists
+when both are there and the checksum fits. ``setup.json`` says what determines them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import safe_open
+from torch import Tensor
+
+from distillkit import storage
+from distillkit.errors import NotFoundError, StorageError, TrajectoryError
+
+
+def experts_root() -> Path:
+    """Where all trajectory folders lie."""
+    return storage.cache_root() / "experts"
+
+
+@dataclass(frozen=True)
+class TrajectoryStore:
+    """One folder of trajectories; ``setup`` is everything that determines them, its fingerprint names the folder."""
+
+    folder: Path
+    setup: dict[str, Any]
+
+    @staticmethod
+    def for_setup(setup: dict[str, Any], root: Path | None = None) -> TrajectoryStore:
+        """The store of a set-up, created if it is new."""
+        folder = storage.make_folder((root or experts_root()) / storage.fingerprint(setup))
+        if not (folder / "setup.json").exists():
+            storage.write_json(folder / "setup.json", setup)
+        return TrajectoryStore(folder, setup)
+
+    @staticmethod
+    def open(folder: Path) -> TrajectoryStore:
+        """The store in an existing folder.
+
+        Raises:
+            NotFoundError: no trajectories there.
+        """
+        if not (folder / "setup.json").is_file():
+            raise NotFoundError(f"no expert trajectories called {folder.name}; 'distillkit experts list' shows what is there")
+        return TrajectoryStore(folder, storage.read_json(folder / "setup.json"))
+
+    def tensors_path(self, expert: int) -> Path:
+        """The parameters' file."""
+        return self.folder / f"expert-{expert:04d}.safetensors"
+
+    def record_path(self, expert: int) -> Path:
+        """The file of checksum and curve."""
+        return self.folder / f"expert-{expert:04d}.json"
+
+    @contextlib.contextmanager
+    def lock(self, expert: int) -> Iterator[None]:
+        """Held while an expert is trained, so that two runs do not train the same one; a kill releases it."""
+        with FileLock(self.folder / f".expert-{expert:04d}.lock"):
+            yield
+
+    def write(self, expert: int, snapshots: Tensor, curve: dict[str, list[float]]) -> None:
+        """Keep an expert: ``snapshots`` [T, P]."""
+        tensors = {f"epoch-{epoch:04d}": snapshot for epoch, snapshot in enumerate(snapshots)}
+        path = self.tensors_path(expert)
+        storage.write_tensors(path, tensors, {"expert": expert, "epochs": len(snapshots) - 1})
+        record = {"sha256": storage.sha256_file(path), "epochs": len(snapshots) - 1, "curve": curve}
+        storage.write_json(self.record_path(expert), record)
+
+    def state(self, expert: int) -> str:
+        """``"absent"``, ``"damaged"`` (file or record unreadable, or the checksum does not fit) or ``"good"``."""
+        if not self.record_path(expert).exists():
+            return "absent"
+        try:
+            expected = self.record(expert)["sha256"]
+            return "good" if storage.sha256_file(self.tensors_path(expert)) == expected else "damaged"
+        except (StorageError, KeyError, TypeError):
+            return "damaged"
+
+    def record(self, expert: int) -> dict[str, Any]:
+        """Checksum, epochs and curve."""
+        record: dict[str, Any] = storage.read_json(self.record_path(expert))
+        return record
+
+    def experts(self) -> list[int]:
+        """Numbers of the finished experts, ascending."""
+        return sorted(int(path.stem.removeprefix("expert-")) for path in self.folder.glob("expert-*.json"))
+
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("expert-*"))
+
+    def clear(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder)
+
+
+class RawTrajectories:
+    """The raw form of the ``TrajectorySource`` protocol: integer epochs only, read from the store when asked for."""
+
+    def __init__(self, store: TrajectoryStore, count: int) -> None:
+        self._store = store
+        self._files: dict[int, Any] = {}
+        self.count = count
+        self.final_epoch = int(store.record(0)["epochs"])
+
+    def point(self, expert: int, epoch: float) -> Tensor:
+        """Flat parameters [P], float32, on the CPU.
+
+        Raises:
+            TrajectoryError: ``epoch`` is no whole number in 0 .. ``final_epoch``.
+        """
+        if epoch != int(epoch) or not 0 <= epoch <= self.final_epoch:
+            raise TrajectoryError(f"raw trajectories hold epochs 0 to {self.final_epoch}, there is no epoch {epoch}")
+        if expert not in self._files:
+            self._files[expert] = safe_open(str(self._store.tensors_path(expert)), framework="pt").__enter__()
+        tensor: Tensor = self._files[expert].get_tensor(f"epoch-{int(epoch):04d}")
+        return tensor
