@@ -37,9 +37,7 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def compose(
-    dataset: str, ipc: int, method: str, preset: str, device: str, overrides: Sequence[Layer] = ()
-) -> Composed:
+def compose(dataset: str, ipc: int, method: str, preset: str, device: str, overrides: Sequence[Layer] = ()) -> Composed:
     """Lay the values of data set, preset, method and user over the defaults, in this order.
 
     Raises:
@@ -74,15 +72,17 @@ def _preset_layers(method: Method, problem: Problem, preset: str) -> list[Layer]
         published = method.published(problem)
         if published is None:
             raise ConfigError(
-                f"there are no published settings of {method.name} for {problem.dataset} at ipc {problem.ipc}; published: "
-                f"{', '.join(method.published_problems)}; use --preset quick and --set for others"
+                f"there are no published settings of {method.name} for {problem.dataset} at ipc {problem.ipc}; "
+                f"published: {', '.join(method.published_problems)}; use --preset quick and --set for others"
             )
         return [parts, published]
     if preset == "quick":
         return [parts, shared_presets.quick(problem), method.quick(problem)]
     if preset == "smoke":
         quick, smoke = method.quick(problem), shared_presets.smoke(problem)
-        fixed = {key: quick.values[key] for key in ("experts.count", "distill.outer_steps") if quick.values.get(key) == 0}
+        fixed = {
+            key: quick.values[key] for key in ("experts.count", "distill.outer_steps") if quick.values.get(key) == 0
+        }
         return [parts, quick, smoke, Layer(quick.origin, fixed)]
     raise ConfigError(f"preset {preset!r} is unknown; known: {', '.join(shared_presets.PRESETS)}")
 
@@ -103,7 +103,11 @@ def _check_key(key: str) -> None:
     known = known_keys()
     if key not in known:
         close = difflib.get_close_matches(key, known, 1)
-        hint = f"did you mean {close[0]}?" if close else "sections: dataset, network, experts, trajectories, distill, evaluate"
+        hint = (
+            f"did you mean {close[0]}?"
+            if close
+            else "sections: dataset, network, experts, trajectories, distill, evaluate"
+        )
         raise ConfigError(f"setting {key!r} is unknown; {hint}")
 
 
@@ -169,7 +173,7 @@ def read_config_file(path: Path) -> Layer:
         ConfigError: no such file, not YAML, or a key twice.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 (a SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -99,7 +99,12 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         return augmentation(images, generator or torch.default_generator)
 
     def loader(
-        self, batch_size: int | None = None, device: str | torch.device = "cpu", *, shuffle: bool = True, seed: int = 0
+        self,
+        batch_size: int | None = None,
+        device: str | torch.device = "cpu",
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
     ) -> TensorLoader:
         """Batches ``(images, label probabilities)`` resident on ``device``; no workers, the set is small."""
         size = batch_size or int(self.recipe["batch_size"])
@@ -166,7 +171,11 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             raise ConfigError(f"the model gives outputs of shape {shape[1:]}, the set has {self.num_classes} classes")
 
     def evaluate(
-        self, model: nn.Module, dataset: str | ImageSet | SourceData | None = None, *, data_root: str | None = None
+        self,
+        model: nn.Module,
+        dataset: str | ImageSet | SourceData | None = None,
+        *,
+        data_root: str | None = None,
     ) -> float:
         """Accuracy (fraction) of a trained model on the test split of ``dataset``.
 
@@ -210,7 +219,12 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """Write the artifact to a folder, curves excepted (they belong to the run)."""
         artifact, path = self._artifact, Path(folder)
         content = ArtifactContent(
-            artifact.synthetic, artifact.preprocess, self.classes, artifact.config, artifact.recipe, artifact.results
+            artifact.synthetic,
+            artifact.preprocess,
+            self.classes,
+            artifact.config,
+            artifact.recipe,
+            artifact.results,
         )
         write_artifact(path, content)
         return path

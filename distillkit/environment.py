@@ -41,7 +41,11 @@ def set_precision(precision: str, device: torch.device) -> None:
 def versions() -> dict[str, str]:
     """Versions of what computes."""
     names = ("torch", "numpy", "timm", "datasets", "scikit-learn", "safetensors")
-    return {"distillkit": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    return {
+        "distillkit": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
 
 
 def hardware(device: torch.device) -> str:

@@ -68,7 +68,7 @@ class DivergenceError(DistillkitError):
     """Distillation produces no finite step any more."""
 
 
-class Interrupted(DistillkitError):
+class Interrupted(DistillkitError):  # noqa: N818 (it is no failure)
     """The run was stopped by a signal; a checkpoint was written."""
 
     exit_status = 130

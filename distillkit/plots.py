@@ -26,7 +26,9 @@ def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float]) -> b
         loss_axes.legend(frameon=False)
     loss_axes.axhline(1.0, color="grey", linewidth=0.6, linestyle=":")
     loss_axes.set(xlabel="outer step", ylabel="matching loss (1 = not moving)")
-    points = [(row["step"], 100 * row["validation_accuracy"]) for row in records if row.get("validation_accuracy") is not None]
+    points = [
+        (row["step"], 100 * row["validation_accuracy"]) for row in records if row.get("validation_accuracy") is not None
+    ]
     if points:
         accuracy_axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color="tab:orange", label="validation")
     for index, (name, level) in enumerate(levels.items()):

@@ -103,8 +103,8 @@ class TrajectorySource(Protocol):
 class SyntheticSet:
     """The distilled images in the network's input space with their labels and learning rate.
 
-    ``images`` float [S, C, H, W]; ``labels`` float [S, K], probabilities or logits as ``label_kind`` says; ``class_ids``
-    int64 [S]; ``lr`` the learned step size, positive.
+    ``images`` float [S, C, H, W]; ``labels`` float [S, K], probabilities or logits as ``label_kind`` says;
+    ``class_ids`` int64 [S]; ``lr`` the learned step size, positive.
     """
 
     images: Tensor

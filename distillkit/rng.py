@@ -31,5 +31,5 @@ def generator(seed: int, *names: Name) -> torch.Generator:
 def global_seed(seed: int, *names: Name) -> Iterator[None]:
     """Set torch's global seed inside the block, for module initialisation only, and restore its state after it."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive(seed, *names))
+        torch.default_generator.manual_seed(derive(seed, *names))
         yield

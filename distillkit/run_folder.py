@@ -63,7 +63,9 @@ class RunFolder:
                 storage.write_json(self.path / "config.json", identity)
                 yield
         except Timeout:
-            raise ConfigError(f"another process is working in {self.out}; wait for it or choose another --out") from None
+            raise ConfigError(
+                f"another process is working in {self.out}; wait for it or choose another --out"
+            ) from None
         except PermissionError as error:
             if isinstance(error, StorageError):
                 raise

@@ -1,8 +1,8 @@
 """Every setting of a run, grouped by the stage that reads it. Import-light: no torch.
 
-The defaults are the common protocol of the field (MTT, arXiv:2203.11932, and its released code) where it has one; methods
-and presets lay their own values over them (``distillkit.config``). Parts (``init = "real"``) are names; the stage that
-owns a part lists the names it knows.
+The defaults are the common protocol of the field (MTT, arXiv:2203.11932, and its released code) where it has one;
+methods and presets lay their own values over them (``distillkit.config``). Parts (``init = "real"``) are names; the
+stage that owns a part lists the names it knows.
 """
 
 from __future__ import annotations

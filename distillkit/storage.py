@@ -146,4 +146,4 @@ def sha256_file(path: Path) -> str:
 def sha256_tensor(digest: hashlib._Hash, tensor: Tensor) -> None:
     """Feed a tensor's shape, dtype and bytes to ``digest``."""
     digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-    digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+    digest.update(tensor.contiguous().numpy().tobytes())

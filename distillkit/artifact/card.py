@@ -60,7 +60,13 @@ def _front_matter(config: dict[str, Any]) -> dict[str, Any]:
         "task_categories": ["image-classification"],
         "tags": ["distillkit", "dataset-distillation", config["method"]],
         "size_categories": ["n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K"],
-        "configs": [{"config_name": "default", "default": True, "data_files": [{"split": "train", "path": "data/train-*"}]}],
+        "configs": [
+            {
+                "config_name": "default",
+                "default": True,
+                "data_files": [{"split": "train", "path": "data/train-*"}],
+            }
+        ],
     }
     if config["source"]["revision"]:
         matter["source_datasets"] = [config["source"]["source"]]
@@ -73,7 +79,10 @@ def _rows(results: dict[str, Any]) -> list[str]:
         rows.append(("this set, 8-bit view", results["uint8"]))
     names = {"random": "random real images", "kmeans": "k-means coreset", "full": "full training data"}
     rows += [(names[name], row) for name, row in results["baselines"].items()]
-    return [f"| {name} | {100 * row['mean']:.1f} ± {100 * row['std']:.1f} | {row['n']} | {row['lr']:.4g} |" for name, row in rows]
+    return [
+        f"| {name} | {100 * row['mean']:.1f} ± {100 * row['std']:.1f} | {row['n']} | {row['lr']:.4g} |"
+        for name, row in rows
+    ]
 
 
 def _preprocessing(config: dict[str, Any]) -> str:

@@ -36,8 +36,10 @@ def check_format(version: object) -> None:
     try:
         major = int(str(version).split(".")[0])
     except ValueError:
-        raise ArtifactError(f"{FILES.config} has format_version {version!r}, expected a number like {FORMAT_VERSION}") from None
+        raise ArtifactError(
+            f"{FILES.config} has format_version {version!r}, expected a number like {FORMAT_VERSION}"
+        ) from None
     if major > int(FORMAT_VERSION.split(".")[0]):
         raise ArtifactError(
-            f"the artifact has format {version}, this distillkit reads up to {FORMAT_VERSION}; upgrade: pip install -U distillkit"
+            f"the artifact has format {version}, this distillkit reads up to {FORMAT_VERSION}; upgrade it"
         )

@@ -99,7 +99,12 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _checked(tensors: dict[str, Tensor], config: ArtifactConfig, folder: Path) -> SyntheticSet:
     num_classes = len(config.classes)
     size = config.ipc * num_classes
-    expected = {"images": (size, *config.image_shape), "labels": (size, num_classes), "class_ids": (size,), "lr": ()}
+    expected = {
+        "images": (size, *config.image_shape),
+        "labels": (size, num_classes),
+        "class_ids": (size,),
+        "lr": (),
+    }
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
         raise ArtifactError(f"{folder} is damaged: {FILES.tensors} holds {found}, the config says {expected}")

@@ -1,4 +1,4 @@
-"""What people and other tools see of the images: the preview grid, the 8-bit view, the parquet file of the Hub viewer."""
+"""What people and other tools see of the images: preview grid, 8-bit view, the parquet file of the Hub viewer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREVIEW_SIDE = 64  # pixels of a small image in the preview, at least
 
 @dataclass(frozen=True)
 class EightBit:
-    """The 8-bit view: ``images`` uint8 [S, C, H, W]; a stored value v stands for the pixel ``low + v / 255 * (high - low)``.
+    """The 8-bit view: ``images`` uint8 [S, C, H, W]; a value v is the pixel ``low + v / 255 * (high - low)``.
 
     Distilled pixels leave [0, 1]; the range of the whole set is kept instead of clipping them.
     """
@@ -84,7 +84,7 @@ def _grid(pixels: Tensor, columns: int) -> Image.Image:
 
 
 def parquet_bytes(view: EightBit, synthetic: SyntheticSet, classes: tuple[str, ...]) -> bytes:
-    """image (PNG), label and soft_label, with the features that ``datasets`` and the Hub viewer read from the schema."""
+    """Image (PNG), label and soft_label, with the features that ``datasets`` reads from the schema."""
     count = len(classes)
     features = {
         "image": {"_type": "Image"},
@@ -92,7 +92,9 @@ def parquet_bytes(view: EightBit, synthetic: SyntheticSet, classes: tuple[str, .
         "soft_label": {"feature": {"dtype": "float32", "_type": "Value"}, "length": count, "_type": "List"},
     }
     names = [f"{position:05d}.png" for position in range(len(view.images))]
-    cells = [{"bytes": png_bytes(to_image(value)), "path": name} for value, name in zip(view.images, names, strict=True)]
+    cells = [
+        {"bytes": png_bytes(to_image(value)), "path": name} for value, name in zip(view.images, names, strict=True)
+    ]
     soft = synthetic.targets().float().flatten().tolist()
     schema = pa.schema(
         [

@@ -34,7 +34,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -80,12 +82,13 @@ def compress(
     from distillkit import pipeline
     from distillkit.environment import resolve_device
     from distillkit.interrupt import stop_on_signals
+    from distillkit.stages.context import make_run
 
     place = resolve_device(device)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = out or pipeline.default_out(dataset, ipc, method)
     with console.progress(quiet) as progress, stop_on_signals() as stop:
-        run = pipeline.make_run(composed, place, progress, stop, _command_line(), tracker)
+        run = make_run(composed, place, progress, stop, _command_line(), tracker)
         if plan:
             from distillkit.plan import make_plan
 
@@ -118,7 +121,14 @@ def planned_rows(planned: dict[str, Any]) -> list[list[str]]:
     """The rows of the plan's table."""
     rows = []
     for stage in planned["stages"]:
-        rows.append([stage["name"], str(stage["steps"]), f"{stage['seconds_each']:.4f}", f"{stage['seconds'] / 60:.1f}"])
+        rows.append(
+            [
+                stage["name"],
+                str(stage["steps"]),
+                f"{stage['seconds_each']:.4f}",
+                f"{stage['seconds'] / 60:.1f}",
+            ]
+        )
     return [*rows, ["all", "", "", f"{planned['seconds'] / 60:.1f}"]]
 
 
@@ -144,7 +154,8 @@ def _print_results(folder: Path, ds: Any) -> None:
 def evaluate(
     artifact: opt.Folder,
     arch: Annotated[
-        list[str] | None, typer.Option("--arch", help="convnet, convnet:width=64,depth=2, timm/<name>; repeatable.")
+        list[str] | None,
+        typer.Option("--arch", help="convnet, convnet:width=64,depth=2, timm/<name>; repeatable."),
     ] = None,
     networks: Annotated[int, typer.Option("--networks", min=1, help="Fresh networks of each.")] = 5,
     seed: opt.Seed = 0,

@@ -12,7 +12,14 @@ from typing import Any, ParamSpec
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
@@ -92,7 +99,12 @@ def progress(quiet: bool) -> Iterator[Progress]:
 
 
 def _values(values: dict[str, float]) -> str:
-    names = {"loss": "loss {:.3f}", "lr": "lr {:.4g}", "validation": "validation {:.1%}", "accuracy": "accuracy {:.1%}"}
+    names = {
+        "loss": "loss {:.3f}",
+        "lr": "lr {:.4g}",
+        "validation": "validation {:.1%}",
+        "accuracy": "accuracy {:.1%}",
+    }
     return "  ".join(names.get(name, name + " {:.4g}").format(value) for name, value in values.items())
 
 
@@ -100,8 +112,18 @@ class _Bar:
     """A rich progress bar with rate, ETA and the latest figures."""
 
     def __init__(self) -> None:
-        columns = [TextColumn("{task.description:<17}"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-        columns += [TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}")]
+        columns = [
+            TextColumn("{task.description:<17}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        ]
+        columns += [
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        ]
         self._bar = RichProgress(*columns, console=errors)
         self._task: TaskID | None = None
         self._figures: dict[str, float] = {}

@@ -40,10 +40,11 @@ def train(
     debug: opt.Debug = False,
 ) -> None:
     """Train the experts that 'compress' with the same options would use, and keep them in the cache."""
-    from distillkit import pipeline
     from distillkit.config import compose
     from distillkit.environment import resolve_device
     from distillkit.interrupt import stop_on_signals
+    from distillkit.stages.context import make_run, prepare
+    from distillkit.stages.experts import train_experts
 
     data = opt.DataOptions(
         data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
@@ -52,8 +53,8 @@ def train(
     layers = opt.layers(assignments, config, seed, precision, data)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     with console.progress(quiet) as progress, stop_on_signals() as stop:
-        run = pipeline.make_run(composed, place, progress, stop)
-        store = pipeline.train_experts(run, pipeline.prepare(run))
+        run = make_run(composed, place, progress, stop)
+        store = train_experts(run, prepare(run))
     _print_store(_summary(store.folder), as_json)
 
 
@@ -84,8 +85,8 @@ def _print_store(summary: dict[str, Any], as_json: bool) -> None:
         return
     size = summary["bytes"] / 1e6
     console.results.print(
-        f"{summary['fingerprint']}: {summary['experts']} experts of {summary['epochs']} epochs on {summary['dataset']}, "
-        f"{size:.1f} MB",
+        f"{summary['fingerprint']}: {summary['experts']} experts of {summary['epochs']} epochs "
+        f"on {summary['dataset']}, {size:.1f} MB",
         markup=False,
     )
     curves = summary["curves"]

@@ -43,7 +43,9 @@ def info(artifact: opt.Folder, as_json: opt.Json = False, debug: opt.Debug = Fal
 @console.guarded
 def preview(
     artifact: opt.Folder,
-    out: Annotated[Path | None, typer.Option("--out", help="PNG to write; default preview.png in the artifact.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="PNG to write; default preview.png in the artifact.")
+    ] = None,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:

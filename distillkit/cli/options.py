@@ -12,12 +12,18 @@ from distillkit.config import parse_assignments, read_config_file
 from distillkit.errors import ConfigError
 from distillkit.methods import Layer
 
-Dataset = Annotated[str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder.")]
+Dataset = Annotated[
+    str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder.")
+]
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
 Ipc = Annotated[int, typer.Option("--ipc", help="Images per class.")]
 MethodName = Annotated[str, typer.Option("--method", help="See 'distillkit methods'.")]
-Preset = Annotated[str, typer.Option("--preset", help="smoke (does it run), quick (minutes), paper (published settings).")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting; repeatable.")]
+Preset = Annotated[
+    str, typer.Option("--preset", help="smoke (does it run), quick (minutes), paper (published settings).")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting; repeatable.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Root seed.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]

@@ -14,7 +14,9 @@ from distillkit.errors import ConfigError
 
 def nearest_distinct(points: np.ndarray, centres: np.ndarray) -> list[int]:
     """For each centre [k, D] in turn the nearest point [n, D] that no earlier centre took; k <= n."""
-    distances = ((centres[:, None, :] - points[None, :, :]) ** 2).sum(-1) if points.size < 1e6 else _distances(points, centres)
+    distances = (
+        ((centres[:, None, :] - points[None, :, :]) ** 2).sum(-1) if points.size < 1e6 else _distances(points, centres)
+    )
     chosen: list[int] = []
     for row in distances:
         row = row.copy()

@@ -49,7 +49,7 @@ def to_mode(image: Image.Image, gray: bool) -> Image.Image:
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """The short side to ``size`` pixels (Lanczos), then the centre ``size`` x ``size``; untouched if it is that already."""
+    """The short side to ``size`` pixels (Lanczos), then the centre ``size`` x ``size``; untouched if it is that."""
     width, height = image.size
     if (width, height) == (size, size):
         return image
@@ -71,7 +71,8 @@ def decode(cell: dict[str, Any], size: int, gray: bool, row: int) -> Tensor:
             array = np.array(resize_and_crop(to_mode(image, gray), size))
     except BROKEN as error:
         raise DataError(
-            f"image {cell_name(cell, row)} cannot be decoded ({type(error).__name__}); repair or remove it, or pass --skip-corrupt"
+            f"image {cell_name(cell, row)} cannot be decoded ({type(error).__name__}); "
+            "repair or remove it, or pass --skip-corrupt"
         ) from error
     tensor = torch.from_numpy(array)
     return tensor[None] if gray else tensor.permute(2, 0, 1).contiguous()

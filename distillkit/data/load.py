@@ -78,7 +78,15 @@ def _digits() -> Decoded:
 
 
 def _decoded_from_cache(location: Location, settings: DatasetSettings, progress: Progress) -> Decoded:
-    fields = ("config_name", "image_column", "label_column", "class_names", "train_split", "test_split", "image_size")
+    fields = (
+        "config_name",
+        "image_column",
+        "label_column",
+        "class_names",
+        "train_split",
+        "test_split",
+        "image_size",
+    )
     choices = {name: getattr(settings, name) for name in (*fields, "color", "skip_corrupt")}
     identity = {"decoder": DECODER_VERSION, "location": [location.kind, location.source, location.version]}
     name = location.known.name if location.known else None

@@ -1,4 +1,4 @@
-"""From pixels to network inputs and back: per-channel standardisation or ZCA whitening, fitted on training images only."""
+"""From pixels to network inputs and back: standardisation or ZCA whitening, fitted on training images only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Standardise:
 
 @dataclass(frozen=True)
 class Whiten:
-    """ZCA (papers.md 1.2; kornia's ``ZCAWhitening``): ``(x.flatten() - mean) @ matrix``, D = C*H*W.
+    """ZCA (as MTT calls kornia's ``ZCAWhitening``): ``(x.flatten() - mean) @ matrix``, D = C*H*W.
 
     ``matrix`` = U (Λ + eps)^(-1/2) Uᵀ of the n-1 covariance of pixels in [0, 1], symmetric; no mean/std step before it.
     """
@@ -47,7 +47,8 @@ class Whiten:
     @cached_property
     def inverse(self) -> Tensor:
         """U (Λ + eps)^(1/2) Uᵀ, float64 [D, D]."""
-        return torch.linalg.inv(self.matrix.double())
+        inverse: Tensor = torch.linalg.inv(self.matrix.double())
+        return inverse
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Pixels [B, C, H, W] in [0, 1], float, to whitened inputs."""

@@ -62,7 +62,14 @@ _ALL = (
         image_size=64,
     ),
     KnownDataset(
-        "mnist", "MNIST digits, 28x28", "ylecun/mnist", "mnist", "image", "label", image_size=28, augmentation=DSA_NO_FLIP
+        "mnist",
+        "MNIST digits, 28x28",
+        "ylecun/mnist",
+        "mnist",
+        "image",
+        "label",
+        image_size=28,
+        augmentation=DSA_NO_FLIP,
     ),
     KnownDataset(
         "fashion-mnist",
@@ -84,7 +91,7 @@ _ALL = (
         image_size=32,
         augmentation=DSA_NO_FLIP,
     ),
-    # class indices: papers.md 2.3, from mtt-distillation@50dccea utils.py
+    # class indices: mtt-distillation@50dccea utils.py
     _imagenet("nette", "ImageNette", (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)),
     _imagenet("woof", "ImageWoof", (193, 182, 258, 162, 155, 167, 159, 273, 207, 229)),
     _imagenet("meow", "ImageMeow", (281, 282, 283, 284, 285, 291, 292, 290, 289, 287)),

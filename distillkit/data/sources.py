@@ -23,7 +23,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Location:
-    """Where a data set is: ``kind`` is ``embedded``, ``parquet``, ``folder`` or ``hub``; ``version`` pins its content."""
+    """Where a data set is: ``kind`` is ``embedded``, ``parquet``, ``folder`` or ``hub``; ``version`` pins it."""
 
     kind: str
     source: str
@@ -113,7 +113,8 @@ def _hub_revision(hub_id: str) -> str:
         raise NetworkError(f"the Hub answered for {hub_id}: {error}") from error
     except Exception as error:  # the HTTP library's own errors: which library it is depends on the hub version
         raise NetworkError(
-            f"the Hub cannot be reached for {hub_id} ({type(error).__name__}); for a local copy pass --data-root or its folder"
+            f"the Hub cannot be reached for {hub_id} ({type(error).__name__}); "
+            "for a local copy pass --data-root or its folder"
         ) from error
 
 
@@ -198,7 +199,7 @@ def _image_column(wanted: str | None, table: Any) -> str:
         if wanted not in table.column_names:
             raise ConfigError(f"there is no column {wanted!r}; the data set has {', '.join(table.column_names)}")
         return wanted
-    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    found: list[str] = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
     if len(found) == 1:
         return found[0]
     what = "several image columns" if found else "no image column"
@@ -213,9 +214,11 @@ def _label_column(wanted: str | None, table: Any) -> str:
         if wanted not in table.column_names:
             raise ConfigError(f"there is no column {wanted!r}; the data set has {', '.join(table.column_names)}")
         return wanted
-    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    found: list[str] = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
     if not found:
-        found = [name for name in ("label", "labels", "fine_label", "class", "target", "y") if name in table.column_names]
+        found = [
+            name for name in ("label", "labels", "fine_label", "class", "target", "y") if name in table.column_names
+        ]
     if len(found) == 1:
         return found[0]
     what = "several label columns" if found else "no label column that could be found"
@@ -237,7 +240,9 @@ def _classes(
     labels = [names[value] if names is not None else str(value) for value in values]
     if settings.class_names is not None:
         if len(settings.class_names) != len(values):
-            raise ConfigError(f"{len(settings.class_names)} class names were given, the data set has {len(values)} classes")
+            raise ConfigError(
+                f"{len(settings.class_names)} class names were given, the data set has {len(values)} classes"
+            )
         labels = list(settings.class_names)
     return tuple(labels), {value: class_id for class_id, value in enumerate(values)}
 
@@ -269,7 +274,9 @@ def _split(name: str, table: Any, image: str, label: str, values: dict[int, int]
 
 def _check_image_column(table: Any, column: str) -> None:
     if "bytes" not in str(table.features[column]) and "binary" not in str(table.features[column]):
-        raise ConfigError(f"column {column!r} holds {table.features[column]}, not images; name another with --image-column")
+        raise ConfigError(
+            f"column {column!r} holds {table.features[column]}, not images; name another with --image-column"
+        )
 
 
 def _license(table: Any, known: KnownDataset | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Label parts: what the labels of the synthetic set are at the start, how they enter the student's loss, how they learn."""
+"""Label parts: what the labels of the synthetic set are at the start, how they enter the student's loss."""
 
 from __future__ import annotations
 

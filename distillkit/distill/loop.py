@@ -126,7 +126,8 @@ def _select(task: DistillTask, state: OuterState, observer: Observer) -> float:
 def _stop_if_diverged(state: OuterState) -> None:
     if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
         raise DivergenceError(
-            f"{state.skipped_in_a_row} outer steps in a row had no finite loss (step {state.step}, student lr {state.lr:.3g}); "
+            f"{state.skipped_in_a_row} outer steps in a row had no finite loss (step {state.step}, student lr "
+            f"{state.lr:.3g}); "
             "lower distill.lr_img or distill.lr_lr, or distill.lr_init"
         )
 

@@ -3,10 +3,10 @@
 The only module in which second-order graphs are built. Legend: ``_P`` a flat parameter vector [P]; N inner steps;
 η the student's lr; μ its momentum.
 
-The student runs v_i = μ v_{i-1} + g_i, θ_{i+1} = θ_i - η v_i with g_i = ∇_θ ℓ(θ_i; X[b_i], Y[b_i]), and is compared with
-the expert after one or several of its steps: L = Σ_n L_n(θ_n). The field's scripts differentiate L through a graph of
-all N steps (MTT) or drop all but the direct term (TESLA). Here the θ_i alone are kept and the adjoint runs backwards,
-rebuilding one step at a time (papers.md 3.2):
+The student runs v_i = μ v_{i-1} + g_i, θ_{i+1} = θ_i - η v_i with g_i = ∇_θ ℓ(θ_i; X[b_i], Y[b_i]), and is compared
+with the expert after one or several of its steps: L = Σ_n L_n(θ_n). The field's scripts differentiate L through a
+graph of all N steps (MTT) or drop all but the direct term (TESLA). Here the θ_i alone are kept and the adjoint runs backwards,
+rebuilding one step at a time:
 
     u = dL/dθ_{i+1} (all later steps),  w = -Σ_{j>=i} μ^{j-i} u_{j+1}   (so dL/dv_i = η w)
     s_i = g_iᵀ w;  dL/dη += s_i;  dL/dX[b_i] += η ∂s_i/∂X;  dL/dY[b_i] += η ∂s_i/∂Y;  u += η ∂s_i/∂θ_i
@@ -35,7 +35,7 @@ class MatchingTerm:
 
 @dataclass(frozen=True)
 class Hypergradient:
-    """The matching loss and its exact derivatives: ``images`` [S, C, H, W], ``labels`` [S, K] or None, ``lr`` scalar."""
+    """The matching loss and its exact derivatives: ``images`` [S, C, H, W], ``labels`` [S, K] or None, ``lr`` []."""
 
     loss: Tensor
     images: Tensor
@@ -89,7 +89,11 @@ class Unroll:
         adjoints, total = _adjoints(path, terms)
         u = torch.zeros_like(start_P)
         w = torch.zeros_like(start_P)
-        grad_images, grad_labels, grad_lr = torch.zeros_like(images), torch.zeros_like(labels), torch.zeros_like(lr)
+        grad_images, grad_labels, grad_lr = (
+            torch.zeros_like(images),
+            torch.zeros_like(labels),
+            torch.zeros_like(lr),
+        )
         for i in reversed(range(len(self.steps))):
             if i + 1 in adjoints:
                 u = u + adjoints[i + 1]
@@ -109,9 +113,15 @@ class Unroll:
         return [piece.detach().requires_grad_() for piece in self.loss.network.split(parameters_P)]
 
     def _second_order(
-        self, theta_P: Tensor, images_B: Tensor, labels_B: Tensor, step: InnerStep, w_P: Tensor, learn_labels: bool
+        self,
+        theta_P: Tensor,
+        images_B: Tensor,
+        labels_B: Tensor,
+        step: InnerStep,
+        w_P: Tensor,
+        learn_labels: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """s = ∇_θ ℓ · w and its derivatives in the batch's images, labels (or None) and θ; one second-order call."""
+        """S = ∇_θ ℓ · w and its derivatives in the batch's images, labels (or None) and θ; one second-order call."""
         pieces = self._leaves(theta_P)
         images_B = images_B.detach().requires_grad_()
         labels_B = labels_B.detach().requires_grad_(learn_labels)

@@ -1,4 +1,4 @@
-"""The protocol (papers.md 1.5): train k fresh networks on a small set, read each one's accuracy once, at the last epoch."""
+"""The protocol: train k fresh networks on a small set, read each one's accuracy once, at the last epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NetworkFactory = Callable[[int], nn.Module]
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What fresh networks learn from: ``images`` float [n, C, H, W], ``targets`` ids int64 [n] or probabilities [n, K]."""
+    """What fresh networks learn from: ``images`` float [n, C, H, W], ``targets`` ids [n] or probabilities [n, K]."""
 
     images: Tensor
     targets: Tensor
@@ -33,7 +33,7 @@ class Examination:
 def train_and_score(
     build: NetworkFactory, training: TrainingSet, exam: Examination, recipe: Recipe, seed: int, index: int
 ) -> float:
-    """Accuracy on ``exam`` of fresh network ``index`` after the last epoch on ``training``; nothing else is looked at."""
+    """Accuracy on ``exam`` of fresh network ``index`` after the last epoch on ``training``."""
     model = build(index).to(training.images.device)
     for _ in fit(model, training.images, training.targets, recipe, seed, "evaluate", index):
         pass
@@ -42,16 +42,20 @@ def train_and_score(
 
 def evaluate_networks(
     build: NetworkFactory,
-    training: TrainingSet,
+    training: TrainingSet | Callable[[int], TrainingSet],
     exam: Examination,
     recipe: Recipe,
     seed: int,
     count: int,
     after_network: Callable[[float], None] = lambda accuracy: None,
 ) -> EvalReport:
-    """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each and may raise to stop."""
+    """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each and may raise to stop.
+
+    ``training`` is one set for all of them, or gives each network, by number, a set of its own.
+    """
     accuracies = []
     for index in range(count):
-        accuracies.append(train_and_score(build, training, exam, recipe, seed, index))
+        own = training if isinstance(training, TrainingSet) else training(index)
+        accuracies.append(train_and_score(build, own, exam, recipe, seed, index))
         after_network(accuracies[-1])
     return EvalReport(tuple(accuracies), {"lr": recipe.lr, "epochs": recipe.epochs})

@@ -1,4 +1,4 @@
-"""The evaluation recipe (papers.md 1.5) from settings; also what recipe.json records."""
+"""The evaluation recipe (MTT's released ``evaluate_synset``) from settings; also what recipe.json records."""
 
 from __future__ import annotations
 
@@ -31,12 +31,16 @@ def evaluation_recipe(settings: EvaluateSettings, lr: float, augmentation: Augme
 
 
 def full_data_recipe(settings: EvaluateSettings, augmentation: Augmentation | None) -> Recipe:
-    """The same recipe on the full training data: fewer passes (they are longer), and an lr that is not the learned one."""
-    shorter = settings.model_copy(update={"epochs": settings.full_epochs, "lr": settings.full_lr, "lr_drop_epochs": None})
+    """The same recipe on the full training data: fewer passes (they are longer) and another lr than the learned one."""
+    shorter = settings.model_copy(
+        update={"epochs": settings.full_epochs, "lr": settings.full_lr, "lr_drop_epochs": None}
+    )
     return evaluation_recipe(shorter, settings.full_lr, augmentation)
 
 
-def recipe_json(recipe: Recipe, settings: EvaluateSettings, augmentation: str, architecture: dict[str, Any]) -> dict[str, Any]:
+def recipe_json(
+    recipe: Recipe, settings: EvaluateSettings, augmentation: str, architecture: dict[str, Any]
+) -> dict[str, Any]:
     """recipe.json: everything that someone without distillkit needs to train on the set."""
     return {
         "architecture": architecture,

@@ -29,7 +29,7 @@ class ExpertData:
 
 @dataclass(frozen=True)
 class ExpertRun:
-    """A finished expert: ``snapshots`` float32 [T, P] (row t: after t epochs, row 0 the initialisation) and its curve."""
+    """A finished expert: ``snapshots`` float32 [T, P] (row t: after t epochs, 0: the initialisation) and its curve."""
 
     snapshots: Tensor
     curve: dict[str, list[float]]

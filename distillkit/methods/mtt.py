@@ -6,7 +6,7 @@ from typing import Any
 
 from distillkit.methods.base import Layer, Method, Problem
 
-# papers.md 2.3 (DD-Ranking's reproduction guide of MTT): N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init.
+# DD-Ranking's reproduction guide of MTT (branch methods, 80ba54e): N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init.
 _Row = tuple[int, int, int, int | None, bool, float, float, float]
 PUBLISHED: dict[tuple[str, int], _Row] = {
     ("cifar10", 1): (50, 2, 2, None, True, 100, 1e-7, 0.01),
@@ -19,8 +19,11 @@ PUBLISHED: dict[tuple[str, int], _Row] = {
     ("tiny-imagenet", 10): (20, 2, 40, 200, False, 1e4, 1e-4, 0.01),
     ("tiny-imagenet", 50): (20, 2, 40, 300, False, 1e4, 1e-4, 0.01),
 }
-# ImageNet subsets: the authors' issue #1 has lr_img 1e5, the readme's command 1000; the issue is the author's later word.
-_IMAGENET: dict[int, _Row] = {1: (20, 2, 10, None, False, 1e5, 1e-6, 0.01), 10: (20, 2, 10, 20, False, 1e5, 1e-6, 0.01)}
+# ImageNet subsets: the authors' issue #1 has lr_img 1e5, the readme's command 1000; the issue came later.
+_IMAGENET: dict[int, _Row] = {
+    1: (20, 2, 10, None, False, 1e5, 1e-6, 0.01),
+    10: (20, 2, 10, 20, False, 1e5, 1e-6, 0.01),
+}
 
 
 def published(problem: Problem) -> Layer | None:
@@ -32,7 +35,7 @@ def published(problem: Problem) -> Layer | None:
         return None
     inner_steps, expert_epochs, max_start, batch, zca, lr_img, lr_lr, lr_init = row
     return Layer(
-        "published (MTT, papers.md 2.3)",
+        "published (MTT, by DD-Ranking's reproduction guide)",
         {
             "dataset.preprocessing": "zca" if zca else "standardise",
             "distill.outer_steps": 5000,
@@ -92,7 +95,10 @@ MTT = Method(
     },
     published=published,
     quick=quick,
-    published_problems=(*(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED), "ImageNet subsets at ipc 1, 10"),
+    published_problems=(
+        *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+        "ImageNet subsets at ipc 1, 10",
+    ),
     citation="""@inproceedings{cazenavette2022mtt,
   title     = {Dataset Distillation by Matching Training Trajectories},
   author    = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},

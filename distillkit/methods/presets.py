@@ -1,4 +1,4 @@
-"""Settings of the presets that no method owns: how much data, which network, how many experts, how long an evaluation."""
+"""Settings of the presets that no method owns: how much data, which network, how many experts, which evaluation."""
 
 from __future__ import annotations
 

@@ -35,7 +35,11 @@ def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
 
 
 def build_network(
-    settings: NetworkSettings, image_shape: tuple[int, int, int], num_classes: int, seed: int, *names: rng.Name
+    settings: NetworkSettings,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    seed: int,
+    *names: rng.Name,
 ) -> nn.Module:
     """A new network for images [C, H, W], initialised by torch's or timm's own rules under the use ``names``.
 

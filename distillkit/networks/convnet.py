@@ -1,4 +1,4 @@
-"""The field's ConvNet (papers.md 1.1; DC, DSA, MTT): D x [conv 3x3 - norm - ReLU - average pooling] and a linear layer."""
+"""The field's ConvNet (DC, DSA, MTT): D x [conv 3x3 - norm - ReLU - average pooling] and a linear layer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def default_depth(image_size: int) -> int:
 def round_log2(value: int) -> int:
     """The exponent of the power of two nearest to ``value`` on the logarithmic scale."""
     exponent = value.bit_length() - 1
-    return exponent + (value * value > 2 ** (2 * exponent + 1))
+    return exponent + int(value * value > 2 ** (2 * exponent + 1))
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
@@ -46,7 +46,9 @@ class ConvNet(nn.Module):
         super().__init__()
         height, columns = image_size
         if min(height, columns) >> depth < 1:
-            raise ConfigError(f"a ConvNet of depth {depth} needs images of {2**depth} pixels or more, got {height}x{columns}")
+            raise ConfigError(
+                f"a ConvNet of depth {depth} needs images of {2**depth} pixels or more, got {height}x{columns}"
+            )
         layers: list[nn.Module] = []
         for block in range(depth):
             layers += [nn.Conv2d(channels if block == 0 else width, width, 3, padding=1), _norm(norm, width)]

@@ -9,14 +9,15 @@ from torch.func import functional_call, replace_all_batch_norm_modules_
 
 def flatten_parameters(module: nn.Module) -> Tensor:
     """A copy of all parameters as one vector [P], in ``named_parameters`` order (never a view: later training of the
-    module does not change it)."""
+    module does not change it).
+    """
     return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
 
 
 class FlatNetwork:
     """``network(parameters, images)`` with parameters a flat vector [P] or the list of its pieces.
 
-    The order is ``named_parameters`` of the module: shallow to deep for the ConvNet, definition order for timm networks.
+    The order is ``named_parameters`` of the module: shallow to deep for the ConvNet, as defined for timm's.
     Batch normalisation always uses the statistics of the batch at hand, since running ones would make it no function.
     """
 

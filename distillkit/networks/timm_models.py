@@ -16,7 +16,10 @@ SMALL = 64  # pixels; from here down, a network made for 224 pixels would end in
 def _creation_attempts(image_size: int) -> list[tuple[dict[str, Any], str]]:
     patch = max(1, image_size // 8)
     return [
-        ({"img_size": image_size, "patch_size": patch}, f"img_size={image_size}, patch_size={patch} (8x8 tokens)"),
+        (
+            {"img_size": image_size, "patch_size": patch},
+            f"img_size={image_size}, patch_size={patch} (8x8 tokens)",
+        ),
         ({"img_size": image_size}, f"img_size={image_size}"),
         ({"patch_size": max(1, image_size // 32)}, f"patch_size={max(1, image_size // 32)} in the stem"),
         ({}, ""),
@@ -84,4 +87,6 @@ def prepare_model(name: str, *, num_classes: int, image_size: int, channels: int
         stem = _cifar_stem(model, channels) if image_size <= SMALL else None
         if _runs(model, channels, image_size):
             return model, notes + ([stem] if stem else [])
-    raise ConfigError(f"timm/{name} does not take {image_size}x{image_size} images in any form tried; choose another network")
+    raise ConfigError(
+        f"timm/{name} does not take {image_size}x{image_size} images in any form tried; choose another network"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,8 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, ba
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    return optimizer.step(closure)  # type: ignore[arg-type, return-value]
+    loss: Any = optimizer.step(closure)  # type: ignore[arg-type]
+    return torch.as_tensor(loss)
 
 
 @torch.no_grad()

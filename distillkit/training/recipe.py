@@ -16,7 +16,8 @@ from distillkit.data.augment import Augmentation
 @dataclass(frozen=True)
 class Batch:
     """What a loss sees: ``images`` [B, C, H, W] as the network should see them, ``clean`` before augmentation, and
-    ``targets``, class ids int64 [B] or probabilities float [B, K]."""
+    ``targets``, class ids int64 [B] or probabilities float [B, K].
+    """
 
     images: Tensor
     clean: Tensor

@@ -50,7 +50,9 @@ class TrajectoryStore:
             NotFoundError: no trajectories there.
         """
         if not (folder / "setup.json").is_file():
-            raise NotFoundError(f"no expert trajectories called {folder.name}; 'distillkit experts list' shows what is there")
+            raise NotFoundError(
+                f"no expert trajectories called {folder.name}; 'distillkit experts list' shows what is there"
+            )
         return TrajectoryStore(folder, storage.read_json(folder / "setup.json"))
 
     def tensors_path(self, expert: int) -> Path:
@@ -109,6 +111,7 @@ class RawTrajectories:
     def __init__(self, store: TrajectoryStore, count: int) -> None:
         self._store = store
         self._files: dict[int, Any] = {}
+        self._open = contextlib.ExitStack()  # files stay open as long as this object lives
         self.count = count
         self.final_epoch = int(store.record(0)["epochs"])
 
@@ -121,6 +124,7 @@ class RawTrajectories:
         if epoch != int(epoch) or not 0 <= epoch <= self.final_epoch:
             raise TrajectoryError(f"raw trajectories hold epochs 0 to {self.final_epoch}, there is no epoch {epoch}")
         if expert not in self._files:
-            self._files[expert] = safe_open(str(self._store.tensors_path(expert)), framework="pt").__enter__()
+            path = str(self._store.tensors_path(expert))
+            self._files[expert] = self._open.enter_context(safe_open(path, framework="pt"))
         tensor: Tensor = self._files[expert].get_tensor(f"epoch-{int(epoch):04d}")
         return tensor

@@ -20,7 +20,9 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def load(name):
-    return {key: t.double() if t.is_floating_point() else t for key, t in load_file(GOLDEN / f"{name}.safetensors").items()}
+    return {
+        key: t.double() if t.is_floating_point() else t for key, t in load_file(GOLDEN / f"{name}.safetensors").items()
+    }
 
 
 def rel(found, expected):

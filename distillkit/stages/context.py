@@ -1,0 +1,134 @@
+"""What all stages share: the run, and the data as the networks see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.config import Composed
+from distillkit.data.augment import Augmentation
+from distillkit.data.load import load_data
+from distillkit.data.preprocess import Preprocess, fit, to_inputs
+from distillkit.environment import set_precision
+from distillkit.errors import ConfigError
+from distillkit.evaluate.protocol import Examination, TrainingSet
+from distillkit.interrupt import StopRequest
+from distillkit.networks.build import build_network
+from distillkit.networks.convnet import default_depth
+from distillkit.progress import Progress, Silent
+from distillkit.records import SourceData, SyntheticSet
+from distillkit.settings import NetworkSettings, RunSettings
+from distillkit.version import FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage needs: settings, where to compute, where to write, who listens, who may stop it."""
+
+    settings: RunSettings
+    origins: dict[str, str]
+    device: torch.device
+    progress: Progress = field(default_factory=Silent)
+    stop: StopRequest = field(default_factory=StopRequest)
+    command: str = ""
+    tracker: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data as the networks see them: inputs float32 on the device, labels there too."""
+
+    data: SourceData
+    preprocess: Preprocess
+    augmentation: Augmentation | None
+    network: NetworkSettings
+    train_images: Tensor
+    train_labels: Tensor
+    validation: Examination
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.data.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        return self.data.image_shape
+
+    def build(self, settings: NetworkSettings, seed: int, use: str) -> Callable[[int], nn.Module]:
+        """A factory of freshly initialised networks by number."""
+        return lambda index: build_network(settings, self.image_shape, self.num_classes, seed, use, index, "init")
+
+
+def make_run(
+    composed: Composed,
+    device: torch.device,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+    command: str = "",
+    tracker: str | None = None,
+) -> Run:
+    """A run of composed settings on a device; sets the arithmetic that they ask for."""
+    set_precision(composed.settings.precision, device)
+    listener, request = progress or Silent(), stop or StopRequest()
+    return Run(composed.settings, composed.origins, device, listener, request, command, tracker)
+
+
+def prepare(run: Run) -> Prepared:
+    """Load the data, check them against the settings, fit the preprocessing on the training images."""
+    settings = run.settings
+    data = load_data(settings.dataset, run.progress)
+    for note in data.info.notes:
+        run.progress.note(note)
+    _check_ipc(data, settings.ipc)
+    preprocess = fit(settings.dataset.preprocessing, data.train.images, settings.dataset.zca_eps)
+    network = settings.network
+    if network.name == "convnet" and network.depth is None:
+        network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
+    validation = Examination(
+        to_inputs(preprocess, data.validation.images, run.device), data.validation.labels.to(run.device)
+    )
+    return Prepared(
+        data=data,
+        preprocess=preprocess,
+        augmentation=Augmentation.parse(settings.dataset.augmentation),
+        network=network,
+        train_images=to_inputs(preprocess, data.train.images, run.device),
+        train_labels=data.train.labels.to(run.device),
+        validation=validation,
+    )
+
+
+def _check_ipc(data: SourceData, ipc: int) -> None:
+    counts = data.train.class_counts()
+    fewest = min(range(len(counts)), key=counts.__getitem__)
+    if counts[fewest] < ipc:
+        raise ConfigError(
+            f"--ipc {ipc} is more than class {data.classes[fewest]!r} has: {counts[fewest]} training images "
+            "(the validation split is held out of them)"
+        )
+
+
+def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
+    """Everything that determines a run's result: two runs with the same identity make the same bytes."""
+    settings = run.settings.model_dump(mode="json")
+    settings["dataset"].pop("data_root")
+    return {
+        "dataset": run.settings.dataset.name,
+        "method": run.settings.method,
+        "ipc": run.settings.ipc,
+        "settings": settings,
+        "data": prepared.data.info.fingerprint,
+        "device": run.device.type,
+        "format": FORMAT_VERSION,
+    }
+
+
+def training_set(synthetic: SyntheticSet, device: torch.device) -> TrainingSet:
+    """What fresh networks learn from: the synthetic images and their label probabilities, on ``device``."""
+    return TrainingSet(synthetic.images.to(device), synthetic.targets().to(device))

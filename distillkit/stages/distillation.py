@@ -1,0 +1,149 @@
+"""The distillation stage: trajectories to a synthetic set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from distillkit import storage
+from distillkit.artifact.views import preview_png
+from distillkit.distill.labels import label_part
+from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
+from distillkit.distill.matching import matching_loss
+from distillkit.distill.segments import segment_sampler
+from distillkit.distill.state import OuterState
+from distillkit.distill.synthetic_init import RealData, initial_images
+from distillkit.errors import StorageError
+from distillkit.evaluate.protocol import evaluate_networks
+from distillkit.evaluate.recipe import evaluation_recipe
+from distillkit.networks.functional import FlatNetwork
+from distillkit.records import SyntheticSet
+from distillkit.run_folder import RunFolder
+from distillkit.stages.context import Prepared, Run, training_set
+from distillkit.stages.experts import train_experts
+from distillkit.tracking import NoTracker, Tracker, open_tracker
+from distillkit.trajectories.forms import open_trajectories
+from distillkit.trajectories.store import TrajectoryStore
+
+
+def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[SyntheticSet, dict[str, Any]]:
+    """The selected set and how it was selected; trains experts and distils if that is not done yet."""
+    done = folder.load_synthetic()
+    if done is not None:
+        return done
+    store = None
+    if run.settings.distill.outer_steps > 0:
+        with folder.timed("experts"):
+            store = train_experts(run, prepared)
+    with folder.timed("distill"):
+        synthetic, selection = distill_set(run, prepared, store, folder)
+    folder.save_synthetic(synthetic, selection)
+    return synthetic, selection
+
+
+def distill_set(
+    run: Run, prepared: Prepared, store: TrajectoryStore | None, folder: RunFolder
+) -> tuple[SyntheticSet, dict[str, Any]]:
+    """Run the outer loop, from its checkpoint if there is one; the set with the best validation accuracy.
+
+    A method of no outer steps (a coreset) returns its initial images and needs no trajectories.
+    """
+    state = _load_or_start(run, prepared, folder)
+    if store is None:
+        return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
+    settings = run.settings.distill
+    trajectories = open_trajectories(run.settings.trajectories.form, store, run.settings.experts.count)
+    network = prepared.build(prepared.network, run.settings.seed, "student")(0).to(run.device)
+    task = DistillTask(
+        settings=settings,
+        network=FlatNetwork(network),
+        trajectories=trajectories,
+        segments=segment_sampler(settings, trajectories, run.settings.seed),
+        matching=matching_loss(settings.matching),
+        labels=label_part(settings.labels),
+        augmentation=prepared.augmentation,
+        seed=run.settings.seed,
+    )
+    tracker = (
+        open_tracker(run.tracker, folder.path, run.settings.model_dump(mode="json")) if run.tracker else NoTracker()
+    )
+    run.progress.stage("distilling", settings.outer_steps, state.step)
+    try:
+        state = distill(task, state, _Recorder(run, prepared, folder, tracker))
+    finally:
+        tracker.close()
+    best = state.best
+    assert best is not None
+    selection = {
+        "split": f"the validation split ({prepared.data.info.validation_split})",
+        "images": len(prepared.data.validation),
+        "step": best.step,
+        "validation_accuracy": best.accuracy,
+        "networks": settings.select_networks,
+        "outer_steps": state.step,
+        "skipped_steps": state.skipped,
+        "last_lr": state.lr,
+    }
+    return best.synthetic, selection
+
+
+def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder) -> OuterState:
+    settings = run.settings
+    if folder.checkpoint.exists():
+        try:
+            state = OuterState.load(folder.checkpoint, run.device)
+            folder.truncate_metrics(state.step)
+            run.progress.note(f"continuing from step {state.step}")
+            return state
+        except (StorageError, KeyError) as error:
+            run.progress.note(f"the checkpoint cannot be used ({error}); distilling from the start")
+    folder.truncate_metrics(-1)
+    real = RealData(prepared.train_images, prepared.train_labels, prepared.num_classes)
+    images, class_ids = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
+    labels = label_part(settings.distill.labels)
+    return start_state(images.to(run.device), class_ids, labels, prepared.num_classes, settings.distill.lr_init)
+
+
+class _Recorder:
+    """Watches the outer loop: validation accuracy, metrics, checkpoints, pictures, stopping."""
+
+    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, tracker: Tracker) -> None:
+        self._run, self._prepared, self._folder, self._tracker = run, prepared, folder, tracker
+
+    def select(self, synthetic: SyntheticSet, step: int) -> float:
+        """Mean validation accuracy of fresh networks, the same ones at every step."""
+        settings = self._run.settings
+        recipe = evaluation_recipe(settings.evaluate, synthetic.lr, self._prepared.augmentation)
+        report = evaluate_networks(
+            self._prepared.build(self._prepared.network, settings.seed, "select"),
+            training_set(synthetic, self._run.device),
+            self._prepared.validation,
+            recipe,
+            settings.seed,
+            settings.distill.select_networks,
+            lambda accuracy: self._run.stop.check("during selection (the last checkpoint is kept)"),
+        )
+        return report.mean
+
+    def on_step(self, record: StepRecord, state: OuterState) -> None:
+        """Write the metrics line; checkpoint and picture when due; stop if asked to."""
+        settings = self._run.settings.distill
+        row = {name: _finite(value) for name, value in asdict(record).items()}
+        self._folder.append_metrics(row)
+        numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
+        self._tracker.log(numbers, record.step)
+        shown = {"loss": record.loss, "lr": record.lr}
+        if record.validation_accuracy is not None:
+            shown["validation"] = record.validation_accuracy
+        self._run.progress.advance(1, **shown)
+        if record.step % settings.picture_every == 0:
+            picture = preview_png(state.synthetic(), self._prepared.preprocess)
+            storage.write_bytes(self._folder.path / "images" / f"step-{record.step:06d}.png", picture)
+        if self._run.stop or record.step % settings.checkpoint_every == 0 or record.step == settings.outer_steps:
+            state.save(self._folder.checkpoint)
+        self._run.stop.check(f"after outer step {record.step}, with a checkpoint")
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

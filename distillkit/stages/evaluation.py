@@ -1,0 +1,116 @@
+"""The evaluation stage: the rows of the results table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from distillkit import storage
+from distillkit.artifact.views import eight_bit
+from distillkit.data.coresets import select_coreset
+from distillkit.data.preprocess import to_inputs
+from distillkit.evaluate.protocol import Examination, TrainingSet, evaluate_networks
+from distillkit.evaluate.recipe import evaluation_recipe, full_data_recipe
+from distillkit.records import EvalReport, SyntheticSet
+from distillkit.run_folder import RunFolder
+from distillkit.stages.context import Prepared, Run, training_set
+from distillkit.stages.experts import expert_setup
+
+
+def evaluate_rows(run: Run, prepared: Prepared, synthetic: SyntheticSet, folder: RunFolder) -> dict[str, EvalReport]:
+    """The rows of the results table: the set itself, its 8-bit view, and the baselines, all on test data."""
+    settings = run.settings.evaluate
+    wanted = ["set", *(["uint8"] if settings.uint8 else []), *settings.baselines]
+    rows = folder.rows()
+    networks = {name: settings.full_networks if name == "full" else settings.networks for name in wanted}
+    run.progress.stage("evaluating", sum(networks.values()), sum(networks[name] for name in wanted if name in rows))
+    test = prepared.data.test
+    exam = Examination(to_inputs(prepared.preprocess, test.images, run.device), test.labels.to(run.device))
+    for name in wanted:
+        if name not in rows:
+            with folder.timed("evaluate"):
+                rows[name] = _row(run, prepared, synthetic, exam, name)
+            folder.add_row(name, rows[name])
+    return rows
+
+
+def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examination, name: str) -> EvalReport:
+    settings = run.settings.evaluate
+    recipe = evaluation_recipe(settings, synthetic.lr, prepared.augmentation)
+
+    def evaluate(training: TrainingSet | Callable[[int], TrainingSet], lr: float | None = None) -> EvalReport:
+        chosen = recipe if lr is None else evaluation_recipe(settings, lr, prepared.augmentation)
+        build = prepared.build(prepared.network, run.settings.seed, "evaluate")
+        return evaluate_networks(build, training, exam, chosen, run.settings.seed, settings.networks, _listen(run))
+
+    if name == "set":
+        return evaluate(training_set(synthetic, run.device))
+    if name == "uint8":
+        pixels = eight_bit(synthetic, prepared.preprocess).pixels()
+        view = prepared.preprocess(pixels)
+        return evaluate(TrainingSet(view.to(run.device), synthetic.targets().to(run.device)))
+    if name == "full":
+        return _full_row(run, prepared, exam)
+    training = _coreset(run, prepared, name)
+    return evaluate(training, _baseline_lr(run, prepared, training, recipe.lr))
+
+
+def _listen(run: Run) -> Callable[[float], None]:
+    def after_network(accuracy: float) -> None:
+        run.progress.advance(1, accuracy=accuracy)
+        run.stop.check("during evaluation (finished rows are kept)")
+
+    return after_network
+
+
+def _coreset(run: Run, prepared: Prepared, kind: str) -> Callable[[int], TrainingSet]:
+    """Real images: another random subset for each network (one may be lucky), one k-means coreset for all."""
+    settings, images, labels = run.settings, prepared.train_images, prepared.train_labels
+
+    def choose(index: int) -> TrainingSet:
+        use = ("baseline", kind, index if kind == "random" else 0)
+        chosen = select_coreset(kind, images, labels, prepared.num_classes, settings.ipc, settings.seed, *use)
+        return TrainingSet(images[chosen.to(run.device)], labels[chosen.to(run.device)])
+
+    return choose if kind == "random" else _constant(choose(0))
+
+
+def _constant(training: TrainingSet) -> Callable[[int], TrainingSet]:
+    return lambda index: training
+
+
+def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], TrainingSet], learned: float) -> float:
+    """The learned lr was learned for other images: a baseline may take the initial one if validation prefers it."""
+    settings = run.settings
+    candidates = dict.fromkeys((learned, settings.distill.lr_init))
+    if settings.evaluate.lr is not None or len(candidates) == 1:
+        return learned
+    build = prepared.build(prepared.network, settings.seed, "select")
+    scores = {}
+    for lr in candidates:
+        recipe = evaluation_recipe(settings.evaluate, lr, prepared.augmentation)
+        networks = settings.distill.select_networks
+        scores[lr] = evaluate_networks(build, training, prepared.validation, recipe, settings.seed, networks).mean
+    return max(scores, key=scores.__getitem__)
+
+
+def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
+    """Training on all training images; cached, since it does not depend on the method or the ipc."""
+    settings = run.settings.evaluate
+    setup = {key: value for key, value in expert_setup(run, prepared).items() if key != "recipe"}
+    keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8"}
+    setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
+    path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"
+    if path.exists():
+        run.progress.advance(settings.full_networks)
+        return EvalReport.from_json(storage.read_json(path))
+    report = evaluate_networks(
+        prepared.build(prepared.network, run.settings.seed, "evaluate"),
+        TrainingSet(prepared.train_images, prepared.train_labels),
+        exam,
+        full_data_recipe(settings, prepared.augmentation),
+        run.settings.seed,
+        settings.full_networks,
+        _listen(run),
+    )
+    storage.write_json(path, report.to_json())
+    return report
