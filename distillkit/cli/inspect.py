@@ -162,7 +162,7 @@ def _sanity() -> tuple[bool, str]:
     terms = [MatchingTerm(3, lambda student: (student - target).square().sum())]
 
     def value(lr: float) -> Any:
-        return unroll.hypergradient(start, images, torch.eye(3).double(), torch.tensor(lr).double(), terms)
+        return unroll.hypergradient(start, images, torch.eye(3).double(), torch.tensor(lr, dtype=torch.float64), terms)
 
     numeric = (float(value(0.01 + 1e-7).loss) - float(value(0.01 - 1e-7).loss)) / 2e-7
     exact = float(value(0.01).lr)

@@ -5,8 +5,8 @@ The only module in which second-order graphs are built. Legend: ``_P`` a flat pa
 
 The student runs v_i = μ v_{i-1} + g_i, θ_{i+1} = θ_i - η v_i with g_i = ∇_θ ℓ(θ_i; X[b_i], Y[b_i]), and is compared
 with the expert after one or several of its steps: L = Σ_n L_n(θ_n). The field's scripts differentiate L through a
-graph of all N steps (MTT) or drop all but the direct term (TESLA). Here the θ_i alone are kept and the adjoint runs backwards,
-rebuilding one step at a time:
+graph of all N steps (MTT) or drop all but the direct term (TESLA). Here the θ_i alone are kept and the adjoint runs
+backwards, rebuilding one step at a time:
 
     u = dL/dθ_{i+1} (all later steps),  w = -Σ_{j>=i} μ^{j-i} u_{j+1}   (so dL/dv_i = η w)
     s_i = g_iᵀ w;  dL/dη += s_i;  dL/dX[b_i] += η ∂s_i/∂X;  dL/dY[b_i] += η ∂s_i/∂Y;  u += η ∂s_i/∂θ_i

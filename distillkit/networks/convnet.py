@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from distillkit.errors import ConfigError
@@ -22,7 +24,7 @@ def _norm(kind: str, channels: int) -> nn.Module:
     if kind == "instance":  # "instancenorm" of the released code: GroupNorm with one channel a group, affine
         return nn.GroupNorm(channels, channels)
     if kind == "group":
-        return nn.GroupNorm(min(4, channels), channels)
+        return nn.GroupNorm(math.gcd(4, channels), channels)
     if kind == "layer":
         return nn.GroupNorm(1, channels)
     if kind == "batch":

@@ -56,7 +56,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, ba
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = recipe.loss(model, batch, epoch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach()
 
     loss: Any = optimizer.step(closure)  # type: ignore[arg-type]
