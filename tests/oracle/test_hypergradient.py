@@ -179,7 +179,9 @@ def test_hypergradient__closed_form_of_a_linear_student():
     unroll = Unroll(StudentLoss(network, Squared()), [InnerStep(torch.tensor([0]), None)])
     term = MatchingTerm(1, lambda s: normalised_parameter_distance(s, start, torch.tensor([target]).double()))
     image = torch.tensor([[x]], dtype=torch.float64)
-    found = unroll.hypergradient(start, image, torch.zeros(1, 1).double(), torch.tensor(lr, dtype=torch.float64), [term])
+    found = unroll.hypergradient(
+        start, image, torch.zeros(1, 1).double(), torch.tensor(lr, dtype=torch.float64), [term]
+    )
     moved = theta * (1 - 2 * lr * x**2)
     outer = 2 * (moved - target) / (theta - target) ** 2
     assert float(found.loss) == pytest.approx((moved - target) ** 2 / (theta - target) ** 2, rel=1e-12)

@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from distillkit.data.preprocess import fit, fit_standardise, fit_whiten, from_tensors, to_inputs
+from distillkit.errors import ArtifactError, ConfigError
+
+
+def images(n=60, channels=3, size=6):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, channels, size, size), generator=generator, dtype=torch.uint8)
+
+
+def test_standardise__training_images_have_mean_0_and_std_1_per_channel():
+    x = images()
+    inputs = to_inputs(fit_standardise(x), x).double()
+    assert inputs.mean((0, 2, 3)).abs().max() < 1e-6
+    assert (inputs.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-6
+
+
+def test_zca__training_covariance_is_that_of_the_formula():
+    x = images(n=400, size=4)
+    whiten = fit_whiten(x, eps=0.1)
+    flat = (x.double() / 255).flatten(1)
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(flat.T))
+    white = whiten(x.double() / 255).flatten(1)
+    assert white.mean(0).abs().max() < 1e-12
+    expected = eigenvalues / (eigenvalues + 0.1)
+    assert torch.allclose(torch.linalg.eigvalsh(torch.cov(white.T)), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["standardise", "zca", "none"])
+def test_preprocess__inverts_and_survives_its_file(kind):
+    x = images(n=200, size=4)
+    preprocess = fit(kind, x, 0.1)
+    pixels = x.double() / 255
+    assert torch.allclose(preprocess.invert(preprocess(pixels)), pixels, atol=1e-10)
+    again = from_tensors(preprocess.to_tensors(), (3, 4, 4))
+    assert torch.allclose(again(pixels), preprocess(pixels), atol=1e-5)
+
+
+def test_zca__artifact_formula_of_the_product_page():
+    x = images(n=100, size=4)
+    tensors = fit_whiten(x, 0.1).to_tensors()
+    flat = (x.float() / 255).flatten(1)
+    by_formula = (flat - tensors["zca_mean"]) @ tensors["zca_matrix"]
+    assert torch.allclose(by_formula, to_inputs(fit_whiten(x, 0.1), x).flatten(1), atol=1e-4)
+
+
+def test_from_tensors__refuses_other_shapes():
+    with pytest.raises(ArtifactError, match="fits no"):
+        from_tensors({"mean": torch.zeros(1), "std": torch.ones(1)}, (3, 4, 4))
+
+
+def test_zca__refuses_absurd_sizes():
+    with pytest.raises(ConfigError, match="standardise"):
+        fit_whiten(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), 0.1)

@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from distillkit.errors import ConfigError
+from distillkit.networks.build import build_network, parse_architecture
+from distillkit.networks.convnet import ConvNet, default_depth
+from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.networks.timm_models import prepare_model
+from distillkit.settings import NetworkSettings
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "classes", "depth", "count"),
+    [(3, 32, 10, 3, 320_010), (3, 32, 100, 3, 504_420), (3, 64, 200, 4, 857_160), (3, 128, 10, 5, 615_690)],
+)
+def test_convnet__published_parameter_counts(channels, size, classes, depth, count):
+    assert default_depth(size) == depth
+    model = ConvNet(channels, (size, size), classes, 128, depth, "instance")
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_convnet__too_deep_for_the_image():
+    with pytest.raises(ConfigError, match="16 pixels or more"):
+        ConvNet(1, (8, 8), 10, 4, 4, "instance")
+
+
+def test_build__same_use_same_network_and_global_state_untouched():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second, other = (build_network(NetworkSettings(width=4), (1, 8, 8), 3, 0, "a", i) for i in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(flatten_parameters(first), flatten_parameters(second))
+    assert not torch.equal(flatten_parameters(first), flatten_parameters(other))
+
+
+def test_flatten__is_a_copy_not_a_view_of_live_weights():
+    model = ConvNet(1, (8, 8), 3, 4, 2, "instance")
+    snapshot = flatten_parameters(model)
+    kept = snapshot.clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert torch.equal(snapshot, kept)
+
+
+def test_flat_network__is_the_module_and_vmaps():
+    model = ConvNet(1, (8, 8), 3, 4, 2, "instance")
+    theta, x = flatten_parameters(model), torch.randn(5, 1, 8, 8)
+    expected = model(x)
+    flat = FlatNetwork(model)
+    assert torch.equal(flat(theta, x), expected)
+    assert torch.equal(flat.join(flat.split(theta)), theta)
+    stacked = torch.stack([theta, theta + 0.1])
+    together = torch.vmap(flat, in_dims=(0, None))(stacked, x)
+    assert torch.allclose(together[1], flat(stacked[1], x), atol=1e-5)
+    gradient = torch.func.grad(lambda t: flat(t, x).square().sum())(theta)
+    assert gradient.shape == theta.shape
+
+
+def test_flat_network__loads_into_another_module():
+    source, other = (ConvNet(1, (8, 8), 3, 4, 2, "instance") for _ in range(2))
+    theta, x = flatten_parameters(source), torch.randn(2, 1, 8, 8)
+    expected = source(x)
+    assert torch.equal(FlatNetwork(source).load(other, theta)(x), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/vit_tiny_patch16_224", "convnext_atto", "efficientnet_b0"])
+def test_prepare_model__small_images_of_one_channel(name):
+    model, notes = prepare_model(name, num_classes=7, image_size=32, channels=1)
+    assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
+    assert notes or name == "efficientnet_b0"
+
+
+def test_prepare_model__resnet_keeps_a_4x4_map():
+    model, notes = prepare_model("resnet18", num_classes=10, image_size=32)
+    assert model.forward_features(torch.zeros(1, 3, 32, 32)).shape[-2:] == (4, 4)
+    assert "3x3" in notes[0]
+
+
+def test_prepare_model__unknown_name_suggests():
+    with pytest.raises(ConfigError, match="timm has no network"):
+        prepare_model("resnet181", num_classes=10, image_size=32)
+
+
+def test_parse_architecture():
+    base = NetworkSettings(width=32, depth=2)
+    assert parse_architecture("convnet", base) == base
+    assert parse_architecture("convnet:width=8,norm=batch", base) == NetworkSettings(width=8, depth=2, norm="batch")
+    assert parse_architecture("timm/resnet18", base).name == "timm/resnet18"
+    for bad in ("resnet18", "convnet:widht=8", "convnet:width=x", "timm/resnet18:width=3"):
+        with pytest.raises(ConfigError):
+            parse_architecture(bad, base)
