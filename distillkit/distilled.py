@@ -21,7 +21,7 @@ from distillkit.data.decode import resize_and_crop, to_mode
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.errors import ConfigError
-from distillkit.evaluate.recipe import recipe_from_json
+from distillkit.evaluation.recipe import recipe_from_json
 from distillkit.progress import Silent
 from distillkit.records import ImageSet, SourceData
 from distillkit.settings import DatasetSettings

@@ -18,8 +18,8 @@ from distillkit.artifact.layout import FILES
 from distillkit.config import compose
 from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.environment import resolve_device
-from distillkit.evaluate.protocol import Examination, TrainingSet, evaluate_networks
-from distillkit.evaluate.recipe import recipe_from_json
+from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
+from distillkit.evaluation.recipe import recipe_from_json
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Layer
 from distillkit.networks.build import build_network, parse_architecture
@@ -128,7 +128,9 @@ def evaluate(
         ConfigError: an architecture is unknown or does not fit the images.
         ArtifactError: no artifact.
     """
-    listener, request, place = progress or Silent(), stop or StopRequest(), resolve_device(device)
+    listener = Silent() if progress is None else progress
+    request = StopRequest() if stop is None else stop  # an unset request is false
+    place = resolve_device(device)
     ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
     own = NetworkSettings.model_validate({k: v for k, v in ds.recipe["architecture"].items() if k != "image_shape"})
     parsed = {name: parse_architecture(name, own) for name in architectures}

@@ -16,7 +16,7 @@ from distillkit.distill.labels import label_part
 from distillkit.distill.matching import matching_loss
 from distillkit.distill.student import StudentLoss, plan_inner_steps
 from distillkit.distill.unroll import MatchingTerm, Unroll
-from distillkit.evaluate.recipe import evaluation_recipe
+from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.stages.context import Prepared, Run, prepare

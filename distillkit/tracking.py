@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,17 +56,27 @@ class _Wandb:
         self._run.finish()
 
 
+def check_tracker(name: str | None) -> None:
+    """Before a run: is the tracker known and its package there?
+
+    Raises:
+        ConfigError: no.
+    """
+    if name is None:
+        return
+    if name not in ("tensorboard", "wandb"):
+        raise ConfigError(f"--tracker {name!r} is unknown; known: tensorboard, wandb")
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"--tracker {name} needs the package {name}: pip install {name}")
+
+
 def open_tracker(name: str | None, folder: Path, config: dict[str, Any]) -> Tracker:
-    """``tensorboard``, ``wandb`` or None.
+    """``tensorboard``, ``wandb`` or, for None, nothing.
 
     Raises:
         ConfigError: unknown, or its package is not installed.
     """
+    check_tracker(name)
     if name is None:
         return NoTracker()
-    if name not in ("tensorboard", "wandb"):
-        raise ConfigError(f"--tracker {name!r} is unknown; known: tensorboard, wandb")
-    try:
-        return _TensorBoard(folder / "tensorboard") if name == "tensorboard" else _Wandb(folder, config)
-    except ImportError as error:
-        raise ConfigError(f"--tracker {name} needs the package {name}: pip install {name}") from error
+    return _TensorBoard(folder / "tensorboard") if name == "tensorboard" else _Wandb(folder, config)

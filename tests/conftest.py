@@ -21,11 +21,10 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
 
 
-@pytest.fixture(autouse=True)
-def restore_threads():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tiny networks gain nothing from threads, and lose much where cores are shared."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

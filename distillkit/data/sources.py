@@ -17,8 +17,17 @@ from distillkit.errors import AuthError, ConfigError, DataError, NetworkError, N
 from distillkit.settings import DatasetSettings
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
 TEST_SPLITS = ("test", "validation", "valid", "val", "eval")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -91,9 +100,11 @@ def _raise_unknown(name: str) -> None:
 
 def _locate_folder(folder: Path, known: KnownDataset | None) -> Location:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    kind = "parquet" if any(path.suffix == ".parquet" for path in files) else "folder"
+    kind: str = "parquet" if any(path.suffix == ".parquet" for path in files) else "folder"
     if kind == "folder" and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
         raise NotFoundError(f"{folder} holds no images: expected parquet files, or a folder of images for each class")
+    if kind == "parquet" and set(str(folder.resolve())) & set("*?[]"):
+        raise ConfigError(f"{folder} has one of *?[] in its path, a pattern to 'datasets'; rename the folder")
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
     version = [[relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats]
     return Location(kind, str(folder.resolve()), version, known)
@@ -144,10 +155,10 @@ def _load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any
     datasets.disable_progress_bars()
     known = location.known
     config = settings.config_name or (known.config_name if known else None)
+    if location.kind == "folder":
+        return _folder_tables(Path(location.source))
     try:
-        if location.kind == "folder":
-            loaded = datasets.load_dataset("imagefolder", data_dir=location.source)
-        elif location.kind == "parquet":
+        if location.kind == "parquet":
             loaded = datasets.load_dataset(location.source, settings.config_name)
         else:
             loaded = datasets.load_dataset(location.source, config, revision=location.version)
@@ -160,6 +171,40 @@ def _load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any
     except datasets.exceptions.DatasetsError as error:
         raise DataError(f"{location.source} cannot be read: {_first_line(error)}") from error
     return dict(loaded)
+
+
+def _folder_tables(folder: Path) -> dict[str, Any]:
+    """Tables of a folder of class folders, or of split folders of them.
+
+    ``datasets``' own ``imagefolder`` reads paths as patterns (brackets in a name hide the images) and drops the labels
+    of a set of one class.
+    """
+    import datasets
+
+    parts = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in SPLIT_FOLDERS]
+    splits = {SPLIT_FOLDERS[path.name.lower()]: _class_images(path) for path in parts} or {
+        "train": _class_images(folder)
+    }
+    names = sorted({name for images in splits.values() for name in images})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    tables = {}
+    for split, images in splits.items():
+        rows = [(str(path), names.index(name)) for name, paths in images.items() for path in paths]
+        columns = {"image": [path for path, _ in rows], "label": [label for _, label in rows]}
+        tables[split] = datasets.Dataset.from_dict(columns, features=features)
+    return tables
+
+
+def _class_images(folder: Path) -> dict[str, list[Path]]:
+    """Images below each sub-folder, sorted; folders without images are no classes."""
+    found = {}
+    for part in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        images = sorted(path for path in part.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+        if images:
+            found[part.name] = images
+    if not found:
+        raise DataError(f"{folder} has no class folders with images; expected {folder.name}/<class>/<image>")
+    return found
 
 
 def _first_line(error: BaseException) -> str:

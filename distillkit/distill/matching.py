@@ -28,7 +28,7 @@ def normalised_parameter_distance(student_P: Tensor, start_P: Tensor, target_P: 
         TrajectoryError: start equals target (an expert that did not move would give 0/0).
     """
     progress = (start_P - target_P).square().sum()
-    if not progress > 0:
+    if progress == 0:
         raise TrajectoryError("an expert's start and target are the same parameters; its training did not move it")
     return (student_P - target_P).square().sum() / progress
 

@@ -57,13 +57,14 @@ class OuterState:
     def apply(self, grad_images: Tensor, grad_lr: float, settings: DistillSettings) -> None:
         """One step of SGD with momentum (v <- m v + g; x <- x - lr v) on images and φ, then the image average."""
         self.image_velocity = settings.image_momentum * self.image_velocity + grad_images
-        self.images = self.images - settings.lr_img * self.image_velocity
+        before = self.images
+        self.images = before - settings.lr_img * self.image_velocity
         grad_phi = grad_lr * math.exp(self.log_lr)  # dη/dφ = η / lr_init
         self.lr_velocity = settings.lr_momentum * self.lr_velocity + grad_phi
         change = -settings.lr_lr * self.lr_velocity / self.lr_init
         self.log_lr += max(-MAX_LOG_LR_CHANGE, min(MAX_LOG_LR_CHANGE, change))
         if settings.ema is not None:
-            previous = self.images if self.average is None else self.average
+            previous = before if self.average is None else self.average  # it starts as the initial images
             self.average = settings.ema * previous + (1 - settings.ema) * self.images
 
     def synthetic(self) -> SyntheticSet:

@@ -15,13 +15,14 @@ from distillkit.data.load import load_data
 from distillkit.data.preprocess import Preprocess, fit, to_inputs
 from distillkit.environment import set_precision
 from distillkit.errors import ConfigError
-from distillkit.evaluate.protocol import Examination, TrainingSet
+from distillkit.evaluation.protocol import Examination, TrainingSet
 from distillkit.interrupt import StopRequest
 from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
 from distillkit.progress import Progress, Silent
 from distillkit.records import SourceData, SyntheticSet
 from distillkit.settings import NetworkSettings, RunSettings
+from distillkit.tracking import check_tracker
 from distillkit.version import FORMAT_VERSION
 
 
@@ -73,9 +74,15 @@ def make_run(
     command: str = "",
     tracker: str | None = None,
 ) -> Run:
-    """A run of composed settings on a device; sets the arithmetic that they ask for."""
+    """A run of composed settings on a device; sets the arithmetic that they ask for.
+
+    Raises:
+        ConfigError: the tracker is not to be had.
+    """
+    check_tracker(tracker)
     set_precision(composed.settings.precision, device)
-    listener, request = progress or Silent(), stop or StopRequest()
+    listener = Silent() if progress is None else progress
+    request = StopRequest() if stop is None else stop  # an unset request is false
     return Run(composed.settings, composed.origins, device, listener, request, command, tracker)
 
 

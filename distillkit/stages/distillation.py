@@ -15,14 +15,14 @@ from distillkit.distill.segments import segment_sampler
 from distillkit.distill.state import OuterState
 from distillkit.distill.synthetic_init import RealData, initial_images
 from distillkit.errors import StorageError
-from distillkit.evaluate.protocol import evaluate_networks
-from distillkit.evaluate.recipe import evaluation_recipe
+from distillkit.evaluation.protocol import evaluate_networks
+from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.experts import train_experts
-from distillkit.tracking import NoTracker, Tracker, open_tracker
+from distillkit.tracking import Tracker, open_tracker
 from distillkit.trajectories.forms import open_trajectories
 from distillkit.trajectories.store import TrajectoryStore
 
@@ -65,9 +65,7 @@ def distill_set(
         augmentation=prepared.augmentation,
         seed=run.settings.seed,
     )
-    tracker = (
-        open_tracker(run.tracker, folder.path, run.settings.model_dump(mode="json")) if run.tracker else NoTracker()
-    )
+    tracker = open_tracker(run.tracker, folder.path, run.settings.model_dump(mode="json"))
     run.progress.stage("distilling", settings.outer_steps, state.step)
     try:
         state = distill(task, state, _Recorder(run, prepared, folder, tracker))

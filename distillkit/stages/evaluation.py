@@ -8,8 +8,8 @@ from distillkit import storage
 from distillkit.artifact.views import eight_bit
 from distillkit.data.coresets import select_coreset
 from distillkit.data.preprocess import to_inputs
-from distillkit.evaluate.protocol import Examination, TrainingSet, evaluate_networks
-from distillkit.evaluate.recipe import evaluation_recipe, full_data_recipe
+from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
+from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, training_set

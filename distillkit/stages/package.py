@@ -10,7 +10,7 @@ from distillkit.artifact.layout import FILES
 from distillkit.artifact.write import ArtifactContent, write_artifact
 from distillkit.config import find_method
 from distillkit.environment import hardware, versions
-from distillkit.evaluate.recipe import evaluation_recipe, recipe_json
+from distillkit.evaluation.recipe import evaluation_recipe, recipe_json
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run

@@ -1,0 +1,241 @@
+"""The commands as a user types them, each in a process of its own where start-up or exit status matters."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from distillkit.cli.app import app
+from tests.conftest import TINY
+
+SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def compress(*arguments):
+    return invoke("compress", *arguments, "--preset", "smoke", "--device", "cpu", *SETTINGS)
+
+
+def process(*arguments, **options):
+    command = [sys.executable, "-c", "from distillkit.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def test_help__imports_nothing_heavy():
+    code = (
+        "import sys, distillkit.cli.app\nprint({'torch', 'timm', 'datasets', 'sklearn', 'pyarrow'} & set(sys.modules))"
+    )
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "verb", [[], ["compress"], ["experts"], ["experts", "train"], ["evaluate"], ["info"], ["doctor"]]
+)
+def test_help__exits_zero_and_speaks(verb):
+    result = invoke(*verb, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_option_names__are_a_contract():
+    from typer.main import get_command
+
+    names = {option for parameter in get_command(app).commands["compress"].params for option in parameter.opts}
+    wanted = """dataset --ipc --method --preset --out --set --config --seed --device --precision --plan --data-root
+        --image-column --label-column --train-split --test-split --class-names --image-size --skip-corrupt --tracker
+        --yes -y --json --quiet -q --debug"""
+    assert names == set(wanted.split())
+
+
+def test_compress__artifact_table_and_the_verbs_that_look_at_it(tmp_path):
+    out = tmp_path / "set"
+    result = compress("digits", "--ipc", 1, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "this set, convnet" in result.stdout
+    assert "distilling" in result.stderr
+    info = json.loads(invoke("info", out, "--json").stdout)
+    assert info["config"]["command"].startswith("distillkit")
+    assert "learned lr" in invoke("info", out).stdout
+    picture = tmp_path / "p.png"
+    assert invoke("preview", out, "--out", picture).stdout.strip() == str(picture)
+    assert picture.read_bytes() == (out / "preview.png").read_bytes()
+    evaluated = invoke(
+        "evaluate", out, "--networks", 1, "--device", "cpu", "--arch", "convnet:width=5", "--save", "--json"
+    )
+    rows = json.loads(evaluated.stdout)["architectures"]
+    assert rows["convnet:width=5"]["n"] == 1
+    assert "convnet:width=5" in json.loads((out / "results.json").read_text())["architectures"]
+    listed = json.loads(invoke("experts", "list", "--json").stdout)["trajectories"]
+    assert [entry["experts"] for entry in listed] == [2]
+    assert "validation accuracy" in invoke("experts", "show", listed[0]["fingerprint"][:6]).stdout
+    cleared = json.loads(invoke("experts", "clear", listed[0]["fingerprint"], "--yes", "--json").stdout)
+    assert cleared["deleted"] == [listed[0]["fingerprint"]]
+    assert json.loads(invoke("experts", "list", "--json").stdout)["trajectories"] == []
+
+
+def test_compress__json_is_one_object_and_quiet_is_quiet(tmp_path):
+    result = compress("digits", "--ipc", 1, "--out", tmp_path / "set", "--json", "--quiet")
+    assert json.loads(result.stdout)["results"]["architectures"]["convnet"]["n"] == 2
+    assert result.stderr == ""
+
+
+def test_plan__makes_nothing(tmp_path):
+    result = compress("digits", "--ipc", 1, "--out", tmp_path / "set", "--plan", "--json")
+    planned = json.loads(result.stdout)
+    assert {stage["name"] for stage in planned["stages"]} >= {"expert epochs", "outer steps", "evaluation networks"}
+    assert planned["seconds"] > 0
+    assert not (tmp_path / "set").exists()
+    assert not list((tmp_path / "cache" / "experts").rglob("*.safetensors"))
+    assert "minutes" in compress("digits", "--ipc", 1, "--plan").stdout
+
+
+def test_experts_train__is_what_compress_finds(tmp_path):
+    trained = invoke("experts", "train", "digits", "--preset", "smoke", "--device", "cpu", *SETTINGS)
+    assert trained.exit_code == 0, trained.output
+    result = compress("digits", "--ipc", 1, "--out", tmp_path / "set")
+    assert "training experts" not in result.stderr
+
+
+def test_config__a_stored_config_makes_the_same_run(tmp_path):
+    compress("digits", "--ipc", 1, "--out", tmp_path / "a", "--seed", 3)
+    settings = json.loads((tmp_path / "a" / "distill_config.json").read_text())["settings"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    shared = ("--preset", "smoke", "--device", "cpu", "--config", tmp_path / "config.json")
+    assert invoke("compress", "digits", "--ipc", 1, "--out", tmp_path / "b", *shared).exit_code == 0
+    for name in ("distilled.safetensors", "results.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("verb", ["methods", "datasets"])
+def test_lists__as_table_and_as_json(verb):
+    assert {"methods": "mtt", "datasets": "cifar10"}[verb] in invoke(verb).stdout
+    assert json.loads(invoke(verb, "--json").stdout)
+
+
+def test_doctor__finds_this_machine_well():
+    result = invoke("doctor", "--json")
+    checks = {check["name"]: check["ok"] for check in json.loads(result.stdout)["checks"]}
+    assert checks["sanity"]
+    assert checks["cache"]
+
+
+BAD = [
+    (["compress", "digitz", "--ipc", 1], 2, "did you mean 'digits'"),
+    (["compress", "digits", "--ipc", 1, "--method", "mttt"], 2, "method 'mttt' is unknown"),
+    (["compress", "digits", "--ipc", 1, "--preset", "fast"], 2, "preset 'fast' is unknown"),
+    (["compress", "digits", "--ipc", 0], 2, "--ipc must be 1 or more"),
+    (["compress", "digits", "--ipc", 500], 2, "--ipc 500 is more than class"),
+    (["compress", "digits", "--ipc", 1, "--set", "distill.lr_image=3"], 2, "did you mean distill.lr_img"),
+    (["compress", "digits", "--ipc", 1, "--set", "nonsense"], 2, "section.key=value"),
+    (
+        ["compress", "digits", "--ipc", 1, "--set", "distill.inner_steps=many"],
+        2,
+        "distill.inner_steps='many' does not fit",
+    ),
+    (["compress", "digits", "--ipc", 1, "--set", "seed=1", "--set", "seed=2"], 2, "twice"),
+    (["compress", "digits", "--ipc", 1, "--config", "absent.yaml"], 2, "cannot be read"),
+    (["compress", "digits", "--ipc", 1, "--precision", "fp8"], 2, "expected auto, fp32 or tf32"),
+    (["compress", "digits", "--ipc", 1, "--device", "cuda:99"], 2, "asks for a GPU"),
+    (["compress", "digits", "--ipc", 1, "--device", "gpu"], 2, "expected auto, cpu"),
+    (["compress", "digits", "--ipc", 1, "--tracker", "paper"], 2, "known: tensorboard, wandb"),
+    (["compress", "digits", "--ipc", 1, "--preset", "paper"], 2, "no published settings of mtt for digits"),
+    (["compress", "./absent", "--ipc", 1], 4, "there is no folder"),
+    (["compress", "digits"], 2, "--ipc"),
+    (["compress", "digits", "--ipc", 1, "--nope"], 2, "No such option"),
+    (["evaluate", "absent"], 4, "not a distillkit artifact"),
+    (["info", "absent"], 4, "not a distillkit artifact"),
+    (["experts", "show", "absent"], 4, "no expert trajectories"),
+    (["experts", "clear"], 2, "a fingerprint, or --all"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), BAD, ids=lambda value: str(value)[:60])
+def test_bad_input__one_sentence_and_the_right_status(arguments, status, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments)
+    assert result.exit_code == status, result.output
+    assert message in re.sub(r"\s*│?\s*\n\s*│?\s*", " ", result.stderr)
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+
+
+def test_bad_input__is_one_json_object_under_json():
+    result = invoke("compress", "digits", "--ipc", 0, "--json")
+    assert json.loads(result.stdout) == {"error": "--ipc must be 1 or more, got 0", "exit_status": 2}
+
+
+def test_config_file__repeated_and_unknown_keys(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("distill:\n  lr_img: 3\n  lr_img: 4\n")
+    assert "gives 'lr_img' twice" in compress("digits", "--ipc", 1, "--config", file).stderr
+    file.write_text("distil:\n  lr_img: 3\n")
+    assert "did you mean distill.lr_img" in compress("digits", "--ipc", 1, "--config", file).stderr
+    file.write_text("- 1\n")
+    assert "must hold sections" in compress("digits", "--ipc", 1, "--config", file).stderr
+    file.write_text("a: [")
+    assert "not valid YAML" in compress("digits", "--ipc", 1, "--config", file).stderr
+
+
+def test_data__corrupt_image_one_class_and_text_labels(class_folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = class_folders({"a": 30, "b": 30})
+    (folder / "a" / "007.png").write_bytes(b"no image")
+    result = compress(folder, "--ipc", 1)
+    assert (result.exit_code, "007.png" in result.stderr, "--skip-corrupt" in result.stderr) == (1, True, True)
+    assert compress(folder, "--ipc", 1, "--skip-corrupt").exit_code == 0
+    lonely = class_folders({"only": 5}, root="lonely")
+    result = compress(lonely, "--ipc", 1)
+    assert (result.exit_code, "at least two classes" in result.stderr) == (1, True)
+
+
+def test_data__names_that_tear_the_command_line(class_folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = class_folders({"a b [red]": 30, "$x": 30}, root="my [data] set")
+    result = compress(folder, "--ipc", 1, "--json")
+    assert result.exit_code == 0, result.output
+    assert (
+        "a b [red]"
+        in json.loads((tmp_path / "runs" / "my [data] set-ipc1-mtt" / "distill_config.json").read_text())["classes"]
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_sigterm__writes_a_checkpoint_exits_130_and_continues(tmp_path):
+    out = tmp_path / "set"
+    changed = [part.replace("_steps=4", "_steps=400").replace("_every=2", "_every=400") for part in SETTINGS]
+    arguments = [
+        "compress",
+        "digits",
+        "--ipc",
+        "1",
+        "--preset",
+        "smoke",
+        "--device",
+        "cpu",
+        *changed,
+        "--out",
+        str(out),
+    ]
+    command = [sys.executable, "-c", "from distillkit.cli import main; main()", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL) as running:
+        metrics = out / "run" / "metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.terminate()
+        errors = running.communicate(timeout=120)[1]
+    assert running.returncode == 130, errors
+    assert "stopped by SIGTERM" in errors
+    assert (out / "run" / "checkpoint.safetensors").exists()
+    result = process(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "continuing from step" in result.stderr

@@ -1,0 +1,170 @@
+import json
+import math
+
+import pytest
+import torch
+
+from distillkit.distill.labels import HardLabels, label_part
+from distillkit.distill.loop import DistillTask, distill, outer_step, start_state
+from distillkit.distill.matching import matching_loss, normalised_parameter_distance
+from distillkit.distill.state import MAX_LOG_LR_CHANGE, OuterState
+from distillkit.distill.synthetic_init import RealData, initial_images
+from distillkit.errors import ConfigError, DivergenceError, TrajectoryError
+from distillkit.networks.build import build_network
+from distillkit.networks.functional import FlatNetwork
+from distillkit.records import Segment
+from distillkit.settings import DistillSettings, NetworkSettings
+
+
+class Trajectories:
+    count, final_epoch = 1, 2
+
+    def __init__(self, size, bad=False):
+        generator = torch.Generator().manual_seed(0)
+        self.points = torch.randn(3, size, generator=generator)
+        self.bad = bad
+
+    def point(self, expert, epoch):
+        return self.points[int(epoch)] * (float("nan") if self.bad else 1)
+
+
+class Watcher:
+    def __init__(self, accuracies=None):
+        self.records, self.selected, self.accuracies = [], [], accuracies or {}
+
+    def select(self, synthetic, step):
+        self.selected.append(step)
+        return self.accuracies.get(step, 0.0)
+
+    def on_step(self, record, state):
+        self.records.append(record)
+
+
+def task(bad=False, **settings):
+    network = FlatNetwork(build_network(NetworkSettings(width=3, depth=2), (1, 8, 8), 2, 0, "n"))
+    chosen = DistillSettings(**{"outer_steps": 4, "inner_steps": 2, "lr_img": 1.0, "lr_lr": 1e-4, **settings})
+    return DistillTask(
+        settings=chosen,
+        network=network,
+        trajectories=Trajectories(network.size, bad),
+        segments=lambda step: Segment(0, 0, 1),
+        matching=normalised_parameter_distance,
+        labels=HardLabels(),
+        augmentation=None,
+        seed=0,
+    )
+
+
+def state(**changes):
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    made = start_state(images, torch.tensor([0, 0, 1, 1]), HardLabels(), 2, 0.01)
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_apply__sgd_with_momentum_by_hand():
+    settings = DistillSettings(lr_img=2.0, image_momentum=0.5, lr_lr=1e-3, lr_momentum=0.5)
+    s = state()
+    x0, eta0 = s.images.clone(), 0.01
+    g1, g2 = torch.ones_like(x0), 3 * torch.ones_like(x0)
+    s.apply(g1, 0.4, settings)
+    # φ = lr_init * log(η / lr_init): dη/dφ = η / lr_init, 1 at the start
+    phi = -1e-3 * 0.4
+    assert s.lr == pytest.approx(eta0 * math.exp(phi / eta0), rel=1e-12)
+    assert s.lr - eta0 == pytest.approx(-1e-3 * 0.4, rel=0.05)  # what lr_lr means at the start
+    eta1 = s.lr
+    s.apply(g2, 0.2, settings)
+    assert torch.allclose(s.images, x0 - 2 * g1 - 2 * (0.5 * g1 + g2))
+    phi -= 1e-3 * (0.5 * 0.4 + 0.2 * eta1 / eta0)
+    assert s.lr == pytest.approx(eta0 * math.exp(phi / eta0), rel=1e-12)
+
+
+def test_apply__lr_stays_positive_and_moves_at_most_by_a_factor():
+    s = state()
+    s.apply(torch.zeros_like(s.images), 1e9, DistillSettings(lr_lr=1.0))
+    assert s.lr == pytest.approx(0.01 * math.exp(-MAX_LOG_LR_CHANGE))
+
+
+def test_apply__image_average_is_kept_beside_the_images():
+    settings = DistillSettings(lr_img=1.0, ema=0.9, image_momentum=0.0)
+    s = state()
+    initial = s.images.clone()
+    s.apply(torch.ones_like(s.images), 0.0, settings)
+    s.apply(torch.ones_like(s.images), 0.0, settings)
+    assert torch.allclose(s.images, initial - 2)
+    first = 0.9 * initial + 0.1 * (initial - 1)
+    assert torch.allclose(s.synthetic().images, 0.9 * first + 0.1 * (initial - 2), atol=1e-6)
+
+
+def test_distill__keeps_the_set_with_the_best_validation_accuracy():
+    watcher = Watcher({0: 0.2, 2: 0.9, 4: 0.5})
+    result = distill(task(select_every=2), state(), watcher)
+    assert watcher.selected == [0, 2, 4]
+    assert (result.best.step, result.best.accuracy) == (2, 0.9)
+    assert [record.step for record in watcher.records] == [1, 2, 3, 4]
+    assert [record.validation_accuracy for record in watcher.records] == [None, 0.9, None, 0.5]
+    fresh = state()
+    for _ in range(2):
+        hypergradient = outer_step(task(select_every=2), fresh)
+        fresh.apply(hypergradient.images, float(hypergradient.lr), task().settings)
+        fresh.step += 1
+    assert torch.equal(result.best.synthetic.images, fresh.images)
+
+
+def test_distill__steps_that_are_not_finite_are_skipped_and_ten_stop_the_run():
+    watcher, s = Watcher(), state()
+    before = s.images.clone()
+    with pytest.raises(DivergenceError, match=r"10 outer steps in a row.*lower distill.lr_img"):
+        distill(task(bad=True, outer_steps=50, max_start_epoch=1), s, watcher)
+    assert (s.skipped, s.step) == (10, 10)
+    assert torch.equal(s.images, before)
+    assert [record.skipped for record in watcher.records] == list(range(1, 10))
+
+
+def test_state__a_checkpoint_continues_as_if_nothing_had_happened(tmp_path):
+    whole = distill(task(outer_steps=6, select_every=3, ema=0.9), state(), Watcher({3: 0.7}))
+
+    class StopError(Exception):
+        pass
+
+    class Stopper(Watcher):
+        def on_step(self, record, current):
+            if record.step == 4:
+                current.save(tmp_path / "checkpoint.safetensors")
+                raise StopError
+
+    with pytest.raises(StopError):
+        distill(task(outer_steps=6, select_every=3, ema=0.9), state(), Stopper({3: 0.7}))
+    loaded = OuterState.load(tmp_path / "checkpoint.safetensors", "cpu")
+    rest = distill(task(outer_steps=6, select_every=3, ema=0.9), loaded, Watcher({3: 0.7}))
+    whole.save(tmp_path / "whole")
+    rest.save(tmp_path / "rest")
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "rest").read_bytes()
+
+
+def test_initial_images__by_class_and_copied():
+    images = torch.arange(12.0).view(12, 1, 1, 1).clone()
+    data = RealData(images, torch.arange(12) % 3, 3)
+    chosen, ids = initial_images("real", data, 2, 0)
+    assert ids.tolist() == [0, 0, 1, 1, 2, 2]
+    assert (chosen.flatten() % 3).tolist() == [0, 0, 1, 1, 2, 2]
+    chosen += 1
+    assert torch.equal(data.images, torch.arange(12.0).view(12, 1, 1, 1))
+    with pytest.raises(ConfigError, match=r"distill.init='noise' is unknown; known: real, kmeans"):
+        initial_images("noise", data, 2, 0)
+
+
+def test_parts__unknown_names_and_a_still_expert():
+    with pytest.raises(ConfigError, match="known: hard"):
+        label_part("funny")
+    with pytest.raises(ConfigError, match="known: parameter-distance"):
+        matching_loss("funny")
+    with pytest.raises(TrajectoryError, match="did not move"):
+        normalised_parameter_distance(torch.ones(2), torch.ones(2), torch.ones(2))
+
+
+def test_records__are_json(tmp_path):
+    watcher = Watcher()
+    distill(task(outer_steps=1), state(), watcher)
+    assert json.loads(json.dumps(vars(watcher.records[0])))["step"] == 1
