@@ -60,6 +60,7 @@ class RunFolder:
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
             with lock:
+                storage.remove_leftovers(self.out)
                 storage.write_json(self.path / "config.json", identity)
                 yield
         except Timeout:

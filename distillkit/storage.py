@@ -69,6 +69,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
 
 
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete what a killed writer of ``name`` left below ``folder``; the caller holds the lock of those files."""
+    for path in folder.rglob(f".{name}.????????.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

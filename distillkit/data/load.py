@@ -96,6 +96,7 @@ def _decoded_from_cache(location: Location, settings: DatasetSettings, progress:
     folder = storage.make_folder(storage.cache_root() / "data")
     path = folder / f"{key}.safetensors"
     with FileLock(folder / f".{key}.lock"):
+        storage.remove_leftovers(folder, f"{key}.safetensors")
         if path.exists():
             try:
                 return Decoded(*storage.read_tensors(path))

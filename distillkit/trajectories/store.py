@@ -67,6 +67,7 @@ class TrajectoryStore:
     def lock(self, expert: int) -> Iterator[None]:
         """Held while an expert is trained, so that two runs do not train the same one; a kill releases it."""
         with FileLock(self.folder / f".expert-{expert:04d}.lock"):
+            storage.remove_leftovers(self.folder, f"expert-{expert:04d}.*")
             yield
 
     def write(self, expert: int, snapshots: Tensor, curve: dict[str, list[float]]) -> None:

@@ -1,0 +1,215 @@
+"""One outer step: the naive full unroll (what the field's scripts do) and distillkit's reverse sweep, side by side.
+
+    python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,20,40,80
+
+Both variants match the same segment with the same student (ConvNetD3, width 128, 32x32 colour, hard labels, DSA drawn
+once and replayed by both). Times are paired: in each round every variant takes its turn, so that whatever else the
+machine is doing hits all of them; the median of the rounds is reported. Peak memory is that of a process which does
+nothing but this variant, less what it had before the step. ``cosine_to_fp64`` compares the image gradient with the
+naive unroll in float64 on the CPU (only with --check: it is slow).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from distillkit.data import augment
+from distillkit.data.augment import Augmentation
+from distillkit.distill.labels import HardLabels
+from distillkit.distill.matching import normalised_parameter_distance
+from distillkit.distill.student import InnerStep, StudentLoss, plan_inner_steps
+from distillkit.distill.unroll import MatchingTerm, Unroll
+from distillkit.environment import hardware
+from distillkit.networks.convnet import ConvNet
+from distillkit.networks.functional import FlatNetwork, flatten_parameters
+
+CLASSES, PIXELS, DEPTH = 10, 32, 3
+FORWARD_GFLOP = {128: 0.101}  # per image, ConvNetD3 at 32x32; the sweep costs 12 of them a step and image
+Gradients = tuple[Tensor, Tensor]
+
+
+class Problem:
+    """A segment, a synthetic set and its inner steps; equal arguments give equal problems."""
+
+    def __init__(self, ipc: int, inner_steps: int, batch: int, width: int, device: str, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        self.module = ConvNet(3, (PIXELS, PIXELS), CLASSES, width, DEPTH, "instance").to(device, dtype)
+        self.start = flatten_parameters(self.module)
+        generator = torch.Generator().manual_seed(1)
+        noise = torch.randn(self.start.numel(), generator=generator).to(device, dtype)
+        self.target = self.start + 0.01 * noise
+        size = CLASSES * ipc
+        self.images = torch.randn(size, 3, PIXELS, PIXELS, generator=generator).to(device, dtype)
+        self.labels = F.one_hot(torch.arange(size) % CLASSES, CLASSES).to(device, dtype)
+        self.lr = torch.tensor(0.01, device=device, dtype=dtype)
+        dsa = Augmentation.parse("color_crop_cutout_flip_scale_rotate")
+        self.steps: list[InnerStep] = plan_inner_steps(
+            inner_steps, size, batch, (3, PIXELS, PIXELS), dsa, torch.Generator().manual_seed(2)
+        )
+
+
+def naive(problem: Problem) -> Gradients:
+    """The full unroll: one graph through all steps, then one backward pass (MTT's script, written anew)."""
+    images, lr = problem.images.clone().requires_grad_(), problem.lr.clone().requires_grad_()
+    names = [name for name, _ in problem.module.named_parameters()]
+    shapes = [parameter.shape for parameter in problem.module.parameters()]
+    theta = problem.start.clone().requires_grad_()
+    for step in problem.steps:
+        index = step.indices.to(images.device)
+        seen = images[index]
+        if step.draw is not None:
+            seen = augment.apply(seen, step.draw)
+        pieces = theta.split([shape.numel() for shape in shapes])
+        weights = {n: piece.view(shape) for n, piece, shape in zip(names, pieces, shapes, strict=True)}
+        logits = functional_call(problem.module, weights, (seen,))
+        loss = -(problem.labels[index] * F.log_softmax(logits, 1)).sum(1).mean()
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        theta = theta - lr * gradient
+    distance = (theta - problem.target).square().sum() / (problem.start - problem.target).square().sum()
+    return torch.autograd.grad(distance, [images, lr])
+
+
+def exact(problem: Problem) -> Gradients:
+    """Distillkit's reverse sweep."""
+    unroll = Unroll(StudentLoss(FlatNetwork(problem.module), HardLabels()), problem.steps)
+    start, target = problem.start, problem.target
+    term = MatchingTerm(len(problem.steps), lambda student: normalised_parameter_distance(student, start, target))
+    result = unroll.hypergradient(start, problem.images, problem.labels, problem.lr, [term])
+    return result.images, result.lr
+
+
+VARIANTS: dict[str, Callable[[Problem], Gradients]] = {"naive": naive, "exact-fp32": exact}
+
+
+def seconds(action: Callable[[], object], device: str) -> float:
+    """Wall time of one call, the device's queue included."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    action()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def peak_bytes(device: str) -> int:
+    """Peak memory of this process so far (on a GPU: of its tensors)."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure_memory(variant: str, options: argparse.Namespace, inner_steps: int) -> int:
+    """Peak of a fresh process that runs ``variant`` once, less what it held after a first, one-step call."""
+    command = [sys.executable, __file__, "--memory-of", variant, "--inner-steps", str(inner_steps)]
+    for name in ("ipc", "batch", "width", "device"):
+        command += [f"--{name}", str(getattr(options, name))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def report_memory(options: argparse.Namespace) -> None:
+    """The body of that process."""
+    before = peak_bytes(options.device)
+    problem = Problem(options.ipc, options.inner_steps[0], options.batch, options.width, options.device, torch.float32)
+    VARIANTS[options.memory_of](problem)
+    print(peak_bytes(options.device) - before)
+
+
+def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any]]:
+    """Paired times, memory and agreement of all variants at one N."""
+    shape = (options.ipc, inner_steps, options.batch, options.width)
+    problem = Problem(*shape, options.device, torch.float32)
+    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    results: dict[str, Gradients] = {}
+    for round_number in range(options.rounds + 1):
+        for name, variant in VARIANTS.items():
+            elapsed = seconds(lambda v=variant, n=name: results.__setitem__(n, v(problem)), options.device)
+            if round_number:  # the first round warms up
+                times[name].append(elapsed)
+    reference = naive(Problem(*shape, "cpu", torch.float64))[0].flatten() if options.check else None
+    floor = (
+        12 * FORWARD_GFLOP.get(options.width, float("nan")) * inner_steps * min(options.batch, CLASSES * options.ipc)
+    )
+    rows = []
+    for name in VARIANTS:
+        row: dict[str, Any] = {"variant": name, "inner_steps": inner_steps, "seconds": statistics.median(times[name])}
+        row["peak_bytes"] = measure_memory(name, options, inner_steps)
+        row["seconds_all"] = times[name]
+        row["floor_gflop"] = floor
+        if reference is not None:
+            found = results[name][0].double().cpu().flatten()
+            row["cosine_to_fp64"] = float(F.cosine_similarity(found, reference, dim=0))
+            row["relative_to_fp64"] = float((found - reference).norm() / reference.norm())
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
+    """The table that the README shows."""
+    lines = [f"{machine['hardware']}, torch {machine['torch']}, {machine['setting']}", ""]
+    lines += [
+        "| N | naive, s | exact, s | exact / naive | naive, GB | exact, GB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for steps in dict.fromkeys(row["inner_steps"] for row in rows):
+        a, b = (next(r for r in rows if r["inner_steps"] == steps and r["variant"] == v) for v in VARIANTS)
+        memory = f"{a['peak_bytes'] / 1e9:.2f} | {b['peak_bytes'] / 1e9:.2f}"
+        ratio = b["seconds"] / a["seconds"]
+        lines.append(f"| {steps} | {a['seconds']:.2f} | {b['seconds']:.2f} | {ratio:.2f} | {memory} |")
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--inner-steps", type=lambda text: [int(n) for n in text.split(",")], default=[10, 20, 40, 80])
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--check", action="store_true", help="compare with float64")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there")
+    parser.add_argument("--memory-of", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parse()
+    if options.memory_of:
+        report_memory(options)
+        return
+    rows = [row for steps in options.inner_steps for row in rows_of(options, steps)]
+    machine = {
+        "hardware": hardware(torch.device(options.device)),
+        "platform": platform.platform(),
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "setting": f"ConvNetD3 width {options.width}, ipc {options.ipc}, batch {options.batch}",
+        "rounds": options.rounds,
+    }
+    print(markdown(rows, machine))
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:  # noqa: PTH123
+            json.dump({"rows": rows, "machine": machine}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
