@@ -58,7 +58,7 @@ CORESETS: dict[str, _Selector] = {"random": _random_of_class, "kmeans": _kmeans_
 
 
 def select_coreset(
-    kind: str, inputs: Tensor, labels: Tensor, num_classes: int, ipc: int, seed: int, *names: rng.Name
+    kind: str, inputs: Tensor, labels: Tensor, num_classes: int, ipc: int, seed: int, draw: int = 0
 ) -> Tensor:
     """Indices int64 [K * ipc] into ``inputs`` [n, C, H, W] with ``labels`` [n], class by class, all distinct.
 
@@ -69,7 +69,7 @@ def select_coreset(
         num_classes: K.
         ipc: images per class.
         seed: root seed.
-        names: the use under which the choice is drawn.
+        draw: another number gives another choice; initial images and baselines agree on theirs.
 
     Raises:
         ConfigError: a class has fewer than ``ipc`` images.
@@ -80,5 +80,5 @@ def select_coreset(
         members = torch.nonzero(labels == class_id).flatten()
         if len(members) < ipc:
             raise ConfigError(f"class {class_id} has {len(members)} training images, fewer than --ipc {ipc}")
-        chosen.append(CORESETS[kind](inputs, members, ipc, seed, (*names, class_id)))
+        chosen.append(CORESETS[kind](inputs, members, ipc, seed, ("coreset", kind, draw, class_id)))
     return torch.cat(chosen)

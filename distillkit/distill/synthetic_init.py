@@ -26,12 +26,12 @@ InitPart = Callable[[RealData, int, int], Tensor]
 
 def _real(data: RealData, ipc: int, seed: int) -> Tensor:
     """Random training images (the released default since March 2022)."""
-    return select_coreset("random", data.images, data.labels, data.num_classes, ipc, seed, "distill", "init")
+    return select_coreset("random", data.images, data.labels, data.num_classes, ipc, seed)
 
 
 def _kmeans(data: RealData, ipc: int, seed: int) -> Tensor:
     """Training images nearest to class-wise centroids in input space."""
-    return select_coreset("kmeans", data.images, data.labels, data.num_classes, ipc, seed, "distill", "init")
+    return select_coreset("kmeans", data.images, data.labels, data.num_classes, ipc, seed)
 
 
 INITS: dict[str, InitPart] = {"real": _real, "kmeans": _kmeans}

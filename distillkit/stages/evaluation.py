@@ -67,8 +67,8 @@ def _coreset(run: Run, prepared: Prepared, kind: str) -> Callable[[int], Trainin
     settings, images, labels = run.settings, prepared.train_images, prepared.train_labels
 
     def choose(index: int) -> TrainingSet:
-        use = ("baseline", kind, index if kind == "random" else 0)
-        chosen = select_coreset(kind, images, labels, prepared.num_classes, settings.ipc, settings.seed, *use)
+        draw = index if kind == "random" else 0
+        chosen = select_coreset(kind, images, labels, prepared.num_classes, settings.ipc, settings.seed, draw)
         return TrainingSet(images[chosen.to(run.device)], labels[chosen.to(run.device)])
 
     return choose if kind == "random" else _constant(choose(0))

@@ -6,7 +6,8 @@ Both variants match the same segment with the same student (ConvNetD3, width 128
 once and replayed by both). Times are paired: in each round every variant takes its turn, so that whatever else the
 machine is doing hits all of them; the median of the rounds is reported. Peak memory is that of a process which does
 nothing but this variant, less what it had before the step. ``cosine_to_fp64`` compares the image gradient with the
-naive unroll in float64 on the CPU (only with --check: it is slow).
+naive unroll in float64 on the CPU (only with --check: it is slow). A variant that
+does not fit into the memory of the machine has no time.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from distillkit.networks.functional import FlatNetwork, flatten_parameters
 
 CLASSES, PIXELS, DEPTH = 10, 32, 3
 FORWARD_GFLOP = {128: 0.101}  # per image, ConvNetD3 at 32x32; the sweep costs 12 of them a step and image
+OUT_OF_MEMORY = 77  # exit status of a process that measures memory
 Gradients = tuple[Tensor, Tensor]
 
 
@@ -114,50 +116,75 @@ def peak_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure_memory(variant: str, options: argparse.Namespace, inner_steps: int) -> int:
-    """Peak of a fresh process that runs ``variant`` once, less what it held after a first, one-step call."""
+def measure_memory(variant: str, options: argparse.Namespace, inner_steps: int) -> int | None:
+    """Peak of a fresh process that runs ``variant`` once, less what it held before; None: it does not fit."""
     command = [sys.executable, __file__, "--memory-of", variant, "--inner-steps", str(inner_steps)]
     for name in ("ipc", "batch", "width", "device"):
         command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == OUT_OF_MEMORY:
+        return None
+    if done.returncode:
+        raise RuntimeError(done.stderr)
     return int(done.stdout.strip().splitlines()[-1])
 
 
 def report_memory(options: argparse.Namespace) -> None:
-    """The body of that process."""
+    """The body of that process; on the CPU it may use nine tenths of what is free, so that it fails alone."""
+    if options.device == "cpu":
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_DATA, (int(0.9 * free), resource.RLIM_INFINITY))
     before = peak_bytes(options.device)
-    problem = Problem(options.ipc, options.inner_steps[0], options.batch, options.width, options.device, torch.float32)
-    VARIANTS[options.memory_of](problem)
+    try:
+        problem = Problem(
+            options.ipc, options.inner_steps[0], options.batch, options.width, options.device, torch.float32
+        )
+        VARIANTS[options.memory_of](problem)
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error).lower():
+            raise
+        sys.exit(OUT_OF_MEMORY)
     print(peak_bytes(options.device) - before)
 
 
 def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any]]:
-    """Paired times, memory and agreement of all variants at one N."""
+    """Paired times, memory and agreement of all variants that fit, at one N."""
     shape = (options.ipc, inner_steps, options.batch, options.width)
+    peaks = {name: measure_memory(name, options, inner_steps) for name in VARIANTS}
+    fitting = {name: variant for name, variant in VARIANTS.items() if peaks[name] is not None}
     problem = Problem(*shape, options.device, torch.float32)
     times: dict[str, list[float]] = {name: [] for name in VARIANTS}
     results: dict[str, Gradients] = {}
-    for round_number in range(options.rounds + 1):
-        for name, variant in VARIANTS.items():
+    for variant in fitting.values():  # warm up
+        variant(Problem(options.ipc, 1, options.batch, options.width, options.device, torch.float32))
+    for _ in range(options.rounds):
+        for name, variant in fitting.items():
             elapsed = seconds(lambda v=variant, n=name: results.__setitem__(n, v(problem)), options.device)
-            if round_number:  # the first round warms up
-                times[name].append(elapsed)
+            times[name].append(elapsed)
     reference = naive(Problem(*shape, "cpu", torch.float64))[0].flatten() if options.check else None
-    floor = (
-        12 * FORWARD_GFLOP.get(options.width, float("nan")) * inner_steps * min(options.batch, CLASSES * options.ipc)
-    )
+    images = min(options.batch, CLASSES * options.ipc)
+    floor = 12 * FORWARD_GFLOP.get(options.width, float("nan")) * inner_steps * images
     rows = []
     for name in VARIANTS:
-        row: dict[str, Any] = {"variant": name, "inner_steps": inner_steps, "seconds": statistics.median(times[name])}
-        row["peak_bytes"] = measure_memory(name, options, inner_steps)
-        row["seconds_all"] = times[name]
-        row["floor_gflop"] = floor
-        if reference is not None:
+        median = statistics.median(times[name]) if name in fitting else None
+        row: dict[str, Any] = {
+            "variant": name,
+            "inner_steps": inner_steps,
+            "seconds": median,
+            "peak_bytes": peaks[name],
+        }
+        row |= {"seconds_all": times[name], "floor_gflop": floor}
+        if reference is not None and name in fitting:
             found = results[name][0].double().cpu().flatten()
             row["cosine_to_fp64"] = float(F.cosine_similarity(found, reference, dim=0))
             row["relative_to_fp64"] = float((found - reference).norm() / reference.norm())
         rows.append(row)
     return rows
+
+
+def shown(value: float | None, digits: int = 2) -> str:
+    """A number, or that it did not fit."""
+    return "out of memory" if value is None else f"{value:.{digits}f}"
 
 
 def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
@@ -169,9 +196,11 @@ def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     ]
     for steps in dict.fromkeys(row["inner_steps"] for row in rows):
         a, b = (next(r for r in rows if r["inner_steps"] == steps and r["variant"] == v) for v in VARIANTS)
-        memory = f"{a['peak_bytes'] / 1e9:.2f} | {b['peak_bytes'] / 1e9:.2f}"
-        ratio = b["seconds"] / a["seconds"]
-        lines.append(f"| {steps} | {a['seconds']:.2f} | {b['seconds']:.2f} | {ratio:.2f} | {memory} |")
+        fit = a["seconds"] is not None and b["seconds"] is not None
+        ratio = f"{b['seconds'] / a['seconds']:.2f}" if fit else "-"
+        gigabytes = [None if row["peak_bytes"] is None else row["peak_bytes"] / 1e9 for row in (a, b)]
+        cells = [str(steps), shown(a["seconds"]), shown(b["seconds"]), ratio, *map(shown, gigabytes)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -23,10 +23,10 @@ def test_kmeans__one_representative_of_each_separated_cluster():
 def test_select_coreset__right_classes_distinct_and_seeded(kind):
     labels = torch.arange(30) % 3
     inputs = torch.randn(30, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    chosen = select_coreset(kind, inputs, labels, 3, 10, 0, "x")
+    chosen = select_coreset(kind, inputs, labels, 3, 10, 0)
     assert sorted(chosen.tolist()) == list(range(30))
-    few = select_coreset(kind, inputs, labels, 3, 2, 0, "x")
+    few = select_coreset(kind, inputs, labels, 3, 2, 0)
     assert labels[few].tolist() == [0, 0, 1, 1, 2, 2]
-    assert torch.equal(few, select_coreset(kind, inputs, labels, 3, 2, 0, "x"))
+    assert torch.equal(few, select_coreset(kind, inputs, labels, 3, 2, 0))
     with pytest.raises(ConfigError, match="fewer than --ipc 11"):
-        select_coreset(kind, inputs, labels, 3, 11, 0, "x")
+        select_coreset(kind, inputs, labels, 3, 11, 0)
