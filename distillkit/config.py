@@ -17,6 +17,9 @@ from distillkit.methods import METHODS, Layer, Method, Problem
 from distillkit.methods import presets as shared_presets
 from distillkit.settings import RunSettings
 
+# What the command line itself says: presets and the output folder hang on it, so no layer may change it.
+FIXED = ("method", "preset", "ipc", "dataset.name")
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -46,13 +49,16 @@ def compose(dataset: str, ipc: int, method: str, preset: str, device: str, overr
     if ipc < 1:
         raise ConfigError(f"--ipc must be 1 or more, got {ipc}")
     record = find_method(method)
-    problem = Problem(dataset, ipc, device)
+    known = DATASETS.get(dataset)
+    problem = Problem(dataset, ipc, device, known.num_classes if known else None)
     layers = [_dataset_layer(dataset), *_preset_layers(record, problem, preset), *overrides]
     values: dict[str, Any] = {"method": method, "preset": preset, "ipc": ipc, "dataset.name": dataset}
     origins = dict.fromkeys(values, "command")
     for layer in layers:
         for key, value in layer.values.items():
             _check_key(key)
+            if key in FIXED and value != values[key]:
+                raise ConfigError(f"{layer.origin} says {key}={value}, the command says {values[key]}; let them agree")
             values[key] = value
             origins[key] = layer.origin
     return Composed(_validate(values), origins)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -20,7 +21,7 @@ from distillkit.data.augment import Augmentation
 from distillkit.data.decode import resize_and_crop, to_mode
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import to_inputs
-from distillkit.errors import ConfigError
+from distillkit.errors import ArtifactError, ConfigError, DataError
 from distillkit.evaluation.recipe import recipe_from_json
 from distillkit.progress import Silent
 from distillkit.records import ImageSet, SourceData
@@ -196,13 +197,28 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.load_source(dataset, data_root).test
 
     def load_source(self, dataset: str | None = None, data_root: str | None = None) -> SourceData:
-        """The data set that was distilled, decoded and split as then; ``dataset`` names another one to read instead."""
-        stored = DatasetSettings.model_validate(self.config["settings"]["dataset"])
-        changes: dict[str, Any] = {"data_root": data_root if data_root is not None else stored.data_root}
+        """The data set that was distilled, decoded and split as then; ``dataset`` names another one to read instead.
+
+        Raises:
+            DataError: the data set is not what it was when it was distilled, so its test images may be others.
+        """
+        known = {key: self.config["settings"]["dataset"].get(key) for key in DatasetSettings.model_fields}
+        try:
+            stored = DatasetSettings.model_validate({key: value for key, value in known.items() if value is not None})
+        except (ValidationError, AttributeError) as error:
+            raise ArtifactError("the artifact does not say which data set it was made of; name one") from error
         if dataset is not None and dataset != stored.name:
             size, gray = self.image_shape[1], self.image_shape[0] == 1
-            stored = DatasetSettings(name=dataset, image_size=size, color="gray" if gray else "rgb")
-        return load_data(stored.model_copy(update=changes), Silent())
+            other = DatasetSettings(name=dataset, image_size=size, color="gray" if gray else "rgb", data_root=data_root)
+            return load_data(other, Silent())
+        data = load_data(stored.model_copy(update={"data_root": data_root}), Silent())
+        expected = self.config["source"].get("fingerprint")
+        if data.info.fingerprint != expected:
+            raise DataError(
+                f"{stored.name} is not the data set that was distilled (fingerprint {data.info.fingerprint}, expected "
+                f"{expected}); pass the data themselves to measure on them all the same"
+            )
+        return data
 
     def to_hf_dataset(self) -> Any:
         """The 8-bit view as a ``datasets.Dataset`` with columns image, label, soft_label."""

@@ -19,11 +19,11 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, advice: str = "run the same command again to continue") -> None:
         """Raise ``Interrupted`` if a stop was asked for; ``where`` says what was saved."""
         if self.signal is not None:
             name = signal.Signals(self.signal).name
-            raise Interrupted(f"stopped by {name} {where}; run the same command again to continue")
+            raise Interrupted(f"stopped by {name} {where}; {advice}")
 
 
 @contextlib.contextmanager

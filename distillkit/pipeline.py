@@ -14,10 +14,13 @@ from typing import Any
 from torch import nn
 
 from distillkit import storage
+from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import FILES
+from distillkit.artifact.read import read_artifact
 from distillkit.config import compose
 from distillkit.distilled import DistilledDataset, load_distilled
-from distillkit.environment import resolve_device
+from distillkit.environment import resolve_device, set_precision
+from distillkit.errors import ArtifactError, ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import recipe_from_json
 from distillkit.interrupt import StopRequest
@@ -29,7 +32,7 @@ from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
 from distillkit.settings import NetworkSettings
 from distillkit.stages.context import Run, make_run, prepare, run_identity
-from distillkit.stages.distillation import distilled
+from distillkit.stages.distillation import check_distillation, distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.package import package
 
@@ -89,16 +92,30 @@ def default_out(dataset: str, ipc: int, method: str) -> Path:
 
 def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     """All stages into ``out``; those that are done are not done again."""
+    check_distillation(run.settings)
     prepared = prepare(run)
     folder = RunFolder(out)
     with folder.claimed(run_identity(run, prepared), replace):
-        if (out / FILES.config).is_file() and folder.load_synthetic() is not None:
-            run.progress.note(f"{out} is finished already; nothing to do")
-            return load_distilled(out)
+        finished = _finished(out, run.progress)
+        if finished is not None:
+            return finished
         synthetic, selection = distilled(run, prepared, folder)
         rows = evaluate_rows(run, prepared, synthetic, folder)
         package(run, prepared, folder, synthetic, selection, rows)
     return load_distilled(out)
+
+
+def _finished(out: Path, progress: Progress) -> DistilledDataset | None:
+    """The artifact if it is there and whole; one that is damaged is packed again from the run's own files."""
+    if not (out / FILES.config).is_file():
+        return None
+    try:
+        ds = load_distilled(out)
+    except ArtifactError as error:
+        progress.note(f"{error}; packing it again")
+        return None
+    progress.note(f"{out} is finished already; nothing to do")
+    return ds
 
 
 def evaluate(
@@ -132,7 +149,8 @@ def evaluate(
     request = StopRequest() if stop is None else stop  # an unset request is false
     place = resolve_device(device)
     ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
-    own = NetworkSettings.model_validate({k: v for k, v in ds.recipe["architecture"].items() if k != "image_shape"})
+    own = NetworkSettings.model_validate(ds.recipe["architecture"])
+    set_precision(str(ds.config["settings"].get("precision", "fp32")), place)
     parsed = {name: parse_architecture(name, own) for name in architectures}
     for name in parsed:
         if name.startswith("timm/"):
@@ -148,7 +166,7 @@ def evaluate(
 
     def after_network(accuracy: float) -> None:
         listener.advance(1, accuracy=accuracy)
-        request.check("during evaluation")
+        request.check("during evaluation", "nothing was saved")
 
     reports = {}
     for name, network in parsed.items():
@@ -161,7 +179,16 @@ def evaluate(
 
 
 def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
-    """Add rows to the ``architectures`` of an artifact's results.json."""
-    results = storage.read_json(folder / FILES.results)
+    """Add rows to the ``architectures`` of an artifact's results.json, and to its card.
+
+    Raises:
+        ConfigError: a row of that name is there; what a run measured is not overwritten.
+    """
+    artifact = read_artifact(folder)
+    results = artifact.results
+    taken = [name for name in reports if name in results["architectures"]]
+    if taken:
+        raise ConfigError(f"{folder} has results for {', '.join(taken)} already; leave out --save, or that --arch")
     results["architectures"] |= {name: report.to_json() for name, report in reports.items()}
     storage.write_json(folder / FILES.results, results)
+    storage.write_bytes(folder / FILES.card, render_card(artifact.config, artifact.recipe, results).encode())

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 
 from distillkit.distill.labels import label_part
-from distillkit.distill.matching import matching_loss
+from distillkit.distill.matching import MatchingProblem, matching_part
 from distillkit.distill.student import StudentLoss, plan_inner_steps
-from distillkit.distill.unroll import MatchingTerm, Unroll
+from distillkit.distill.unroll import Unroll
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.records import Segment
 from distillkit.stages.context import Prepared, Run, prepare
+from distillkit.stages.distillation import check_distillation
 from distillkit.stages.experts import expert_setup
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
@@ -43,6 +45,7 @@ class StageCost:
 
 def make_plan(run: Run) -> dict[str, Any]:
     """Steps, time, memory and disk of a run; trains and writes nothing (but the decoded data, which are cached)."""
+    check_distillation(run.settings)
     prepared = prepare(run)
     settings = run.settings
     missing = _missing_experts(run, prepared)
@@ -67,7 +70,7 @@ def make_plan(run: Run) -> dict[str, Any]:
 def _missing_experts(run: Run, prepared: Prepared) -> int:
     if run.settings.distill.outer_steps == 0:
         return 0
-    store = TrajectoryStore.for_setup(expert_setup(run, prepared))
+    store = TrajectoryStore.for_setup(expert_setup(run, prepared))  # looks, makes nothing
     return sum(store.state(index) != "good" for index in range(run.settings.experts.count))
 
 
@@ -123,15 +126,15 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
     flat = FlatNetwork(network)
     start = flatten_parameters(network)
     target = start + 0.01
-    part = label_part(settings.labels)
+    part = label_part(settings)
     indices = torch.arange(size) % len(prepared.train_images)
     images = prepared.train_images[indices.to(run.device)]
     labels = part.initial(torch.arange(size) % prepared.num_classes, prepared.num_classes).to(run.device)
     generator = torch.Generator().manual_seed(0)
     steps = plan_inner_steps(2, size, settings.batch_size, prepared.image_shape, prepared.augmentation, generator)
     unroll = Unroll(StudentLoss(flat, part), steps, settings.inner_momentum)
-    loss = matching_loss(settings.matching)
-    terms = [MatchingTerm(2, lambda student: loss(student, start, target))]
+    segment = Segment(0, settings.min_start_epoch, settings.min_start_epoch + settings.expert_epochs)
+    terms = matching_part(settings)(MatchingProblem(start, 2, segment, lambda epoch: target))
     lr = torch.tensor(settings.lr_init, device=run.device)
     seconds = _time(lambda: _exhaust(unroll.hypergradient(start, images, labels, lr, terms)), run.device)
     return seconds / 2 * settings.inner_steps

@@ -29,7 +29,11 @@ def generator(seed: int, *names: Name) -> torch.Generator:
 
 @contextlib.contextmanager
 def global_seed(seed: int, *names: Name) -> Iterator[None]:
-    """Set torch's global seed inside the block, for module initialisation only, and restore its state after it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, *names))
+    """Set torch's global seeds inside the block and restore their states after it.
+
+    For what draws from global generators and cannot be told otherwise: module initialisation, dropout.
+    """
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive(seed, *names))
         yield

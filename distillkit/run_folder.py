@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,12 +56,15 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds another run or other files (and ``replace`` is not set), or is in use.
         """
-        self._check_owner(identity, replace)
+        self._check_owner(identity, replace)  # before anything is written into a folder of somebody else's
         storage.make_folder(self.path)
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
             with lock:
-                storage.remove_leftovers(self.out)
+                if self._check_owner(identity, replace):
+                    self._remove_run()
+                for folder in (self.out, self.path):
+                    storage.remove_leftovers(folder)
                 storage.write_json(self.path / "config.json", identity)
                 yield
         except Timeout:
@@ -72,7 +76,8 @@ class RunFolder:
                 raise
             raise StorageError(f"cannot write in {self.path}: {(error.strerror or str(error)).lower()}") from error
 
-    def _check_owner(self, identity: dict[str, Any], replace: bool) -> None:
+    def _check_owner(self, identity: dict[str, Any], replace: bool) -> bool:
+        """True if the folder holds another run that is to be replaced."""
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"--out {self.out} is a file; expected a folder")
         config = self.path / "config.json"
@@ -82,7 +87,7 @@ class RunFolder:
             except StorageError:
                 other = {}
             if other == identity:
-                return
+                return False
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
             if not replace:
                 difference = _difference(other, identity)
@@ -90,14 +95,19 @@ class RunFolder:
                     f"{self.out} holds another run ({what}; differs in {difference}); "
                     "choose another --out, or --yes to replace it"
                 )
-            self._remove_run()
-        elif self.out.exists() and any(self.out.iterdir()) and not replace:
+            return True
+        foreign = self.out.exists() and any(path.name != FILES.run for path in self.out.iterdir())
+        if foreign and not replace:
             raise ConfigError(f"{self.out} holds other files; choose another --out, or --yes to write among them")
+        return False
 
     def _remove_run(self) -> None:
-        import shutil
-
-        shutil.rmtree(self.path)
+        """Delete the other run's files; the lock, which is held, stays."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
         for name in (FILES.config, FILES.card, FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results):
             (self.out / name).unlink(missing_ok=True)
 
@@ -105,8 +115,7 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        storage.append_text(self.metrics, json.dumps(row, allow_nan=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines; one torn by a kill is left out."""
@@ -120,9 +129,14 @@ class RunFolder:
                 break
         return rows
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop what came after the checkpoint at ``step``; those steps are made again."""
-        kept = [json.dumps(row) + "\n" for row in self.read_metrics() if row["step"] <= step]
+    def truncate_metrics(self, step: int, *, keep_selection: bool) -> None:
+        """Drop what came after the checkpoint at ``step``, and its selection if that is due; they are made again."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        kept = [
+            json.dumps(row) + "\n"
+            for row in rows
+            if keep_selection or row["step"] < step or "validation_accuracy" not in row
+        ]
         storage.write_bytes(self.metrics, "".join(kept).encode())
 
     # results

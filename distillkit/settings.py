@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """Immutable settings; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DatasetSettings(Section):
@@ -25,6 +25,8 @@ class DatasetSettings(Section):
     """A registered name, a Hub id ``org/name``, or a local folder."""
     data_root: str | None = None
     """A folder with local copies of registered data sets, one sub-folder each."""
+    revision: str | None = None
+    """Hub commit, branch or tag to read; default the newest."""
     config_name: str | None = None
     """The Hub configuration (subset) to read, where a data set has several."""
     image_column: str | None = None
@@ -145,6 +147,10 @@ class DistillSettings(Section):
     """Outer learning rate of the student's learning rate, in its own unit at ``lr_init``."""
     lr_momentum: float = Field(0.5, ge=0, lt=1)
     """Outer momentum of the student's learning rate."""
+    lr_label: float = Field(0.0, ge=0)
+    """Outer learning rate of the labels, where the label part learns them."""
+    label_momentum: float = Field(0.9, ge=0, lt=1)
+    """Outer momentum of the labels."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay d of an image average, X_ema = d X_ema + (1 - d) X, evaluated and kept instead of X; default none."""
     select_every: int = Field(500, ge=1)

@@ -69,9 +69,19 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add to the end of a file; a kill may tear the last line.
+
+    Raises:
+        StorageError: no space, no permission.
+    """
+    with _storage_errors(path, "write"), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Delete what a killed writer of ``name`` left below ``folder``; the caller holds the lock of those files."""
-    for path in folder.rglob(f".{name}.????????.tmp"):
+    """Delete what a killed writer of ``name`` left in ``folder``; the caller holds the lock of those files."""
+    for path in folder.glob(f".{name}.????????.tmp"):
         path.unlink(missing_ok=True)
 
 
@@ -97,10 +107,14 @@ def read_json(path: Path) -> Any:
         StorageError: the file cannot be read or is not JSON.
     """
     with _storage_errors(path, "read"):
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+    return _parse_json(content, path)
+
+
+def _parse_json(content: str | bytes, path: Path) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise StorageError(f"{path} is not valid JSON: {error}") from error
 
 
@@ -133,14 +147,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
     """All tensors of a file (memory-mapped: pages are read when touched) and its metadata."""
     with open_tensors(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+        metadata = _parse_json((file.metadata() or {}).get(METADATA_KEY, "null"), path)
     return tensors, metadata
 
 
 def read_metadata(path: Path) -> Any:
     """The metadata of a safetensors file alone; reads the header only."""
     with open_tensors(path) as file:
-        return json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
+        return _parse_json((file.metadata() or {}).get(METADATA_KEY, "null"), path)
 
 
 def sha256_file(path: Path) -> str:

@@ -1,14 +1,19 @@
 import json
 import os
+import shutil
 import signal
+import subprocess
 
 import pytest
 import torch
+from filelock import FileLock
 
 from distillkit import compress, evaluate, load_distilled, storage
-from distillkit.errors import ConfigError, Interrupted, StorageError
+from distillkit.errors import ConfigError, DataError, Interrupted, StorageError
 from distillkit.interrupt import StopRequest, stop_on_signals
+from distillkit.pipeline import save_reports
 from distillkit.progress import Silent
+from distillkit.records import EvalReport
 from distillkit.trajectories.store import TrajectoryStore
 
 ARTIFACT = (
@@ -33,7 +38,7 @@ class StopAfter(Silent):
         self.stop, self.left = stop, steps
 
     def advance(self, steps=1, **values):
-        self.left -= steps
+        self.left -= max(steps, 1)
         if self.left <= 0:
             self.stop.signal = signal.SIGTERM
 
@@ -66,8 +71,9 @@ def test_compress__stopped_at_every_step_in_turn_ends_at_the_same_bytes(whole, t
             stops += 1
     assert stops > 5
     same_bytes(whole, out)
-    metrics = [json.loads(line)["step"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert metrics == [1, 2, 3, 4]
+    rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows if "validation_accuracy" in row] == [0, 2, 4]
 
 
 def test_compress__finished_runs_are_not_made_again(whole, tmp_path, tiny, monkeypatch):
@@ -131,6 +137,106 @@ def test_compress__a_damaged_checkpoint_starts_again_and_a_torn_metrics_line_goe
     (out / "run" / "checkpoint.safetensors").write_bytes(b"nonsense")
     run(out, tiny)
     same_bytes(whole, out)
+
+
+def test_compress__a_finished_but_damaged_artifact_is_packed_again(whole, tmp_path, tiny):
+    content = (whole / "distilled.safetensors").read_bytes()
+    (whole / "distilled.safetensors").write_bytes(content[:50])
+    run(whole, tiny)
+    assert (whole / "distilled.safetensors").read_bytes() == content
+
+
+def test_compress__an_empty_run_folder_is_free(tmp_path, tiny):
+    (tmp_path / "set" / "run").mkdir(parents=True)
+    assert run(tmp_path / "set", tiny).lr > 0
+
+
+def test_compress__a_folder_in_use_is_not_touched_even_with_yes(whole, tiny):
+    with FileLock(whole / "run" / ".lock"), pytest.raises(ConfigError, match="another process is working"):
+        run(whole, tiny, settings={"distill.lr_img": 7.0}, replace=True)
+    assert (whole / "run" / "synthetic.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("distill.matching", "x", "distill.matching='x' is unknown"),
+        ("distill.labels", "x", "distill.labels='x' is unknown"),
+        ("distill.init", "x", "distill.init='x' is unknown"),
+        ("distill.segments", "x", "distill.segments='x' is unknown"),
+        ("experts.loss", "x", "experts.loss='x' is unknown"),
+        ("experts.count", 0, "one expert is the least"),
+        ("distill.max_start_epoch", 9, "needs experts of 9 epochs"),
+        ("trajectories.form", "x", "trajectories.form='x' is unknown"),
+    ],
+)
+def test_compress__wrong_parts_are_found_before_experts_are_trained(tmp_path, tiny, key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path / "x", tiny, settings={key: value})
+    assert not (tmp_path / "cache" / "experts").exists()
+
+
+def test_experts__a_damaged_record_is_trained_again(tmp_path, tiny):
+    run(tmp_path / "one", tiny)
+    (record,) = (tmp_path / "cache" / "experts").glob("*/expert-0000.json")
+    content = record.read_bytes()
+    record.write_bytes(b"\xff\xfe nonsense")
+    run(tmp_path / "two", tiny)
+    assert record.read_bytes() == content
+
+
+def test_evaluate__a_data_set_that_changed_is_refused(class_folders, tmp_path, tiny):
+    folder = class_folders({"a": 30, "b": 30})
+    compress(str(folder), ipc=1, preset="smoke", settings=tiny, out=tmp_path / "set", device="cpu", command="x")
+    assert evaluate(tmp_path / "set", networks=1, device="cpu")["convnet"].accuracies
+    (folder / "a" / "003.png").unlink()
+    with pytest.raises(DataError, match="is not the data set that was distilled"):
+        evaluate(tmp_path / "set", networks=1, device="cpu")
+
+
+def test_save_reports__does_not_overwrite_and_renews_the_card(whole):
+    with pytest.raises(ConfigError, match="has results for convnet already"):
+        save_reports(whole, {"convnet": EvalReport((0.5,), {"lr": 0.1})})
+    save_reports(whole, {"timm/x": EvalReport((0.5,), {"lr": 0.1})})
+    assert "timm/x | 50.0" in (whole / "README.md").read_text()
+
+
+def small_disk(tmp_path, options):
+    """A file system of its own; needs root, as containers have."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    return place
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
+def test_full_disk__one_sentence_and_the_run_goes_on_when_there_is_room(tmp_path, tiny):
+    place = small_disk(tmp_path, "size=56k")
+    try:
+        with pytest.raises(StorageError, match="no space left on device"):
+            run(place / "set", tiny)
+        checkpoint = place / "set" / "run" / "checkpoint.safetensors"
+        if checkpoint.exists():
+            assert storage.read_tensors(checkpoint)
+        subprocess.run(["mount", "-o", "remount,size=8m", str(place)], check=True)
+        made = run(place / "set", tiny)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert torch.equal(made.images, run(tmp_path / "roomy", tiny).images)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount")
+def test_read_only_folder__one_sentence(tmp_path, tiny):
+    place = small_disk(tmp_path, "ro")
+    try:
+        with pytest.raises(StorageError, match="read-only file system"):
+            run(place / "set", tiny)
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def test_compress__seeds_differ(tmp_path, tiny):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +16,9 @@ from distillkit.data import preprocess
 from distillkit.data.preprocess import Preprocess
 from distillkit.errors import ArtifactError, StorageError
 from distillkit.records import LabelKind, SyntheticSet
+from distillkit.settings import NetworkSettings
+
+Size = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ArtifactConfig(BaseModel):
@@ -26,11 +29,55 @@ class ArtifactConfig(BaseModel):
     format_version: str
     method: str
     ipc: int = Field(ge=1)
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[Size, Size, Size]
     classes: list[str] = Field(min_length=2)
     label_kind: LabelKind
     settings: dict[str, Any]
     source: dict[str, Any]
+
+
+class _Loose(BaseModel):
+    """Checked keys; others may be there."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class _Optimizer(_Loose):
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+
+
+class _Schedule(_Loose):
+    epochs: int = Field(ge=1, le=1_000_000)
+    lr_drop_epochs: list[int]
+    lr_drop_factor: float = Field(gt=0)
+
+
+class RecipeFile(_Loose):
+    """What training needs of recipe.json."""
+
+    architecture: NetworkSettings
+    optimizer: _Optimizer
+    schedule: _Schedule
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    batch_size: int = Field(ge=1)
+    augmentation: dict[str, Any]
+
+
+class _Row(_Loose):
+    mean: float
+    std: float
+    n: int
+    accuracies: list[float]
+
+
+class ResultsFile(_Loose):
+    """What is shown of results.json."""
+
+    architectures: dict[str, _Row]
+    baselines: dict[str, _Row]
+    uint8: _Row | None
+    selection: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,13 +102,16 @@ def read_artifact(folder: Path) -> Artifact:
     try:
         tensors, _ = storage.read_tensors(folder / FILES.tensors)
         preprocessing, _ = storage.read_tensors(folder / FILES.preprocess)
-        recipe, results = _read_object(folder / FILES.recipe), _read_object(folder / FILES.results)
+        recipe = _checked_json(folder / FILES.recipe, RecipeFile)
+        results = _checked_json(folder / FILES.results, ResultsFile)
     except StorageError as error:
         raise ArtifactError(f"{folder} is damaged: {error}") from error
     synthetic = _checked(tensors, config, folder)
     for name, tensor in preprocessing.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise ArtifactError(f"{folder} is damaged: {FILES.preprocess}: {name} is not a finite float tensor")
+        if name == "std" and not bool((tensor > 0).all()):
+            raise ArtifactError(f"{folder} is damaged: {FILES.preprocess}: std is not positive")
     return Artifact(synthetic, preprocess.from_tensors(preprocessing, config.image_shape), raw, recipe, results)
 
 
@@ -76,24 +126,28 @@ def read_config(folder: Path) -> dict[str, Any]:
         what = f"has no {FILES.config}" if folder.is_dir() else "does not exist"
         raise ArtifactError(f"{folder} is not a distillkit artifact: it {what}")
     try:
-        raw = _read_object(path)
+        value = storage.read_json(path)
+        check_format(value.get("format_version") if isinstance(value, dict) else None)
+        return _checked_json(path, ArtifactConfig)
     except StorageError as error:
         raise ArtifactError(f"{folder} is damaged: {error}") from error
-    check_format(raw.get("format_version"))
+
+
+def _checked_json(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """A JSON object that fits ``model``, as it stands in the file.
+
+    Raises:
+        StorageError: it does not.
+    """
+    value = storage.read_json(path)
     try:
-        ArtifactConfig.model_validate(raw)
+        model.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{folder} is damaged: {FILES.config}: {key}: {first['msg'].lower()}") from error
-    return raw
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    value = storage.read_json(path)
-    if not isinstance(value, dict):
-        raise StorageError(f"{path.name} must hold a JSON object")
-    return value
+        raise StorageError(f"{path.name}: {key}: {first['msg'].lower()}") from error
+    found: dict[str, Any] = value
+    return found
 
 
 def _checked(tensors: dict[str, Tensor], config: ArtifactConfig, folder: Path) -> SyntheticSet:

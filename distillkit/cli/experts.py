@@ -24,7 +24,7 @@ def train(
     preset: opt.Preset = "quick",
     assignments: opt.Set = None,
     config: opt.ConfigFile = None,
-    seed: opt.Seed = 0,
+    seed: opt.Seed = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
     data_root: opt.DataRoot = None,

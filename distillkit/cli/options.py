@@ -25,7 +25,7 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting; repeatable.")
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Root seed.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root seed; default 0.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or tf32.")]
 DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder with local copies of registered data sets.")]
@@ -66,17 +66,15 @@ class DataOptions:
 
 
 def layers(
-    assignments: list[str] | None, config: Path | None, seed: int, precision: str, data: DataOptions
+    assignments: list[str] | None, config: Path | None, seed: int | None, precision: str, data: DataOptions
 ) -> list[Layer]:
     """The user's layers, weakest first: config file, flags, ``--set``."""
     if precision not in ("auto", "fp32", "tf32"):
         raise ConfigError(f"--precision {precision!r} is unknown; expected auto, fp32 or tf32")
-    flags: dict[str, Any] = {"seed": seed, **data.values()}
+    flags: dict[str, Any] = data.values()
+    if seed is not None:
+        flags["seed"] = seed
     if precision != "auto":
         flags["precision"] = precision
     found = [read_config_file(config)] if config is not None else []
-    if found:
-        for key in ("seed", "precision"):
-            if key in found[0].values and (key, flags.get(key)) in (("seed", 0), ("precision", None)):
-                flags.pop(key, None)
     return [*found, Layer("command", flags), parse_assignments(assignments or [])]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,26 @@ from distillkit.errors import DataError
 
 GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "F"})
 # What Pillow raises for files that are no image, cut short or absurd.
-BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+BROKEN = (
+    UnidentifiedImageError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
-def open_image(cell: dict[str, Any]) -> Image.Image:
-    """An undecoded ``datasets`` image cell, ``{"bytes", "path"}``, as a lazy Pillow image."""
+def open_image(cell: dict[str, Any] | None) -> Image.Image:
+    """An undecoded ``datasets`` image cell, ``{"bytes", "path"}``, as a lazy Pillow image.
+
+    Raises:
+        ValueError: the cell is empty.
+    """
+    if cell is None or (cell.get("bytes") is None and cell.get("path") is None):
+        raise ValueError("an empty cell")
     if cell.get("bytes") is not None:
         return Image.open(io.BytesIO(cell["bytes"]))
     return Image.open(cell["path"])
@@ -60,7 +77,7 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def decode(cell: dict[str, Any], size: int, gray: bool, row: int) -> Tensor:
+def decode(cell: dict[str, Any] | None, size: int, gray: bool, row: int) -> Tensor:
     """One cell as uint8 [C, size, size].
 
     Raises:

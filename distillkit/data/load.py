@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
+from PIL import Image
 from torch import Tensor
 
 from distillkit import storage
@@ -48,17 +50,23 @@ def load_data(settings: DatasetSettings, progress: Progress) -> SourceData:
         NotFoundError: no such data set, or no images in it.
     """
     location = sources.locate(settings)
-    decoded = _digits() if location.kind == "embedded" else _decoded_from_cache(location, settings, progress)
+    decoded = _digits(settings) if location.kind == "embedded" else _decoded_from_cache(location, settings, progress)
     return _split(decoded, location, settings)
 
 
-def _digits() -> Decoded:
+def _digits(settings: DatasetSettings) -> Decoded:
     """scikit-learn's digits and its own split (a stratified quarter, random_state 0): anyone can make the same one."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * 255 / 16).round().astype(np.uint8))[:, None]
+    if settings.image_size not in (None, images.shape[-1]):
+        pictures = [Image.fromarray(image[0].numpy()) for image in images]
+        resized = [np.array(decode.resize_and_crop(picture, settings.image_size)) for picture in pictures]
+        images = torch.from_numpy(np.stack(resized))[:, None]
+    if settings.color == "rgb":
+        images = images.expand(-1, 3, -1, -1).contiguous()
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     parts = train_test_split(np.arange(len(labels)), test_size=0.25, stratify=bunch.target, random_state=0)
     train, test = (torch.from_numpy(np.sort(part)) for part in parts)
@@ -216,8 +224,8 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> S
         raise DataError("no class has two training images, so no validation split can be held out")
     choices = settings.model_dump(include={"test_fraction", "max_train", "validation_fraction", "split_seed"})
     info = SourceInfo(
-        name=settings.name if location.known else location.source,
-        source=location.source,
+        name=location.known.name if location.known else Path(location.source).name,
+        source=_public_source(location),
         revision=location.version if location.kind == "hub" else None,
         license=facts["license"],
         train_split=facts["train_split"],
@@ -227,6 +235,13 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> S
         notes=tuple(facts["notes"]),
     )
     return SourceData(train.subset(rest), train.subset(held), test, info)
+
+
+def _public_source(location: Location) -> str:
+    """What an artifact says of its source: a Hub id where there is one, never a path of this machine."""
+    if location.known is not None and location.known.hub_id is not None:
+        return location.known.hub_id
+    return location.source if location.kind in ("hub", "embedded") else Path(location.source).name
 
 
 def _check_classes(train: ImageSet) -> None:

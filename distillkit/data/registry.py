@@ -25,6 +25,7 @@ class KnownDataset:
     class_indices: tuple[int, ...] | None = None
     license: str | None = None
     gated: bool = False
+    num_classes: int | None = 10
 
 
 def _imagenet(name: str, title: str, indices: tuple[int, ...]) -> KnownDataset:
@@ -51,7 +52,16 @@ _ALL = (
         license="cc-by-4.0",
     ),
     KnownDataset("cifar10", "CIFAR-10, 32x32", "uoft-cs/cifar10", "plain_text", "img", "label", image_size=32),
-    KnownDataset("cifar100", "CIFAR-100, 32x32", "uoft-cs/cifar100", "cifar100", "img", "fine_label", image_size=32),
+    KnownDataset(
+        "cifar100",
+        "CIFAR-100, 32x32",
+        "uoft-cs/cifar100",
+        "cifar100",
+        "img",
+        "fine_label",
+        image_size=32,
+        num_classes=100,
+    ),
     KnownDataset(
         "tiny-imagenet",
         "Tiny ImageNet, 200 classes, 64x64",
@@ -60,6 +70,7 @@ _ALL = (
         label_column="label",
         test_split="valid",
         image_size=64,
+        num_classes=200,
     ),
     KnownDataset(
         "mnist",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillkit import storage
 from distillkit.data.registry import DATASETS, KnownDataset
 from distillkit.errors import AuthError, ConfigError, DataError, NetworkError, NotFoundError
 from distillkit.settings import DatasetSettings
@@ -87,7 +88,7 @@ def locate(settings: DatasetSettings) -> Location:
         _raise_unknown(name)
     hub_id = known.hub_id if known is not None else name
     assert hub_id is not None
-    return Location("hub", hub_id, _hub_revision(hub_id), known)
+    return Location("hub", hub_id, _hub_revision(hub_id, settings.revision), known)
 
 
 def _raise_unknown(name: str) -> None:
@@ -110,17 +111,45 @@ def _locate_folder(folder: Path, known: KnownDataset | None) -> Location:
     return Location(kind, str(folder.resolve()), version, known)
 
 
-def _hub_revision(hub_id: str) -> str:
+def _hub_revision(hub_id: str, wanted: str | None) -> str:
+    """The commit of ``wanted`` (branch, tag or commit; default the newest); offline, the last one that was seen."""
+    memory = storage.cache_root() / "data" / "revisions.json"
+    seen: dict[str, str] = storage.read_json(memory) if memory.exists() else {}
+    key = f"{hub_id}@{wanted or ''}"
+    try:
+        revision = _ask_hub(hub_id, wanted)
+    except NetworkError:
+        if key not in seen:
+            raise
+        return seen[key]
+    if seen.get(key) != revision:
+        storage.write_json(memory, {**seen, key: revision})
+    return revision
+
+
+def _ask_hub(hub_id: str, wanted: str | None) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
-        return str(HfApi(library_name="distillkit").dataset_info(hub_id).sha)
+        return str(HfApi(library_name="distillkit").dataset_info(hub_id, revision=wanted).sha)
     except GatedRepoError as error:
         raise AuthError(f"{hub_id} is gated: accept its terms on the Hub and log in with 'hf auth login'") from error
     except RepositoryNotFoundError as error:
         raise NotFoundError(f"the Hub has no data set {hub_id}, or it is private and you are not logged in") from error
+    except RevisionNotFoundError as error:
+        raise NotFoundError(f"{hub_id} on the Hub has no revision {wanted!r}") from error
+    except HFValidationError as error:
+        raise ConfigError(f"{hub_id!r} is not a Hub id: {_first_line(error)}") from error
     except HfHubHTTPError as error:
+        if getattr(error.response, "status_code", None) in (401, 403):
+            raise AuthError(f"the Hub refuses access to {hub_id}; log in with 'hf auth login'") from error
         raise NetworkError(f"the Hub answered for {hub_id}: {error}") from error
     except Exception as error:  # the HTTP library's own errors: which library it is depends on the hub version
         raise NetworkError(
@@ -227,6 +256,8 @@ def _pick_train(wanted: str | None, tables: dict[str, Any]) -> str:
 def _pick_test(wanted: str | None, tables: dict[str, Any], train: str, label: str) -> str | None:
     if wanted is not None and wanted not in tables:
         raise ConfigError(f"there is no split {wanted!r}; the data set has {', '.join(tables)}")
+    if wanted == train:
+        raise ConfigError(f"--test-split and --train-split are both {train!r}; test images must not be trained on")
     if wanted is not None:
         return wanted
     for name in TEST_SPLITS:
@@ -280,7 +311,10 @@ def _classes(
     names = list(feature.names) if hasattr(feature, "names") else None
     values = sorted(set(table[column])) if names is None else list(range(len(names)))
     values = [value for value in values if value >= 0]
-    if known is not None and known.class_indices is not None:
+    if known is not None and known.class_indices is not None and len(values) != len(known.class_indices):
+        if len(values) <= max(known.class_indices):
+            count = f"{len(values)} classes; expected {len(known.class_indices)} or all 1000"
+            raise ConfigError(f"the local copy of {known.name} has {count}")
         values = list(known.class_indices)
     labels = [names[value] if names is not None else str(value) for value in values]
     if settings.class_names is not None:

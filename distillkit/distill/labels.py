@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from distillkit.errors import ConfigError
 from distillkit.records import LabelKind
+from distillkit.settings import DistillSettings
 
 
 class LabelPart(Protocol):
@@ -40,15 +42,15 @@ class HardLabels:
         return -(labels_BK * F.log_softmax(logits_BK, 1)).sum(1).mean()
 
 
-LABELS: dict[str, LabelPart] = {"hard": HardLabels()}
+LABELS: dict[str, Callable[[DistillSettings], LabelPart]] = {"hard": lambda settings: HardLabels()}
 
 
-def label_part(name: str) -> LabelPart:
-    """The part called ``name``.
+def label_part(settings: DistillSettings) -> LabelPart:
+    """The part that ``settings.labels`` names.
 
     Raises:
         ConfigError: unknown.
     """
-    if name not in LABELS:
-        raise ConfigError(f"distill.labels={name!r} is unknown; known: {', '.join(LABELS)}")
-    return LABELS[name]
+    if settings.labels not in LABELS:
+        raise ConfigError(f"distill.labels={settings.labels!r} is unknown; known: {', '.join(LABELS)}")
+    return LABELS[settings.labels](settings)

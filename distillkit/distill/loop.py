@@ -4,44 +4,61 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from distillkit import rng
 from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import LabelPart
-from distillkit.distill.matching import MatchingLoss
+from distillkit.distill.matching import MatchingPart, MatchingProblem
 from distillkit.distill.segments import SegmentSampler
 from distillkit.distill.state import Best, OuterState
 from distillkit.distill.student import StudentLoss, plan_inner_steps
-from distillkit.distill.unroll import Hypergradient, MatchingTerm, Unroll
+from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.errors import DivergenceError
 from distillkit.networks.functional import FlatNetwork
-from distillkit.records import SyntheticSet, TrajectorySource
+from distillkit.records import Segment, SyntheticSet, TrajectorySource
 from distillkit.settings import DistillSettings
 
 MAX_SKIPPED_IN_A_ROW = 10
 
 
+def unperturbed(start_P: Tensor, step: int) -> Tensor:
+    """The neutral start perturbation."""
+    return start_P
+
+
+def unscaled(segment: Segment) -> float:
+    """The neutral scale of the inner loss."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class DistillTask:
-    """What an outer step is made of."""
+    """What an outer step is made of.
+
+    ``perturb`` changes the student's start, by outer step; ``inner_scale`` multiplies the inner loss, by segment.
+    """
 
     settings: DistillSettings
     network: FlatNetwork
     trajectories: TrajectorySource
     segments: SegmentSampler
-    matching: MatchingLoss
+    matching: MatchingPart
     labels: LabelPart
     augmentation: Augmentation | None
     seed: int
+    perturb: Callable[[Tensor, int], Tensor] = unperturbed
+    inner_scale: Callable[[Segment], float] = unscaled
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What happened in an outer step; a line of metrics.jsonl. ``validation_accuracy`` only where it was measured."""
+    """What happened in an outer step; ``skipped`` counts the skipped steps so far."""
 
     step: int
     loss: float
@@ -49,17 +66,19 @@ class StepRecord:
     gradient_norm: float
     skipped: int
     seconds: float
-    validation_accuracy: float | None = None
 
 
 class Observer(Protocol):
     """Who looks on: the pipeline writes metrics, checkpoints and pictures, and evaluates."""
 
     def select(self, synthetic: SyntheticSet, step: int) -> float:
-        """Validation accuracy of a candidate."""
+        """Validation accuracy of a candidate; may raise to stop, then the selection is made again."""
 
     def on_step(self, record: StepRecord, state: OuterState) -> None:
-        """After every step; may raise to stop."""
+        """After every step, before a selection that is due; may raise to stop."""
+
+    def on_selection(self, accuracy: float, state: OuterState) -> None:
+        """After every selection."""
 
 
 def distill(task: DistillTask, state: OuterState, observer: Observer) -> OuterState:
@@ -72,34 +91,43 @@ def distill(task: DistillTask, state: OuterState, observer: Observer) -> OuterSt
         DivergenceError: ten steps in a row had no finite loss or gradient.
     """
     settings = task.settings
-    if state.best is None:
-        _select(task, state, observer)
-    while state.step < settings.outer_steps:
+    while True:
+        if state.selection_due:
+            _select(state, observer)
+        if state.step >= settings.outer_steps:
+            return state
         begin = time.perf_counter()
-        result = outer_step(task, state)
-        norm = float(result.images.norm())
-        loss = float(result.loss)
-        if math.isfinite(loss) and math.isfinite(norm) and math.isfinite(float(result.lr)):
-            state.apply(result.images, float(result.lr), settings)
-            state.skipped_in_a_row = 0
-        else:
-            state.skipped += 1
-            state.skipped_in_a_row += 1
-        state.step += 1
+        loss, norm = _advance(task, state)
         _stop_if_diverged(state)
-        selected = state.step % settings.select_every == 0 or state.step == settings.outer_steps
-        score = _select(task, state, observer) if selected else None
+        state.selection_due = state.step % settings.select_every == 0 or state.step == settings.outer_steps
         seconds = time.perf_counter() - begin
-        observer.on_step(StepRecord(state.step, loss, state.lr, norm, state.skipped, seconds, score), state)
-    return state
+        observer.on_step(StepRecord(state.step, loss, state.lr, norm, state.skipped, seconds), state)
+
+
+def _advance(task: DistillTask, state: OuterState) -> tuple[float, float]:
+    """One outer step; skipped if its loss or a gradient is not finite. Returns loss and norm of the image gradient."""
+    result = outer_step(task, state)
+    loss, norm, grad_lr = float(result.loss), float(result.images.norm()), float(result.lr)
+    finite = math.isfinite(loss) and math.isfinite(norm) and math.isfinite(grad_lr)
+    if finite and (result.labels is None or bool(torch.isfinite(result.labels).all())):
+        state.apply(result.images, grad_lr, task.settings, result.labels)
+        state.skipped_in_a_row = 0
+    else:
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+    state.step += 1
+    return loss, norm
 
 
 def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
     """The hypergradient of outer step ``state.step``; all its randomness is named by that number."""
     settings, device = task.settings, state.images.device
     segment = task.segments(state.step)
-    start = task.trajectories.point(segment.expert, segment.start).to(device)
-    target = task.trajectories.point(segment.expert, segment.target).to(device)
+
+    def point(epoch: float) -> Tensor:
+        return task.trajectories.point(segment.expert, epoch).to(device)
+
+    start = task.perturb(point(segment.start), state.step)
     channels, height, width = (int(size) for size in state.images.shape[1:])
     steps = plan_inner_steps(
         settings.inner_steps,
@@ -109,18 +137,20 @@ def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
         task.augmentation if settings.augment else None,
         rng.generator(task.seed, "distill", "inner", state.step),
     )
-    unroll = Unroll(StudentLoss(task.network, task.labels), steps, settings.inner_momentum)
-    terms = [MatchingTerm(len(steps), lambda student: task.matching(student, start, target))]
+    terms = task.matching(MatchingProblem(start, len(steps), segment, point))
+    loss = StudentLoss(task.network, task.labels, task.inner_scale(segment))
     lr = torch.tensor(state.lr, dtype=start.dtype, device=device)
+    unroll = Unroll(loss, steps, settings.inner_momentum)
     return unroll.hypergradient(start, state.images, state.labels, lr, terms, learn_labels=task.labels.learned)
 
 
-def _select(task: DistillTask, state: OuterState, observer: Observer) -> float:
+def _select(state: OuterState, observer: Observer) -> None:
     candidate = state.synthetic()
     score = observer.select(candidate, state.step)
     if state.best is None or score > state.best.accuracy:
         state.best = Best(state.step, score, candidate)
-    return score
+    state.selection_due = False
+    observer.on_selection(score, state)
 
 
 def _stop_if_diverged(state: OuterState) -> None:
@@ -137,5 +167,6 @@ def start_state(
 ) -> OuterState:
     """The state before the first step, from initial ``images`` [S, C, H, W] on the device of the loop."""
     initial_labels = labels.initial(class_ids, num_classes).to(images.device)
-    velocity = torch.zeros_like(images)
-    return OuterState(images, initial_labels, class_ids, labels.kind, lr_init, image_velocity=velocity)
+    state = OuterState(images, initial_labels, class_ids, labels.kind, lr_init)
+    state.image_velocity, state.label_velocity = torch.zeros_like(images), torch.zeros_like(initial_labels)
+    return state

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from distillkit.distill.unroll import MatchingTerm
 from distillkit.errors import ConfigError, TrajectoryError
+from distillkit.records import Segment
+from distillkit.settings import DistillSettings
 
 MatchingLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -33,15 +37,40 @@ def normalised_parameter_distance(student_P: Tensor, start_P: Tensor, target_P: 
     return (student_P - target_P).square().sum() / progress
 
 
-MATCHING: dict[str, MatchingLoss] = {"parameter-distance": normalised_parameter_distance}
+@dataclass(frozen=True)
+class MatchingProblem:
+    """What an outer step compares: the student's start [P], its N, the segment, and the expert's points by epoch."""
+
+    start_P: Tensor
+    inner_steps: int
+    segment: Segment
+    point: Callable[[float], Tensor]
 
 
-def matching_loss(name: str) -> MatchingLoss:
-    """The loss called ``name``.
+MatchingPart = Callable[[MatchingProblem], list[MatchingTerm]]
+
+
+def end_of_segment(loss: MatchingLoss) -> MatchingPart:
+    """Compare once, after the last inner step, with the segment's target (MTT)."""
+
+    def terms(problem: MatchingProblem) -> list[MatchingTerm]:
+        start, target = problem.start_P, problem.point(problem.segment.target)
+        return [MatchingTerm(problem.inner_steps, lambda student: loss(student, start, target))]
+
+    return terms
+
+
+MATCHING: dict[str, Callable[[DistillSettings], MatchingPart]] = {
+    "parameter-distance": lambda settings: end_of_segment(normalised_parameter_distance),
+}
+
+
+def matching_part(settings: DistillSettings) -> MatchingPart:
+    """The part that ``settings.matching`` names: what is compared, after which inner steps.
 
     Raises:
         ConfigError: unknown.
     """
-    if name not in MATCHING:
-        raise ConfigError(f"distill.matching={name!r} is unknown; known: {', '.join(MATCHING)}")
-    return MATCHING[name]
+    if settings.matching not in MATCHING:
+        raise ConfigError(f"distill.matching={settings.matching!r} is unknown; known: {', '.join(MATCHING)}")
+    return MATCHING[settings.matching](settings)

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from distillkit import rng
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, TrajectoryError
 from distillkit.records import Segment, TrajectorySource
 from distillkit.settings import DistillSettings
 
 SegmentSampler = Callable[[int], Segment]
+
+
+@dataclass(frozen=True)
+class PlannedTrajectories:
+    """Trajectories that are not there yet: enough to check settings against."""
+
+    count: int
+    final_epoch: int
+
+    def point(self, expert: int, epoch: float) -> Tensor:
+        """There is none.
+
+        Raises:
+            TrajectoryError: always.
+        """
+        raise TrajectoryError("these experts are planned, not trained")
 
 
 def shuffled_expert(step: int, count: int, seed: int) -> int:

@@ -42,11 +42,13 @@ class OuterState:
     lr_init: float
     log_lr: float = 0.0
     image_velocity: Tensor = field(default_factory=lambda: torch.zeros(()))
+    label_velocity: Tensor = field(default_factory=lambda: torch.zeros(()))
     lr_velocity: float = 0.0
     average: Tensor | None = None
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    selection_due: bool = True
     best: Best | None = None
 
     @property
@@ -54,8 +56,13 @@ class OuterState:
         """η."""
         return self.lr_init * math.exp(self.log_lr)
 
-    def apply(self, grad_images: Tensor, grad_lr: float, settings: DistillSettings) -> None:
-        """One step of SGD with momentum (v <- m v + g; x <- x - lr v) on images and φ, then the image average."""
+    def apply(
+        self, grad_images: Tensor, grad_lr: float, settings: DistillSettings, grad_labels: Tensor | None = None
+    ) -> None:
+        """One step of SGD with momentum (v <- m v + g; x <- x - lr v) on images, φ and labels; then the average."""
+        if grad_labels is not None:
+            self.label_velocity = settings.label_momentum * self.label_velocity + grad_labels
+            self.labels = self.labels - settings.lr_label * self.label_velocity
         self.image_velocity = settings.image_momentum * self.image_velocity + grad_images
         before = self.images
         self.images = before - settings.lr_img * self.image_velocity
@@ -79,6 +86,7 @@ class OuterState:
             "labels": self.labels,
             "class_ids": self.class_ids,
             "image_velocity": self.image_velocity,
+            "label_velocity": self.label_velocity,
         }
         if self.average is not None:
             tensors["average"] = self.average
@@ -87,7 +95,16 @@ class OuterState:
         storage.write_tensors(path, tensors, self._numbers())
 
     def _numbers(self) -> dict[str, Any]:
-        names = ("label_kind", "lr_init", "log_lr", "lr_velocity", "step", "skipped", "skipped_in_a_row")
+        names = (
+            "label_kind",
+            "lr_init",
+            "log_lr",
+            "lr_velocity",
+            "step",
+            "skipped",
+            "skipped_in_a_row",
+            "selection_due",
+        )
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.best is not None:
             best = self.best
@@ -109,6 +126,7 @@ class OuterState:
             labels=tensors["labels"].to(device),
             class_ids=tensors["class_ids"],
             image_velocity=tensors["image_velocity"].to(device),
+            label_velocity=tensors["label_velocity"].to(device),
             average=tensors["average"].to(device) if "average" in tensors else None,
             **numbers,
         )

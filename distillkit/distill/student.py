@@ -24,15 +24,17 @@ class InnerStep:
 
 @dataclass(frozen=True)
 class StudentLoss:
-    """The inner loss as a pure function; a label part says how labels enter."""
+    """The inner loss as a pure function; a label part says how labels enter, ``scale`` multiplies it."""
 
     network: FlatNetwork
     labels: LabelPart
+    scale: float = 1.0
 
     def __call__(self, pieces: list[Tensor], images_B: Tensor, labels_B: Tensor, draw: Draw | None) -> Tensor:
         """Scalar loss, mean over the batch, of parameters given in pieces on ``images_B`` [B, C, H, W]."""
         seen = images_B if draw is None else augment.apply(images_B, draw)
-        return self.labels.loss(self.network(pieces, seen), labels_B)
+        loss = self.labels.loss(self.network(pieces, seen), labels_B)
+        return loss if self.scale == 1.0 else loss * self.scale
 
 
 def batch_indices(size: int, batch_size: int | None, generator: torch.Generator) -> Iterator[Tensor]:

@@ -37,14 +37,23 @@ def _kmeans(data: RealData, ipc: int, seed: int) -> Tensor:
 INITS: dict[str, InitPart] = {"real": _real, "kmeans": _kmeans}
 
 
+def check_init(name: str) -> None:
+    """Is there such a part?
+
+    Raises:
+        ConfigError: no.
+    """
+    if name not in INITS:
+        raise ConfigError(f"distill.init={name!r} is unknown; known: {', '.join(INITS)}")
+
+
 def initial_images(name: str, data: RealData, ipc: int, seed: int) -> tuple[Tensor, Tensor]:
     """Initial images [K * ipc, C, H, W] on the CPU, copies, and their class ids int64 [K * ipc], class by class.
 
     Raises:
         ConfigError: the part ``name`` is unknown, or a class has fewer than ``ipc`` images.
     """
-    if name not in INITS:
-        raise ConfigError(f"distill.init={name!r} is unknown; known: {', '.join(INITS)}")
+    check_init(name)
     indices = INITS[name](data, ipc, seed)
     class_ids = torch.arange(data.num_classes).repeat_interleave(ipc)
     return data.images[indices.to(data.images.device)].cpu().clone(), class_ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +21,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method's settings may depend on; ``device`` is ``cpu`` or ``cuda``."""
+    """What a method's settings may depend on; ``device``: ``cpu`` or ``cuda``; ``num_classes``: None if unknown."""
 
     dataset: str
     ipc: int
     device: str
+    num_classes: int | None = None
+
+    def at_least(self, images: int) -> int:
+        """``images``, or as many more as ``ipc`` and a validation split need."""
+        return max(images, math.ceil(1.3 * self.ipc * (self.num_classes or 10)) + 2 * (self.num_classes or 10))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ def smoke(problem: Problem) -> Layer:
     return Layer(
         "smoke preset",
         {
-            "dataset.max_train": max(400, 20 * problem.ipc),
+            "dataset.max_train": problem.at_least(400),
             "network.width": 8,
             "experts.count": 2,
             "experts.epochs": 4,
@@ -36,7 +36,7 @@ def quick(problem: Problem) -> Layer:
         return Layer("quick preset (digits)", _QUICK_DIGITS)
     if problem.device == "cuda":
         return Layer("quick preset (GPU)", _QUICK_GPU)
-    return Layer("quick preset (CPU)", _QUICK_CPU)
+    return Layer("quick preset (CPU)", {"dataset.max_train": problem.at_least(10_000), **_QUICK_CPU})
 
 
 _QUICK_DIGITS = {
@@ -48,12 +48,11 @@ _QUICK_DIGITS = {
     "experts.lr": 0.02,
     "evaluate.networks": 3,
     "evaluate.epochs": 301,
-    "evaluate.full_epochs": 40,
+    "evaluate.full_epochs": 200,
     "evaluate.full_networks": 3,
 }
 
 _QUICK_CPU = {
-    "dataset.max_train": 10_000,
     "network.width": 64,
     "experts.count": 3,
     "experts.epochs": 12,

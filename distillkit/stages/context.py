@@ -92,7 +92,7 @@ def prepare(run: Run) -> Prepared:
     data = load_data(settings.dataset, run.progress)
     for note in data.info.notes:
         run.progress.note(note)
-    _check_ipc(data, settings.ipc)
+    _check_ipc(data, settings)
     preprocess = fit(settings.dataset.preprocessing, data.train.images, settings.dataset.zca_eps)
     network = settings.network
     if network.name == "convnet" and network.depth is None:
@@ -111,13 +111,15 @@ def prepare(run: Run) -> Prepared:
     )
 
 
-def _check_ipc(data: SourceData, ipc: int) -> None:
-    counts = data.train.class_counts()
+def _check_ipc(data: SourceData, settings: RunSettings) -> None:
+    counts, ipc = data.train.class_counts(), settings.ipc
+    limit = settings.dataset.max_train
+    why = f" and dataset.max_train={limit} cuts the rest" if limit else ""
     fewest = min(range(len(counts)), key=counts.__getitem__)
     if counts[fewest] < ipc:
         raise ConfigError(
             f"--ipc {ipc} is more than class {data.classes[fewest]!r} has: {counts[fewest]} training images "
-            "(the validation split is held out of them)"
+            f"(the validation split is held out of them{why})"
         )
 
 

@@ -10,20 +10,22 @@ from distillkit import storage
 from distillkit.artifact.views import preview_png
 from distillkit.distill.labels import label_part
 from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
-from distillkit.distill.matching import matching_loss
-from distillkit.distill.segments import segment_sampler
+from distillkit.distill.matching import matching_part
+from distillkit.distill.segments import PlannedTrajectories, segment_sampler
 from distillkit.distill.state import OuterState
-from distillkit.distill.synthetic_init import RealData, initial_images
-from distillkit.errors import StorageError
+from distillkit.distill.synthetic_init import RealData, check_init, initial_images
+from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
+from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import SyntheticSet
 from distillkit.run_folder import RunFolder
+from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.experts import train_experts
 from distillkit.tracking import Tracker, open_tracker
-from distillkit.trajectories.forms import open_trajectories
+from distillkit.trajectories.forms import check_form, open_trajectories
 from distillkit.trajectories.store import TrajectoryStore
 
 
@@ -40,6 +42,25 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
         synthetic, selection = distill_set(run, prepared, store, folder)
     folder.save_synthetic(synthetic, selection)
     return synthetic, selection
+
+
+def check_distillation(settings: RunSettings) -> None:
+    """Everything that can be wrong with the settings, before experts are trained for hours.
+
+    Raises:
+        ConfigError: an unknown part, no experts, or trajectories too short for the segments.
+    """
+    label_part(settings.distill)
+    matching_part(settings.distill)
+    check_init(settings.distill.init)
+    if settings.distill.outer_steps == 0:
+        return
+    check_form(settings.trajectories.form)
+    expert_recipe(settings.experts, None)
+    if settings.experts.count == 0:
+        raise ConfigError("experts.count=0 leaves nothing to match; one expert is the least")
+    planned = PlannedTrajectories(settings.experts.count, settings.experts.epochs)
+    segment_sampler(settings.distill, planned, settings.seed)
 
 
 def distill_set(
@@ -60,8 +81,8 @@ def distill_set(
         network=FlatNetwork(network),
         trajectories=trajectories,
         segments=segment_sampler(settings, trajectories, run.settings.seed),
-        matching=matching_loss(settings.matching),
-        labels=label_part(settings.labels),
+        matching=matching_part(settings),
+        labels=label_part(settings),
         augmentation=prepared.augmentation,
         seed=run.settings.seed,
     )
@@ -91,16 +112,18 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder) -> OuterStat
     if folder.checkpoint.exists():
         try:
             state = OuterState.load(folder.checkpoint, run.device)
-            folder.truncate_metrics(state.step)
+            folder.truncate_metrics(state.step, keep_selection=not state.selection_due)
             run.progress.note(f"continuing from step {state.step}")
             return state
         except (StorageError, KeyError) as error:
             run.progress.note(f"the checkpoint cannot be used ({error}); distilling from the start")
-    folder.truncate_metrics(-1)
+    folder.truncate_metrics(-1, keep_selection=False)
     real = RealData(prepared.train_images, prepared.train_labels, prepared.num_classes)
     images, class_ids = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
-    labels = label_part(settings.distill.labels)
-    return start_state(images.to(run.device), class_ids, labels, prepared.num_classes, settings.distill.lr_init)
+    labels = label_part(settings.distill)
+    state = start_state(images.to(run.device), class_ids, labels, prepared.num_classes, settings.distill.lr_init)
+    state.save(folder.checkpoint)
+    return state
 
 
 class _Recorder:
@@ -120,7 +143,7 @@ class _Recorder:
             recipe,
             settings.seed,
             settings.distill.select_networks,
-            lambda accuracy: self._run.stop.check("during selection (the last checkpoint is kept)"),
+            lambda accuracy: self._run.stop.check(f"while validating step {step}, with a checkpoint"),
         )
         return report.mean
 
@@ -128,19 +151,25 @@ class _Recorder:
         """Write the metrics line; checkpoint and picture when due; stop if asked to."""
         settings = self._run.settings.distill
         row = {name: _finite(value) for name, value in asdict(record).items()}
-        self._folder.append_metrics(row)
-        numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
-        self._tracker.log(numbers, record.step)
-        shown = {"loss": record.loss, "lr": record.lr}
-        if record.validation_accuracy is not None:
-            shown["validation"] = record.validation_accuracy
-        self._run.progress.advance(1, **shown)
+        self._write(row)
+        self._run.progress.advance(1, loss=record.loss, lr=record.lr)
         if record.step % settings.picture_every == 0:
             picture = preview_png(state.synthetic(), self._prepared.preprocess)
             storage.write_bytes(self._folder.path / "images" / f"step-{record.step:06d}.png", picture)
-        if self._run.stop or record.step % settings.checkpoint_every == 0 or record.step == settings.outer_steps:
+        if self._run.stop or state.selection_due or record.step % settings.checkpoint_every == 0:
             state.save(self._folder.checkpoint)
         self._run.stop.check(f"after outer step {record.step}, with a checkpoint")
+
+    def on_selection(self, accuracy: float, state: OuterState) -> None:
+        """Write the accuracy as a metrics line of its own."""
+        self._write({"step": state.step, "validation_accuracy": accuracy})
+        self._run.progress.advance(0, validation=accuracy)
+        state.save(self._folder.checkpoint)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._folder.append_metrics(row)
+        numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
+        self._tracker.log(numbers, row["step"])
 
 
 def _finite(value: Any) -> Any:

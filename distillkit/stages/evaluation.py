@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from distillkit import storage
 from distillkit.artifact.views import eight_bit
 from distillkit.data.coresets import select_coreset
 from distillkit.data.preprocess import to_inputs
+from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
 from distillkit.records import EvalReport, SyntheticSet
@@ -93,6 +95,13 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
     return max(scores, key=scores.__getitem__)
 
 
+def _cached_row(path: Path) -> EvalReport | None:
+    try:
+        return EvalReport.from_json(storage.read_json(path))
+    except (StorageError, KeyError, TypeError):  # absent or damaged: measured again
+        return None
+
+
 def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     """Training on all training images; cached, since it does not depend on the method or the ipc."""
     settings = run.settings.evaluate
@@ -100,9 +109,10 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8"}
     setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
     path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"
-    if path.exists():
+    cached = _cached_row(path)
+    if cached is not None:
         run.progress.advance(settings.full_networks)
-        return EvalReport.from_json(storage.read_json(path))
+        return cached
     report = evaluate_networks(
         prepared.build(prepared.network, run.settings.seed, "evaluate"),
         TrainingSet(prepared.train_images, prepared.train_labels),

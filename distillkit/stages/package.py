@@ -28,7 +28,7 @@ def package(
 ) -> None:
     """Write the artifact's files into the run's output folder."""
     settings = run.settings
-    architecture = {**prepared.network.model_dump(mode="json"), "image_shape": list(prepared.image_shape)}
+    architecture = prepared.network.model_dump(mode="json")
     recipe = evaluation_recipe(settings.evaluate, synthetic.lr, prepared.augmentation)
     results = {
         "architectures": {prepared.network.name: rows["set"].to_json()},
@@ -56,6 +56,7 @@ def _config_json(run: Run, prepared: Prepared, synthetic: SyntheticSet, seconds:
     method = find_method(settings.method)
     stored = settings.model_dump(mode="json")
     stored["dataset"]["data_root"] = None  # a path of this machine says nothing elsewhere
+    stored["dataset"]["revision"] = data.info.revision
     experts = None
     if settings.distill.outer_steps > 0:
         experts = {

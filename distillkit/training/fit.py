@@ -45,10 +45,11 @@ def fit(
         order = recipe.order(len(images), epoch, rng.generator(seed, *names, "order", epoch)).to(images.device)
         augment_generator = rng.generator(seed, *names, "augment", epoch)
         losses = []
-        for indices in order.split(recipe.batch_size):
-            clean = images[indices]
-            seen = clean if recipe.augmentation is None else recipe.augmentation(clean, augment_generator)
-            losses.append(_step(model, optimizer, recipe, Batch(seen, clean, targets[indices]), epoch))
+        with rng.global_seed(seed, *names, "network", epoch):  # dropout and drop path draw from the global generator
+            for indices in order.split(recipe.batch_size):
+                clean = images[indices]
+                seen = clean if recipe.augmentation is None else recipe.augmentation(clean, augment_generator)
+                losses.append(_step(model, optimizer, recipe, Batch(seen, clean, targets[indices]), epoch))
         yield EpochSummary(epoch, torch.stack(losses).mean(), lr)
 
 

@@ -13,12 +13,21 @@ FORMS: dict[str, Callable[[TrajectoryStore, int], TrajectorySource]] = {
 }
 
 
+def check_form(form: str) -> None:
+    """Is there such a form?
+
+    Raises:
+        ConfigError: no.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"trajectories.form={form!r} is unknown; known: {', '.join(FORMS)}")
+
+
 def open_trajectories(form: str, store: TrajectoryStore, count: int) -> TrajectorySource:
     """The first ``count`` experts of ``store`` in the form called ``form``.
 
     Raises:
         ConfigError: the form is unknown.
     """
-    if form not in FORMS:
-        raise ConfigError(f"trajectories.form={form!r} is unknown; known: {', '.join(FORMS)}")
+    check_form(form)
     return FORMS[form](store, count)

@@ -36,11 +36,8 @@ class TrajectoryStore:
 
     @staticmethod
     def for_setup(setup: dict[str, Any], root: Path | None = None) -> TrajectoryStore:
-        """The store of a set-up, created if it is new."""
-        folder = storage.make_folder((root or experts_root()) / storage.fingerprint(setup))
-        if not (folder / "setup.json").exists():
-            storage.write_json(folder / "setup.json", setup)
-        return TrajectoryStore(folder, setup)
+        """The store of a set-up; its folder is made when the first expert is written."""
+        return TrajectoryStore((root or experts_root()) / storage.fingerprint(setup), setup)
 
     @staticmethod
     def open(folder: Path) -> TrajectoryStore:
@@ -66,12 +63,15 @@ class TrajectoryStore:
     @contextlib.contextmanager
     def lock(self, expert: int) -> Iterator[None]:
         """Held while an expert is trained, so that two runs do not train the same one; a kill releases it."""
+        storage.make_folder(self.folder)
         with FileLock(self.folder / f".expert-{expert:04d}.lock"):
             storage.remove_leftovers(self.folder, f"expert-{expert:04d}.*")
             yield
 
     def write(self, expert: int, snapshots: Tensor, curve: dict[str, list[float]]) -> None:
         """Keep an expert: ``snapshots`` [T, P]."""
+        if not (self.folder / "setup.json").exists():
+            storage.write_json(self.folder / "setup.json", self.setup)
         tensors = {f"epoch-{epoch:04d}": snapshot for epoch, snapshot in enumerate(snapshots)}
         path = self.tensors_path(expert)
         storage.write_tensors(path, tensors, {"expert": expert, "epochs": len(snapshots) - 1})

@@ -219,6 +219,33 @@ def test_read__cut_or_missing_files_are_named(copy, name):
         load_distilled(copy)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (FILES.recipe, lambda r: r.clear(), r"recipe\.json"),
+        (FILES.recipe, lambda r: r.update(lr=-1), r"recipe\.json: lr"),
+        (FILES.recipe, lambda r: r["schedule"].update(epochs="many"), r"schedule\.epochs"),
+        (FILES.results, lambda r: r.update(architectures=3), r"results\.json: architectures"),
+        (FILES.config, lambda c: c.update(image_shape=[1, 0, 8]), r"image_shape\.1"),
+    ],
+)
+def test_read__json_files_are_checked(copy, name, change, message):
+    damage(copy, name, change)
+    with pytest.raises(ArtifactError, match=message):
+        load_distilled(copy)
+
+
+def test_read__std_must_be_positive(copy):
+    save_file({"mean": torch.zeros(1), "std": torch.zeros(1)}, copy / FILES.preprocess)
+    with pytest.raises(ArtifactError, match="std is not positive"):
+        load_distilled(copy)
+
+
+def test_load_source__keys_of_a_newer_minor_format_do_not_matter(copy):
+    damage(copy, FILES.config, lambda c: c["settings"]["dataset"].update(invented=1))
+    assert len(load_distilled(copy).load_source().test) == 450
+
+
 def test_format__older_and_same_majors_are_read():
     check_format("1.9")
     check_format("0.1")

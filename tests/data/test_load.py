@@ -45,6 +45,7 @@ def test_digits__fixed_stratified_quarter_is_test_and_splits_are_disjoint():
 def test_class_folders__are_read_with_their_names(class_folders):
     data = load(class_folders({"cat": 20, "dog": 10}))
     assert data.classes == ("cat", "dog")
+    assert (data.info.name, data.info.source) == ("images", "images")
     assert data.image_shape == (3, 12, 12)
     counts = [
         sum(counts)
@@ -148,6 +149,36 @@ def test_corrupt_image__is_named_and_can_be_left_out(class_folders):
     data = load(folder, skip_corrupt=True)
     assert len(data.train) + len(data.validation) + len(data.test) == 15
     assert any("003.png" in note for note in data.info.notes)
+
+
+def test_empty_cells__are_corrupt_images(tmp_path):
+    write_parquet(tmp_path / "set", "train", [(png("red"), 0), (png("blue"), 1)] * 10 + [(None, 0)])
+    with pytest.raises(DataError, match="row 20"):
+        load(tmp_path / "set", image_column="image")
+    assert "1 corrupt" in load(tmp_path / "set", image_column="image", skip_corrupt=True).info.notes[-1]
+
+
+def test_splits__test_must_not_be_train(tmp_path):
+    write_parquet(tmp_path / "set", "train", [(png("red"), 0), (png("blue"), 1)] * 10)
+    with pytest.raises(ConfigError, match="must not be trained on"):
+        load(tmp_path / "set", image_column="image", test_split="train")
+
+
+def test_digits__size_and_colour_can_be_chosen():
+    data = load("digits", image_size=16, color="rgb")
+    assert data.image_shape == (3, 16, 16)
+
+
+def test_imagenet_subset__a_local_copy_of_its_ten_classes(class_folders, tmp_path):
+    ten = {f"n{index}": 4 for index in range(10)}
+    class_folders(ten, root="root/imagenet-nette/train")
+    class_folders(ten, root="root/imagenet-nette/val")
+    data = load("imagenet-nette", data_root=str(tmp_path / "root"))
+    assert (len(data.classes), len(data.test)) == (10, 40)
+    for split in ("train", "val"):
+        class_folders({f"n{index}": 4 for index in range(12)}, root=f"root/imagenet-woof/{split}")
+    with pytest.raises(ConfigError, match="12 classes; expected 10 or all 1000"):
+        load("imagenet-woof", data_root=str(tmp_path / "root"))
 
 
 def test_unknown__each_kind_has_its_own_error(tmp_path):

@@ -78,6 +78,19 @@ def test_fit__hard_ids_and_one_hot_probabilities_are_the_same():
     assert torch.allclose(*results, atol=1e-6)
 
 
+def test_fit__dropout_repeats():
+    def trained():
+        torch.manual_seed(torch.randint(1000, ()).item())
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(4, 3))
+        images = torch.ones(8, 1, 2, 2)
+        list(fit(model, images, torch.arange(8) % 3, recipe(), 0, "t"))
+        return model[2].weight.detach()
+
+    assert torch.equal(trained(), trained())
+
+
 def test_default_drop__is_the_released_one():
     assert default_drop(1001) == (502,)  # range(1001), lr dropped after epoch index 501
     assert evaluation_recipe(EvaluateSettings(), 0.02, None).lr_drop_epochs == (502,)
