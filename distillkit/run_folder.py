@@ -5,7 +5,8 @@
 ``synthetic.safetensors``  the selected set, once distillation is over
 ``evaluation.json``  rows of the results table that are done
 ``seconds.json``  wall time of each stage, summed over interruptions
-``metrics.jsonl``  a line per outer step
+``metrics.jsonl``  a line per outer step, and one per validation
+``test_checkpoints.json``  test accuracies of checkpoints, under ``--paper-protocol`` only
 ``images/``  pictures of the synthetic images as they form
 """
 
@@ -140,6 +141,16 @@ class RunFolder:
         storage.write_bytes(self.metrics, "".join(kept).encode())
 
     # results
+
+    def add_test_checkpoint(self, step: int, accuracy: float) -> None:
+        """Keep a checkpoint's test accuracy (paper protocol); it is shown, never chosen by."""
+        storage.write_json(self.path / "test_checkpoints.json", {**self.test_checkpoints(), str(step): accuracy})
+
+    def test_checkpoints(self) -> dict[str, float]:
+        """Test accuracies by outer step, under the paper protocol only."""
+        path = self.path / "test_checkpoints.json"
+        found: dict[str, float] = storage.read_json(path) if path.exists() else {}
+        return found
 
     def save_synthetic(self, synthetic: SyntheticSet, selection: dict[str, Any]) -> None:
         """Keep the selected set; distillation is over."""

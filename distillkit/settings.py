@@ -192,6 +192,8 @@ class EvaluateSettings(Section):
     """Networks of the ``full`` row."""
     full_lr: float = Field(0.01, gt=0)
     """Learning rate of the ``full`` row (a learned lr belongs to the synthetic images)."""
+    paper_protocol: bool = False
+    """Report the field's habit as well: the maximum over checkpoints on test data. It chooses nothing."""
     uint8: bool = True
     """Evaluate the 8-bit view of the images too."""
 

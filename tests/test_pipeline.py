@@ -139,6 +139,15 @@ def test_compress__a_damaged_checkpoint_starts_again_and_a_torn_metrics_line_goe
     same_bytes(whole, out)
 
 
+def test_paper_protocol__reports_the_habit_and_changes_nothing_else(whole, tmp_path, tiny):
+    ds = run(tmp_path / "paper", tiny, settings={"evaluate.paper_protocol": True})
+    assert (tmp_path / "paper" / "distilled.safetensors").read_bytes() == (whole / "distilled.safetensors").read_bytes()
+    habit = ds.results.pop("paper_protocol")
+    assert ds.results == load_distilled(whole).results
+    assert set(habit["checkpoints"]) == {"0", "2", "4"}
+    assert habit["accuracy"] == max(habit["checkpoints"].values()) == habit["checkpoints"][str(habit["step"])]
+
+
 def test_compress__a_finished_but_damaged_artifact_is_packed_again(whole, tmp_path, tiny):
     content = (whole / "distilled.safetensors").read_bytes()
     (whole / "distilled.safetensors").write_bytes(content[:50])

@@ -38,6 +38,8 @@ def render_card(config: dict[str, Any], recipe: dict[str, Any], results: dict[st
         batch=recipe["batch_size"],
         augmentation=recipe["augmentation"].get("strategy", "none"),
         preprocessing=_preprocessing(config),
+        kind="learned" if config["experts"] else "real",
+        lr_kind=" (learned)" if config["experts"] else "",
         low=f"{config['uint8_range']['low']:.4f}",
         high=f"{config['uint8_range']['high']:.4f}",
         license=source["license"] or "not stated by the source",

@@ -63,6 +63,9 @@ def compress(
     class_names: opt.ClassNames = None,
     image_size: opt.ImageSize = None,
     skip_corrupt: opt.SkipCorrupt = False,
+    paper_protocol: Annotated[
+        bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
+    ] = False,
     tracker: Annotated[str | None, typer.Option("--tracker", help="tensorboard or wandb.")] = None,
     yes: opt.Yes = False,
     as_json: opt.Json = False,
@@ -74,8 +77,11 @@ def compress(
         data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
     )
     from distillkit.config import compose, find_method
+    from distillkit.methods import Layer
 
     layers = opt.layers(assignments, config, seed, precision, data)
+    if paper_protocol:
+        layers.append(Layer("--paper-protocol", {"evaluate.paper_protocol": True}))
     find_method(method)
     compose(dataset, ipc, method, preset, "cpu", layers)  # usage errors before torch is loaded
 
@@ -145,6 +151,10 @@ def _print_results(folder: Path, ds: Any) -> None:
         [name, console.percent(EvalReport.from_json(row)), str(row["n"]), f"{row['lr']:.4g}"] for name, row in rows
     ]
     console.print_table("Test accuracy (%) of fresh networks", ["trained on", "accuracy", "n", "lr"], table)
+    habit = ds.results.get("paper_protocol")
+    if habit:
+        words = f"{100 * habit['accuracy']:.1f} at step {habit['step']}"
+        console.results.print(f"paper protocol (maximum over checkpoints on test data): {words}", markup=False)
     console.results.print(f"\nartifact: {folder}", markup=False)
     console.results.print(f"look at:  {folder / 'preview.png'}", markup=False)
 

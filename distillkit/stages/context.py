@@ -61,6 +61,11 @@ class Prepared:
         """C, H, W."""
         return self.data.image_shape
 
+    def test(self, device: torch.device) -> Examination:
+        """The test images as network inputs; asked for by what reports, never by what chooses."""
+        test = self.data.test
+        return Examination(to_inputs(self.preprocess, test.images, device), test.labels.to(device))
+
     def build(self, settings: NetworkSettings, seed: int, use: str) -> Callable[[int], nn.Module]:
         """A factory of freshly initialised networks by number."""
         return lambda index: build_network(settings, self.image_shape, self.num_classes, seed, use, index, "init")

@@ -15,7 +15,7 @@ from distillkit.distill.segments import PlannedTrajectories, segment_sampler
 from distillkit.distill.state import OuterState
 from distillkit.distill.synthetic_init import RealData, check_init, initial_images
 from distillkit.errors import ConfigError, StorageError
-from distillkit.evaluation.protocol import evaluate_networks
+from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork
@@ -134,12 +134,18 @@ class _Recorder:
 
     def select(self, synthetic: SyntheticSet, step: int) -> float:
         """Mean validation accuracy of fresh networks, the same ones at every step."""
+        accuracy = self._score(synthetic, step, self._prepared.validation)
+        if self._run.settings.evaluate.paper_protocol:
+            self._folder.add_test_checkpoint(step, self._score(synthetic, step, self._prepared.test(self._run.device)))
+        return accuracy
+
+    def _score(self, synthetic: SyntheticSet, step: int, exam: Examination) -> float:
         settings = self._run.settings
         recipe = evaluation_recipe(settings.evaluate, synthetic.lr, self._prepared.augmentation)
         report = evaluate_networks(
             self._prepared.build(self._prepared.network, settings.seed, "select"),
             training_set(synthetic, self._run.device),
-            self._prepared.validation,
+            exam,
             recipe,
             settings.seed,
             settings.distill.select_networks,

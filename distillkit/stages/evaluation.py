@@ -8,7 +8,6 @@ from pathlib import Path
 from distillkit import storage
 from distillkit.artifact.views import eight_bit
 from distillkit.data.coresets import select_coreset
-from distillkit.data.preprocess import to_inputs
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
@@ -25,8 +24,7 @@ def evaluate_rows(run: Run, prepared: Prepared, synthetic: SyntheticSet, folder:
     rows = folder.rows()
     networks = {name: settings.full_networks if name == "full" else settings.networks for name in wanted}
     run.progress.stage("evaluating", sum(networks.values()), sum(networks[name] for name in wanted if name in rows))
-    test = prepared.data.test
-    exam = Examination(to_inputs(prepared.preprocess, test.images, run.device), test.labels.to(run.device))
+    exam = prepared.test(run.device)
     for name in wanted:
         if name not in rows:
             with folder.timed("evaluate"):
@@ -106,7 +104,7 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     """Training on all training images; cached, since it does not depend on the method or the ipc."""
     settings = run.settings.evaluate
     setup = {key: value for key, value in expert_setup(run, prepared).items() if key != "recipe"}
-    keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8"}
+    keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "paper_protocol"}
     setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
     path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"
     cached = _cached_row(path)

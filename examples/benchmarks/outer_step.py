@@ -16,12 +16,14 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,9 +112,15 @@ def seconds(action: Callable[[], object], device: str) -> float:
 
 
 def peak_bytes(device: str) -> int:
-    """Peak memory of this process so far (on a GPU: of its tensors)."""
+    """Peak memory of this process so far (on a GPU: of its tensors).
+
+    Linux's ru_maxrss starts at the peak of the parent, VmHWM does not.
+    """
     if device != "cpu":
         return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text()).group(1)) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -236,8 +244,7 @@ def main() -> None:
     }
     print(markdown(rows, machine))
     if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:  # noqa: PTH123
-            json.dump({"rows": rows, "machine": machine}, file, indent=2)
+        Path(options.json).write_text(json.dumps({"rows": rows, "machine": machine}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
