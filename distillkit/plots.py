@@ -16,7 +16,7 @@ def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float]) -> b
         records: lines of metrics.jsonl.
         levels: test accuracies (fractions) drawn as horizontal lines, by name.
     """
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     finite = [(row["step"], row["loss"]) for row in records if row.get("loss") is not None]
     if finite:
@@ -35,14 +35,16 @@ def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float]) -> b
         accuracy_axes.axhline(100 * level, linestyle="--", linewidth=1, color=f"C{index + 2}", label=f"{name} (test)")
     accuracy_axes.set(xlabel="outer step", ylabel="accuracy (%)")
     if points or levels:
-        accuracy_axes.legend(frameon=False, fontsize="small")
+        accuracy_axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": "distillkit"})
     return buffer.getvalue()
 
 
 def _smooth(values: Sequence[float], decay: float = 0.9) -> list[float]:
-    smoothed: list[float] = []
-    for value in values:
-        smoothed.append(value if not smoothed else decay * smoothed[-1] + (1 - decay) * value)
+    """Exponential moving average, corrected for its start at zero."""
+    average, smoothed = 0.0, []
+    for count, value in enumerate(values, start=1):
+        average = decay * average + (1 - decay) * value
+        smoothed.append(average / (1 - decay**count))
     return smoothed
