@@ -145,8 +145,10 @@ class _Bar:
             return
         self._figures |= values
         self._made += steps
-        rate = self._made / max(1e-9, time.monotonic() - self._begin)
-        shown = f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+        seconds = max(1e-9, time.monotonic() - self._begin)
+        shown = ""
+        if self._made:
+            shown = f"{self._made / seconds:.1f}/s" if self._made >= seconds else f"{seconds / self._made:.1f} s each"
         self._bar.update(self._task, advance=steps, figures=_values(self._figures), rate=shown)
 
     def note(self, message: str) -> None:
@@ -170,7 +172,7 @@ class _Lines:
         self._figures |= values
         tenth = max(1, self._total // 10)
         due = self._done // tenth > before // tenth and time.monotonic() - self._told >= 5
-        if due or self._done == self._total:
+        if due or (steps and self._done == self._total):
             self._told = time.monotonic()
             errors.print(f"{self._title}: {self._done}/{self._total}  {_values(self._figures)}", markup=False)
 

@@ -147,7 +147,7 @@ def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
 def _select(state: OuterState, observer: Observer) -> None:
     candidate = state.synthetic()
     score = observer.select(candidate, state.step)
-    if state.best is None or score > state.best.accuracy:
+    if state.best is None or score >= state.best.accuracy:  # of equals, the one that learned longer
         state.best = Best(state.step, score, candidate)
     state.selection_due = False
     observer.on_selection(score, state)

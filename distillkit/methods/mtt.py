@@ -59,6 +59,7 @@ _QUICK_DIGITS: dict[str, Any] = {
     "distill.lr_init": 0.02,
     "distill.lr_lr": 1e-4,
     "distill.select_every": 50,
+    "distill.select_networks": 3,
     "distill.checkpoint_every": 25,
     "distill.picture_every": 50,
 }
