@@ -157,6 +157,8 @@ class DistillSettings(Section):
     """Outer steps between evaluations on the validation split; the best one is kept."""
     select_networks: int = Field(1, ge=1)
     """Fresh networks of each of these evaluations."""
+    select_margin: float = Field(0.0, ge=0, lt=1)
+    """Validation accuracy by which a learned set must beat the initial images to be kept instead of them."""
     checkpoint_every: int = Field(50, ge=1)
     """Outer steps between checkpoints."""
     picture_every: int = Field(500, ge=1)

@@ -93,7 +93,7 @@ def distill(task: DistillTask, state: OuterState, observer: Observer) -> OuterSt
     settings = task.settings
     while True:
         if state.selection_due:
-            _select(state, observer)
+            _select(state, observer, settings.select_margin)
         if state.step >= settings.outer_steps:
             return state
         begin = time.perf_counter()
@@ -144,10 +144,12 @@ def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
     return unroll.hypergradient(start, state.images, state.labels, lr, terms, learn_labels=task.labels.learned)
 
 
-def _select(state: OuterState, observer: Observer) -> None:
+def _select(state: OuterState, observer: Observer, margin: float) -> None:
     candidate = state.synthetic()
     score = observer.select(candidate, state.step)
-    if state.best is None or score >= state.best.accuracy:  # of equals, the one that learned longer
+    best = state.best
+    # of equals, the one that learned longer; but the initial images give way to a clear improvement only
+    if best is None or score >= best.accuracy + (margin if best.step == 0 else 0):
         state.best = Best(state.step, score, candidate)
     state.selection_due = False
     observer.on_selection(score, state)

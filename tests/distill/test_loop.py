@@ -115,6 +115,14 @@ def test_distill__keeps_the_set_with_the_best_validation_accuracy():
     assert torch.equal(result.best.synthetic.images, fresh.images)
 
 
+def test_distill__initial_images_give_way_to_a_clear_improvement_only():
+    scores = {0: 0.5, 1: 0.54, 2: 0.55, 3: 0.53, 4: 0.55}
+    kept = {}
+    for margin in (0, 0.05, 0.1):
+        kept[margin] = distill(task(select_every=1, select_margin=margin), state(), Watcher(scores))
+    assert {margin: result.best.step for margin, result in kept.items()} == {0: 4, 0.05: 4, 0.1: 0}
+
+
 def test_distill__steps_that_are_not_finite_are_skipped_and_ten_stop_the_run():
     watcher, s = Watcher(), state()
     before = s.images.clone()
