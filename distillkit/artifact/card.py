@@ -28,7 +28,7 @@ def render_card(config: dict[str, Any], recipe: dict[str, Any], results: dict[st
         train_images=source["train_images"],
         command=config["command"],
         rows="\n".join(_rows(results)),
-        selection=results["selection"]["split"],
+        selection=_selection(results["selection"]),
         lr=f"{recipe['lr']:.6g}",
         epochs=recipe["schedule"]["epochs"],
         drops=", ".join(map(str, recipe["schedule"]["lr_drop_epochs"])) or "never",
@@ -73,6 +73,16 @@ def _front_matter(config: dict[str, Any]) -> dict[str, Any]:
     if config["source"]["revision"]:
         matter["source_datasets"] = [config["source"]["source"]]
     return matter
+
+
+def _selection(selection: dict[str, Any]) -> str:
+    """Which checkpoint was kept, and by what."""
+    if "step" not in selection:
+        return f"Chosen by: {selection['split']}."
+    kept = f"outer step {selection['step']} of {selection['outer_steps']}"
+    if selection["step"] == 0:
+        kept = f"the initial images (no checkpoint of {selection['outer_steps']} outer steps was better)"
+    return f"Kept: {kept}, selected on {selection['split']}."
 
 
 def _rows(results: dict[str, Any]) -> list[str]:
