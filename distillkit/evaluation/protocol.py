@@ -31,12 +31,18 @@ class Examination:
 
 
 def train_and_score(
-    build: NetworkFactory, training: TrainingSet, exam: Examination, recipe: Recipe, seed: int, index: int
+    build: NetworkFactory,
+    training: TrainingSet,
+    exam: Examination,
+    recipe: Recipe,
+    seed: int,
+    index: int,
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> float:
     """Accuracy on ``exam`` of fresh network ``index`` after the last epoch on ``training``."""
     model = build(index).to(training.images.device)
     for _ in fit(model, training.images, training.targets, recipe, seed, "evaluate", index):
-        pass
+        after_epoch()
     return accuracy(model, exam.images, exam.labels)
 
 
@@ -48,14 +54,15 @@ def evaluate_networks(
     seed: int,
     count: int,
     after_network: Callable[[float], None] = lambda accuracy: None,
+    after_epoch: Callable[[], None] = lambda: None,
 ) -> EvalReport:
-    """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each and may raise to stop.
+    """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each, both listeners may raise to stop.
 
     ``training`` is one set for all of them, or gives each network, by number, a set of its own.
     """
     accuracies = []
     for index in range(count):
         own = training if isinstance(training, TrainingSet) else training(index)
-        accuracies.append(train_and_score(build, own, exam, recipe, seed, index))
+        accuracies.append(train_and_score(build, own, exam, recipe, seed, index, after_epoch))
         after_network(accuracies[-1])
     return EvalReport(tuple(accuracies), {"lr": recipe.lr, "epochs": recipe.epochs})

@@ -149,7 +149,7 @@ class _Recorder:
             recipe,
             settings.seed,
             settings.distill.select_networks,
-            lambda accuracy: self._run.stop.check(f"while validating step {step}, with a checkpoint"),
+            after_epoch=lambda: self._run.stop.check(f"while validating step {step}, with a checkpoint"),
         )
         return report.mean
 

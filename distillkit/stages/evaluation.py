@@ -40,7 +40,8 @@ def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examinatio
     def evaluate(training: TrainingSet | Callable[[int], TrainingSet], lr: float | None = None) -> EvalReport:
         chosen = recipe if lr is None else evaluation_recipe(settings, lr, prepared.augmentation)
         build = prepared.build(prepared.network, run.settings.seed, "evaluate")
-        return evaluate_networks(build, training, exam, chosen, run.settings.seed, settings.networks, _listen(run))
+        listeners = (_listen(run), _stopper(run))
+        return evaluate_networks(build, training, exam, chosen, run.settings.seed, settings.networks, *listeners)
 
     if name == "set":
         return evaluate(training_set(synthetic, run.device))
@@ -57,9 +58,13 @@ def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examinatio
 def _listen(run: Run) -> Callable[[float], None]:
     def after_network(accuracy: float) -> None:
         run.progress.advance(1, accuracy=accuracy)
-        run.stop.check("during evaluation (finished rows are kept)")
+        _stopper(run)()
 
     return after_network
+
+
+def _stopper(run: Run) -> Callable[[], None]:
+    return lambda: run.stop.check("during evaluation (finished rows are kept)")
 
 
 def _coreset(run: Run, prepared: Prepared, kind: str) -> Callable[[int], TrainingSet]:
@@ -89,7 +94,9 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
     for lr in candidates:
         recipe = evaluation_recipe(settings.evaluate, lr, prepared.augmentation)
         networks = settings.distill.select_networks
-        scores[lr] = evaluate_networks(build, training, prepared.validation, recipe, settings.seed, networks).mean
+        scores[lr] = evaluate_networks(
+            build, training, prepared.validation, recipe, settings.seed, networks, after_epoch=_stopper(run)
+        ).mean
     return max(scores, key=scores.__getitem__)
 
 
@@ -119,6 +126,7 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
         run.settings.seed,
         settings.full_networks,
         _listen(run),
+        _stopper(run),
     )
     storage.write_json(path, report.to_json())
     return report
