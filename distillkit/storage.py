@@ -53,8 +53,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replace ``path`` atomically.
 
     Raises:
-        StorageError: no space, no permission, no such folder; the old file, if any, is untouched.
+        StorageError: no space, no permission, no such folder, or a device or folder in its place; the old file, if
+            any, is untouched.
     """
+    if path.exists() and not path.is_file():
+        raise StorageError(f"could not write {path}: it is there and is no ordinary file")
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with _storage_errors(path, "write"):

@@ -277,6 +277,13 @@ def test_evaluate__same_networks_same_numbers_and_other_architectures(whole):
     assert list(reports["convnet"].accuracies) == stored
 
 
+def test_storage__a_pipe_or_folder_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(StorageError, match="no ordinary file"):
+            storage.write_bytes(place, b"x")
+
+
 def test_storage__a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     storage.write_bytes(path, b"old")

@@ -77,7 +77,7 @@ def _digits(settings: DatasetSettings) -> Decoded:
         "test.labels": labels[test],
     }
     facts = {
-        "classes": [str(digit) for digit in range(10)],
+        "classes": list(sources.named_classes([str(digit) for digit in range(10)], settings)),
         "license": "cc-by-4.0",
         "train_split": "train_test_split(test_size=0.25, stratify, random_state=0)",
         "test_split": "the other quarter of it",

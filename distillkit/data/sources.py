@@ -317,13 +317,19 @@ def _classes(
             raise ConfigError(f"the local copy of {known.name} has {count}")
         values = list(known.class_indices)
     labels = [names[value] if names is not None else str(value) for value in values]
-    if settings.class_names is not None:
-        if len(settings.class_names) != len(values):
-            raise ConfigError(
-                f"{len(settings.class_names)} class names were given, the data set has {len(values)} classes"
-            )
-        labels = list(settings.class_names)
-    return tuple(labels), {value: class_id for class_id, value in enumerate(values)}
+    return named_classes(labels, settings), {value: class_id for class_id, value in enumerate(values)}
+
+
+def named_classes(found: Sequence[str], settings: DatasetSettings) -> tuple[str, ...]:
+    """The class names that were given, or else those ``found``.
+
+    Raises:
+        ConfigError: not one for each class.
+    """
+    given = settings.class_names
+    if given is not None and len(given) != len(found):
+        raise ConfigError(f"{len(given)} class names were given, the data set has {len(found)} classes")
+    return tuple(given or found)
 
 
 def _check_integers(labels: Sequence[Any], column: str) -> None:

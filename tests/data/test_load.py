@@ -169,6 +169,12 @@ def test_digits__size_and_colour_can_be_chosen():
     assert data.image_shape == (3, 16, 16)
 
 
+def test_digits__class_names_must_be_ten():
+    assert load("digits", class_names=tuple("abcdefghij")).classes[1] == "b"
+    with pytest.raises(ConfigError, match="2 class names were given, the data set has 10"):
+        load("digits", class_names=("a", "b"))
+
+
 def test_imagenet_subset__a_local_copy_of_its_ten_classes(class_folders, tmp_path):
     ten = {f"n{index}": 4 for index in range(10)}
     class_folders(ten, root="root/imagenet-nette/train")
