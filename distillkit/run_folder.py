@@ -148,9 +148,7 @@ class RunFolder:
 
     def test_checkpoints(self) -> dict[str, float]:
         """Test accuracies by outer step, under the paper protocol only."""
-        path = self.path / "test_checkpoints.json"
-        found: dict[str, float] = storage.read_json(path) if path.exists() else {}
-        return found
+        return self._read_or_empty("test_checkpoints.json")
 
     def save_synthetic(self, synthetic: SyntheticSet, selection: dict[str, Any]) -> None:
         """Keep the selected set; distillation is over."""
@@ -159,18 +157,17 @@ class RunFolder:
         storage.write_tensors(self.path / "synthetic.safetensors", tensors, numbers)
 
     def load_synthetic(self) -> tuple[SyntheticSet, dict[str, Any]] | None:
-        """The selected set and how it was selected; None before distillation is over."""
-        path = self.path / "synthetic.safetensors"
-        if not path.exists():
-            return None
-        tensors, numbers = storage.read_tensors(path)
+        """The selected set and how it was selected; None before distillation is over, or if the file is damaged."""
+        try:
+            tensors, numbers = storage.read_tensors(self.path / "synthetic.safetensors")
+        except StorageError:
+            return None  # the checkpoint of the last step gives it again
         images, labels, ids = (tensors[name].clone() for name in ("images", "labels", "class_ids"))
         return SyntheticSet(images, labels, ids, numbers["lr"], numbers["label_kind"]), numbers["selection"]
 
     def rows(self) -> dict[str, EvalReport]:
         """Rows of the results table that are done."""
-        path = self.path / "evaluation.json"
-        found = storage.read_json(path) if path.exists() else {}
+        found = self._read_or_empty("evaluation.json")
         return {name: EvalReport.from_json(row) for name, row in found.items()}
 
     def add_row(self, name: str, report: EvalReport) -> None:
@@ -193,9 +190,15 @@ class RunFolder:
 
     def seconds(self) -> dict[str, float]:
         """Wall time by stage."""
-        path = self.path / "seconds.json"
-        found: dict[str, float] = storage.read_json(path) if path.exists() else {}
-        return found
+        return self._read_or_empty("seconds.json")
+
+    def _read_or_empty(self, name: str) -> dict[str, Any]:
+        """A JSON object of the run; empty if it is absent or damaged, for what it held can be made again."""
+        try:
+            found = storage.read_json(self.path / name)
+        except StorageError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 def _difference(left: Any, right: Any, prefix: str = "") -> str:

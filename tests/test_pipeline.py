@@ -155,6 +155,15 @@ def test_compress__a_finished_but_damaged_artifact_is_packed_again(whole, tmp_pa
     assert (whole / "distilled.safetensors").read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["synthetic.safetensors", "evaluation.json", "seconds.json"])
+def test_compress__damaged_files_of_the_run_are_made_again(whole, tmp_path, tiny, name):
+    content = (whole / "distilled.safetensors").read_bytes()
+    (whole / "run" / name).write_bytes(b"\xff nonsense")
+    (whole / "distill_config.json").unlink()
+    assert run(whole, tiny).results["architectures"]
+    assert (whole / "distilled.safetensors").read_bytes() == content
+
+
 def test_compress__an_empty_run_folder_is_free(tmp_path, tiny):
     (tmp_path / "set" / "run").mkdir(parents=True)
     assert run(tmp_path / "set", tiny).lr > 0

@@ -115,7 +115,7 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder) -> OuterStat
             folder.truncate_metrics(state.step, keep_selection=not state.selection_due)
             run.progress.note(f"continuing from step {state.step}")
             return state
-        except (StorageError, KeyError) as error:
+        except (StorageError, KeyError, TypeError, AttributeError) as error:
             run.progress.note(f"the checkpoint cannot be used ({error}); distilling from the start")
     folder.truncate_metrics(-1, keep_selection=False)
     real = RealData(prepared.train_images, prepared.train_labels, prepared.num_classes)
