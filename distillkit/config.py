@@ -112,7 +112,7 @@ def _check_key(key: str) -> None:
         hint = (
             f"did you mean {close[0]}?"
             if close
-            else "sections: dataset, network, experts, trajectories, distill, evaluate"
+            else "sections: dataset, network, experts, trajectories, distill, evaluate, artifact"
         )
         raise ConfigError(f"setting {key!r} is unknown; {hint}")
 

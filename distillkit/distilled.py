@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,40 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distillkit import rng
+from distillkit.artifact.layout import LOADED
 from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.artifact.views import eight_bit, parquet_bytes
-from distillkit.artifact.write import ArtifactContent, write_artifact
 from distillkit.data.augment import Augmentation
 from distillkit.data.decode import resize_and_crop, to_mode
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import to_inputs
-from distillkit.errors import ArtifactError, ConfigError, DataError
+from distillkit.errors import ArtifactError, ConfigError, DataError, StorageError
 from distillkit.evaluation.recipe import recipe_from_json
+from distillkit.hub.address import Address, looks_like_address, parse_address
+from distillkit.hub.client import Cache
+from distillkit.interchange.export import export
 from distillkit.progress import Silent
 from distillkit.records import ImageSet, SourceData
 from distillkit.settings import DatasetSettings
+from distillkit.sharing.pull import copy_files, fetch
+from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, fit
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where on the Hub a set was loaded from, and how."""
+
+    address: Address
+    cache: Cache
 
 
 class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
     """A distilled set: item i is ``(image float [C, H, W], label probabilities [K])``, in the network's input space."""
 
-    def __init__(self, artifact: Artifact, revision: str | None = None) -> None:
-        self._artifact = artifact
-        self.revision = revision
+    def __init__(self, artifact: Artifact, revision: str | None = None, origin: Origin | None = None) -> None:
+        self._artifact, self._origin = artifact, origin
+        self.revision = revision  # the commit, of a set that came from the Hub
         self.images = artifact.synthetic.images
         self.labels = artifact.synthetic.labels
         self.class_ids = artifact.synthetic.class_ids
@@ -105,14 +119,29 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         device: str | torch.device = "cpu",
         *,
         shuffle: bool = True,
+        hard_labels: bool = False,
         seed: int = 0,
     ) -> TensorLoader:
-        """Batches ``(images, label probabilities)`` resident on ``device``; no workers, the set is small."""
-        size = batch_size or int(self.recipe["batch_size"])
-        return TensorLoader(self.images.to(device), self._targets.to(device), size, shuffle, seed)
+        """Batches ``(images, targets)`` resident on ``device``; no workers, the set is small.
+
+        Args:
+            batch_size: default the recipe's.
+            device: where the whole set is kept.
+            shuffle: another order each pass.
+            hard_labels: class ids int64 [B] instead of label probabilities [B, K].
+            seed: of the orders.
+
+        Raises:
+            ConfigError: ``batch_size`` is not positive.
+        """
+        size = _positive("batch_size", batch_size) or int(self.recipe["batch_size"])
+        return TensorLoader(self.images.to(device), self._chosen(hard_labels).to(device), int(size), shuffle, seed)
+
+    def _chosen(self, hard_labels: bool) -> Tensor:
+        return self.class_ids if hard_labels else self._targets
 
     def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The loss that fits the targets: cross-entropy against probabilities, mean over the batch."""
+        """The loss that fits the targets, probabilities or class ids: cross-entropy, mean over the batch."""
         return F.cross_entropy
 
     def train(
@@ -124,9 +153,11 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         lr: float | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
+        augment: bool = True,
+        hard_labels: bool = False,
         progress: Callable[[int, float], None] | None = None,
     ) -> nn.Module:
-        """Train any torch module by the artifact's recipe, in place, and return it.
+        """Train any torch module by the artifact's recipe, in place, and return it in evaluation mode.
 
         Args:
             model: maps [B, C, H, W] to logits [B, K].
@@ -135,25 +166,33 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             lr: instead of the learned one.
             epochs: instead of the recipe's; lr drops move in proportion.
             batch_size: instead of the recipe's.
+            augment: False trains without the recipe's augmentation.
+            hard_labels: True trains on class ids instead of the set's label probabilities.
             progress: called with epoch and mean loss after each epoch.
 
         Raises:
-            ConfigError: the model does not take such images or has another number of outputs.
+            ConfigError: the model does not take such images or has another number of outputs, or a number is not
+                positive.
         """
         place = torch.device(device) if device is not None else next(model.parameters()).device
         model.to(place)
         self._check(model, place)
-        recipe = recipe_from_json(self._overridden(lr, epochs, batch_size))
-        for summary in fit(model, self.images.to(place), self._targets.to(place), recipe, seed, "train"):
+        recipe = recipe_from_json(self._overridden(lr, epochs, batch_size, augment))
+        targets = self._chosen(hard_labels).to(place)
+        for summary in fit(model, self.images.to(place), targets, recipe, seed, "train"):
             if progress is not None:
                 progress(summary.epoch, float(summary.loss))
         return model.eval()
 
-    def _overridden(self, lr: float | None, epochs: int | None, batch_size: int | None) -> dict[str, Any]:
+    def _overridden(
+        self, lr: float | None, epochs: int | None, batch_size: int | None, augment: bool
+    ) -> dict[str, Any]:
         value = dict(self.recipe)
-        value["lr"] = lr or value["lr"]
-        value["batch_size"] = batch_size or value["batch_size"]
-        if epochs is not None:
+        value["lr"] = _positive("lr", lr) or value["lr"]
+        value["batch_size"] = _positive("batch_size", batch_size) or value["batch_size"]
+        if not augment:
+            value["augmentation"] = {"name": "none"}
+        if _positive("epochs", epochs) is not None:
             schedule = dict(value["schedule"])
             drops = [round(drop * epochs / schedule["epochs"]) for drop in schedule["lr_drop_epochs"]]
             value["schedule"] = {**schedule, "epochs": epochs, "lr_drop_epochs": drops}
@@ -205,7 +244,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         known = {key: self.config["settings"]["dataset"].get(key) for key in DatasetSettings.model_fields}
         try:
             stored = DatasetSettings.model_validate({key: value for key, value in known.items() if value is not None})
-        except (ValidationError, AttributeError) as error:
+        except (ValidationError, AttributeError, KeyError) as error:
             raise ArtifactError("the artifact does not say which data set it was made of; name one") from error
         if dataset is not None and dataset != stored.name:
             size, gray = self.image_shape[1], self.image_shape[0] == 1
@@ -227,23 +266,82 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         import datasets
         import pyarrow.parquet as pq
 
-        view = eight_bit(self._artifact.synthetic, self._artifact.preprocess)
+        stored = self.config["uint8_range"]
+        view = eight_bit(self._artifact.synthetic, self._artifact.preprocess, (stored["low"], stored["high"]))
         content = parquet_bytes(view, self._artifact.synthetic, self.classes)
         return datasets.Dataset(pq.read_table(io.BytesIO(content)))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the artifact to a folder, curves excepted (they belong to the run)."""
-        artifact, path = self._artifact, Path(folder)
-        content = ArtifactContent(
-            artifact.synthetic,
-            artifact.preprocess,
-            self.classes,
-            artifact.config,
-            artifact.recipe,
-            artifact.results,
-        )
-        write_artifact(path, content)
+        """Copy the artifact's files to a new folder, as they are.
+
+        Raises:
+            ConfigError: the folder is there and not empty.
+            StorageError: it cannot be written, or the files that were loaded are gone.
+        """
+        path = Path(folder)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} is there already and not an empty folder; choose another one")
+        source = self._whole_folder()
+        missing = [name for name in LOADED if not (source / name).is_file()]
+        if missing:
+            raise StorageError(f"could not save: {source / missing[0]} is gone since the set was loaded")
+        copy_files(source, path)
         return path
+
+    def _whole_folder(self) -> Path:
+        """Where all files of the artifact are; loading from the Hub fetches only what it needs."""
+        if self._origin is None:
+            return self.folder
+        address = Address(self._origin.address.repo, self.revision)
+        return fetch(address, self._origin.cache, whole=True).artifact.folder
+
+    @property
+    def folder(self) -> Path:
+        """Where the artifact was read: the folder, or a snapshot in the Hub's cache."""
+        return self._artifact.folder
+
+    def export(self, form: str, folder: str | Path, *, replace: bool = False) -> list[Path]:
+        """Write the set in another form, ``pt`` (MTT's files), ``ddranking`` or ``imagefolder``; return the files.
+
+        Raises:
+            ConfigError: unknown form, or the folder holds something and ``replace`` is False.
+            StorageError: it cannot be written.
+        """
+        return export(self._artifact, form, Path(folder), replace=replace)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        tag: str | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+        token: str | bool | None = None,
+    ) -> PushReport:
+        """Publish the artifact as a Hub data set repository: what ``distillkit push`` does.
+
+        Args:
+            repo_id: ``org/name``.
+            private: create it as a private repository.
+            revision: branch to push to; default main.
+            tag: of the commit; default the next free ``v<n>``.
+            create_pr: open a pull request instead.
+            commit_message: default says what it is.
+            token: default the saved one.
+
+        Raises:
+            DistillkitError: as ``distillkit.sharing.push.push`` says.
+        """
+        options = PushOptions(private, revision, tag, create_pr, commit_message)
+        return push(self._whole_folder(), repo_id, options, token, update_folder=self._origin is None)
+
+
+def _positive(name: str, value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise ConfigError(f"{name} must be positive, got {value}")
+    return value
 
 
 class TensorLoader:
@@ -265,10 +363,37 @@ class TensorLoader:
             yield self.images[indices], self.targets[indices]
 
 
-def load_distilled(source: str | Path) -> DistilledDataset:
-    """Load an artifact folder.
+def load_distilled(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> DistilledDataset:
+    """Load an artifact from a folder or from the Hub; everything read is checked, nothing in it is executed.
+
+    Args:
+        source: a folder, ``org/name``, ``org/name@revision`` or ``hf://datasets/org/name@revision``; a folder that is
+            there goes before a repository of the same name.
+        revision: branch, tag or commit; resolved once, ``.revision`` of the result is the commit.
+        token: of the Hub; default the saved one, False for none.
+        cache_dir: instead of the Hub client's own cache.
+        local_files_only: never ask the Hub, read what the cache holds.
+        force_download: fetch again what the cache holds.
 
     Raises:
         ArtifactError: not an artifact, damaged, or of a newer format.
+        ConfigError: not an address, or a revision of a folder.
+        AuthError: a wrong token.
+        NotFoundError: no such repository (or a private one), or no such revision.
+        NetworkError: the Hub is out of reach and the cache does not have it.
     """
-    return DistilledDataset(read_artifact(Path(source)))
+    if isinstance(source, Path) or Path(source).is_dir() or not looks_like_address(source):
+        if revision is not None:
+            raise ConfigError(f"{source} is a folder and has no revisions; leave out revision={revision!r}")
+        return DistilledDataset(read_artifact(Path(source)))
+    origin = Origin(parse_address(source, revision), Cache(token, cache_dir, local_files_only, force_download))
+    fetched = fetch(origin.address, origin.cache)
+    return DistilledDataset(fetched.artifact, fetched.commit, origin)

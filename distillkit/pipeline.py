@@ -14,15 +14,17 @@ from typing import Any
 from torch import nn
 
 from distillkit import storage
-from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import read_artifact
+from distillkit.artifact.write import write_card
 from distillkit.config import compose
 from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.environment import resolve_device, set_precision
 from distillkit.errors import ArtifactError, ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import recipe_from_json
+from distillkit.interchange.read_pt import read_field_files
+from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Layer
 from distillkit.networks.build import build_network, parse_architecture
@@ -34,6 +36,7 @@ from distillkit.settings import NetworkSettings
 from distillkit.stages.context import Run, make_run, prepare, run_identity
 from distillkit.stages.distillation import check_distillation, distilled
 from distillkit.stages.evaluation import evaluate_rows
+from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.package import package
 
 
@@ -96,7 +99,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     prepared = prepare(run)
     folder = RunFolder(out)
     with folder.claimed(run_identity(run, prepared), replace):
-        finished = _finished(out, run.progress)
+        finished = _finished(out, run)
         if finished is not None:
             return finished
         synthetic, selection = distilled(run, prepared, folder)
@@ -105,17 +108,69 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     return load_distilled(out)
 
 
-def _finished(out: Path, progress: Progress) -> DistilledDataset | None:
-    """The artifact if it is there and whole; one that is damaged is packed again from the run's own files."""
+def _finished(out: Path, run: Run) -> DistilledDataset | None:
+    """The artifact if it is there, whole, and stored as asked; else it is packed again from the run's own files."""
     if not (out / FILES.config).is_file():
         return None
     try:
         ds = load_distilled(out)
     except ArtifactError as error:
-        progress.note(f"{error}; packing it again")
+        run.progress.note(f"{error}; packing it again")
         return None
-    progress.note(f"{out} is finished already; nothing to do")
+    stored, wanted = ds.config.get("dtype", "float32"), run.settings.artifact.dtype
+    if stored != wanted:
+        run.progress.note(f"{out} holds {stored} images; packing it again as {wanted}")
+        return None
+    run.progress.note(f"{out} is finished already; nothing to do")
     return ds
+
+
+def import_files(
+    paths: Sequence[Path],
+    kind: str,
+    dataset: str,
+    lost: Lost,
+    *,
+    title: str | None = None,
+    preset: str = "quick",
+    out: Path | None = None,
+    device: str = "auto",
+    overrides: Sequence[Layer] = (),
+    replace: bool = False,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+    command: str = "",
+) -> DistilledDataset:
+    """The field's files as an artifact, measured: what ``distillkit import`` does.
+
+    Args:
+        paths: ``images*.pt``, ``labels*.pt``, ``lr*.pt``, or a folder of them, or a ``res_*.pt``.
+        kind: ``mtt``, ``datm`` or ``pt``: whose they are.
+        dataset: registered name, Hub id or folder that they were distilled from.
+        lost: what the files do not say.
+        title: of the method, for the card.
+        preset: of the evaluation recipe and network.
+        out: artifact folder; default ``runs/<dataset>-ipc<N>-<kind>-imported``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        overrides: layers of settings from a config file or the command line.
+        replace: overwrite another run in ``out``.
+        progress: listener.
+        stop: request that stops at the next safe place.
+        command: the command line that asked for it, for the record.
+
+    Raises:
+        DataError: the files hold no distilled set.
+        ConfigError: what they lost was not said, or does not fit.
+    """
+    files = read_field_files(paths)
+    made_by = provenance(kind, title, files)
+    layer = preprocessing_layer(kind, dataset, files, lost)
+    place, ipc = resolve_device(device), images_per_class(files)
+    composed = compose(dataset, ipc, "random", preset, place.type, [layer, *overrides])
+    folder = out or Path("runs") / f"{Path(dataset).name}-ipc{ipc}-{kind}-imported"
+    run = make_run(composed, place, progress, stop, command)
+    import_set(run, files, made_by, lost, folder, replace=replace)
+    return load_distilled(folder)
 
 
 def evaluate(
@@ -191,4 +246,4 @@ def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
         raise ConfigError(f"{folder} has results for {', '.join(taken)} already; leave out --save, or that --arch")
     results["architectures"] |= {name: report.to_json() for name, report in reports.items()}
     storage.write_json(folder / FILES.results, results)
-    storage.write_bytes(folder / FILES.card, render_card(artifact.config, artifact.recipe, results).encode())
+    write_card(folder, artifact.config, artifact.recipe, results)

@@ -22,6 +22,7 @@ from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.records import Segment
 from distillkit.stages.context import Prepared, Run, prepare
 from distillkit.stages.distillation import check_distillation
+from distillkit.stages.evaluation import set_rows
 from distillkit.stages.experts import expert_setup
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
@@ -57,7 +58,7 @@ def make_plan(run: Run) -> dict[str, Any]:
         selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
         stages.append(StageCost("outer steps", settings.distill.outer_steps, _outer_seconds(run, prepared)))
         stages.append(StageCost("validation networks", selections * settings.distill.select_networks, fresh))
-    rows = 1 + settings.evaluate.uint8 + len(set(settings.evaluate.baselines) - {"full"})
+    rows = len(set_rows(settings)) + len(set(settings.evaluate.baselines) - {"full"})
     stages.append(StageCost("evaluation networks", rows * settings.evaluate.networks, fresh))
     return {
         "settings": settings.model_dump(mode="json"),

@@ -55,6 +55,10 @@ class DatasetSettings(Section):
     """Seed of the splits made here; not the run's seed, so that runs stay comparable."""
     preprocessing: Literal["standardise", "zca", "none"] = "standardise"
     """Per-channel mean and standard deviation, ZCA whitening (papers: CIFAR), or [0, 1] pixels as they are."""
+    mean: tuple[float, ...] | None = None
+    """Channel means of pixels in [0, 1] to standardise with; default: those of the training images."""
+    std: tuple[float, ...] | None = None
+    """Channel standard deviations to standardise with; default: those of the training images."""
     zca_eps: float = Field(0.1, gt=0)
     """Added to the eigenvalues of the covariance of [0, 1] pixels."""
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
@@ -200,6 +204,13 @@ class EvaluateSettings(Section):
     """Evaluate the 8-bit view of the images too."""
 
 
+class ArtifactSettings(Section):
+    """How the result is stored."""
+
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    """Of the stored images; the accuracies in the results are those of the images as stored."""
+
+
 class RunSettings(Section):
     """All settings of one run: what the artifact's config records and what a fingerprint covers."""
 
@@ -219,3 +230,4 @@ class RunSettings(Section):
     trajectories: TrajectorySettings = TrajectorySettings()
     distill: DistillSettings = DistillSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    artifact: ArtifactSettings = ArtifactSettings()

@@ -103,22 +103,48 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, sort_keys=True, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_json(path: Path, limit: int | None = None) -> Any:
+    """Read a JSON file; ``limit`` is how many bytes it may have.
 
     Raises:
-        StorageError: the file cannot be read or is not JSON.
+        StorageError: the file cannot be read, is too large, or is not JSON (NaN and Infinity are not).
     """
+    _check_regular(path)
     with _storage_errors(path, "read"):
+        if limit is not None and path.stat().st_size > limit:
+            raise StorageError(f"{path.name} has {path.stat().st_size} bytes, more than the {limit} it may have")
         content = path.read_bytes()
     return _parse_json(content, path)
 
 
 def _parse_json(content: str | bytes, path: Path) -> Any:
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no JSON number")
+
     try:
-        return json.loads(content)
+        return json.loads(content, parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise StorageError(f"{path} is not valid JSON: {error}") from error
+
+
+def _check_regular(path: Path) -> None:
+    """Reading a pipe would wait for ever, reading a device never end."""
+    if path.exists() and not path.is_file():
+        raise StorageError(f"could not read {path}: it is no ordinary file")
+
+
+def header_bytes(path: Path) -> int:
+    """How long a safetensors file says its header is.
+
+    Raises:
+        StorageError: missing, or too short to say.
+    """
+    _check_regular(path)
+    with _storage_errors(path, "read"), path.open("rb") as file:
+        first = file.read(8)
+    if len(first) < 8:
+        raise StorageError(f"{path} is damaged: {len(first)} bytes are no safetensors file")
+    return int.from_bytes(first, "little")
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Any = None) -> bytes:

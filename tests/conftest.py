@@ -4,11 +4,17 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from tests.hub_stand_in import StandIn
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +67,46 @@ TINY = {
     "evaluate.epochs": 3,
     "evaluate.full_epochs": 1,
 }
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """The folder of a tiny artifact (digits, two images per class); not to be changed, see ``copy``."""
+    from distillkit import compress
+
+    folder = tmp_path_factory.mktemp("artifact")
+    before = os.environ.get("DISTILLKIT_CACHE")
+    os.environ["DISTILLKIT_CACHE"] = str(folder / "cache")
+    words = "distillkit compress digits"
+    compress("digits", ipc=2, preset="smoke", settings=TINY, out=folder / "set", device="cpu", command=words)
+    os.environ["DISTILLKIT_CACHE"] = before or str(folder / "cache")
+    return folder / "set"
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A copy of the tiny artifact that a test may damage."""
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in Hub that the real client of this process talks to, with an empty cache and a token that may write."""
+    from huggingface_hub import constants
+
+    from distillkit.hub import client
+
+    with StandIn() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(client, "RETRY_SECONDS", (0.0, 0.0, 0.0, 0.0))
+        monkeypatch.setenv("HF_TOKEN", "write-token")
+        yield server
 
 
 @pytest.fixture

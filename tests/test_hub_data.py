@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TINY
-from tests.hub_stand_in import SHA, StandIn
+from tests.hub_stand_in import StandIn
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
 
@@ -54,6 +54,7 @@ def compress(tmp_path, url, name, out, **more):
 
 def test_hub__a_data_set_is_found_pinned_and_decoded_once(repository, tmp_path):
     with StandIn("org/shades", repository) as hub:
+        commit = hub.repos["org/shades"].branches["main"]
         first = compress(tmp_path, hub.url, "org/shades", "a")
         assert first.returncode == 0, first.stderr
         asked = len(hub.requests)
@@ -63,7 +64,7 @@ def test_hub__a_data_set_is_found_pinned_and_decoded_once(repository, tmp_path):
         assert len(hub.requests) - asked <= 2  # the revision, nothing else
     config = json.loads((tmp_path / "a" / "distill_config.json").read_text())
     assert config["source"]["source"] == "org/shades"
-    assert config["source"]["revision"] == SHA
+    assert config["source"]["revision"] == commit
     assert config["classes"] == ["dark", "bright"]
     assert config["image_shape"] == [1, 8, 8]
     assert config["source"]["test_images"] == 20
@@ -76,7 +77,7 @@ def test_hub__a_data_set_is_found_pinned_and_decoded_once(repository, tmp_path):
     ("name", "options", "status", "message"),
     [
         ("org/absent", [], 4, "the Hub has no data set org/absent"),
-        ("org/shades", ["--set", "dataset.revision=nope"], 4, "has no revision 'nope'"),
+        ("org/shades", ["--set", "dataset.revision=nope"], 4, "org/shades@nope: the Hub has no such revision"),
         ("org/shades", ["--label-column", "nope"], 2, "there is no column 'nope'"),
     ],
 )

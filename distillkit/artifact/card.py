@@ -1,103 +1,222 @@
-"""The data set card (README.md) of an artifact, from its three JSON files."""
+"""The data set card (README.md) of an artifact: a pure function of its three JSON files and the user's own section."""
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from string import Template
 from typing import Any
 
 import yaml
 
+from distillkit.artifact import own_section
+from distillkit.artifact.card_words import (
+    augmentation_words,
+    byte_count,
+    dtype_words,
+    license_words,
+    limits,
+    load_lines,
+    load_words,
+    lr_words,
+    results_table,
+    selection_words,
+    tensor_bytes,
+)
+from distillkit.artifact.layout import FILES
+from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile
 
-def render_card(config: dict[str, Any], recipe: dict[str, Any], results: dict[str, Any]) -> str:
-    """The card's text, YAML front matter included; every number comes from the arguments."""
+LICENSES = frozenset(
+    [
+        "apache-2.0",
+        "mit",
+        "openrail",
+        "bigscience-openrail-m",
+        "afl-3.0",
+        "artistic-2.0",
+        "bsl-1.0",
+        "bsd",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "bsd-3-clause-clear",
+        "c-uda",
+        "cc",
+        "cc0-1.0",
+        "cc-by-2.0",
+        "cc-by-2.5",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc-by-nc-2.0",
+        "cc-by-nc-3.0",
+        "cc-by-nc-4.0",
+        "cc-by-nd-4.0",
+        "cc-by-nc-nd-3.0",
+        "cc-by-nc-nd-4.0",
+        "cc-by-nc-sa-2.0",
+        "cc-by-nc-sa-3.0",
+        "cc-by-nc-sa-4.0",
+        "cdla-sharing-1.0",
+        "cdla-permissive-1.0",
+        "cdla-permissive-2.0",
+        "wtfpl",
+        "ecl-2.0",
+        "epl-1.0",
+        "epl-2.0",
+        "etalab-2.0",
+        "eupl-1.1",
+        "eupl-1.2",
+        "agpl-3.0",
+        "gfdl",
+        "gpl",
+        "gpl-2.0",
+        "gpl-3.0",
+        "lgpl",
+        "lgpl-2.1",
+        "lgpl-3.0",
+        "isc",
+        "mpl-2.0",
+        "ms-pl",
+        "odbl",
+        "odc-by",
+        "pddl",
+        "unlicense",
+        "zlib",
+        "unknown",
+        "other",
+    ]
+)
+"""Licence names that the Hub's validator accepts; another one is written as ``other`` with its name."""
+
+
+def render_card(config: dict[str, Any], recipe: dict[str, Any], results: dict[str, Any], own: str = "") -> str:
+    """The card's text, YAML front matter included; every number comes from the arguments, ``own`` is the user's."""
+    about = ArtifactConfig.model_validate(config)
+    how, measured = RecipeFile.model_validate(recipe), ResultsFile.model_validate(results)
     template = Template(resources.files("distillkit.artifact").joinpath("card_template.md").read_text("utf-8"))
-    shape = config["image_shape"]
-    count = config["ipc"] * len(config["classes"])
-    source = config["source"]
-    return template.substitute(
-        front_matter=yaml.safe_dump(_front_matter(config), sort_keys=False, allow_unicode=True).strip(),
-        title=_title(config),
-        count=count,
-        ipc=config["ipc"],
-        classes=len(config["classes"]),
-        shape=f"{shape[0]} x {shape[1]} x {shape[2]}",
-        source=source["source"],
-        method=config["method_title"],
-        share=f"{count / source['train_images']:.2%}",
-        train_images=source["train_images"],
-        command=config["command"],
-        rows="\n".join(_rows(results)),
-        selection=_selection(results["selection"]),
-        lr=f"{recipe['lr']:.6g}",
-        epochs=recipe["schedule"]["epochs"],
-        drops=", ".join(map(str, recipe["schedule"]["lr_drop_epochs"])) or "never",
-        drop_factor=recipe["schedule"]["lr_drop_factor"],
-        momentum=recipe["optimizer"]["momentum"],
-        weight_decay=recipe["optimizer"]["weight_decay"],
-        batch=recipe["batch_size"],
-        augmentation=recipe["augmentation"].get("strategy", "none"),
-        preprocessing=_preprocessing(config),
-        kind="learned" if config["experts"] else "real",
-        lr_kind=" (learned)" if config["experts"] else "",
-        low=f"{config['uint8_range']['low']:.4f}",
-        high=f"{config['uint8_range']['high']:.4f}",
-        license=source["license"] or "not stated by the source",
-        citation=config["citation"] or "(none)",
-        versions=", ".join(f"{name} {version}" for name, version in sorted(config["versions"].items())),
-        hardware=config["hardware"],
-        seconds=f"{sum(config['wall_time_seconds'].values()):.0f}",
-    )
+    values = _identity(about) | _training(about, how) | _figures(about, how, measured)
+    return template.substitute(values, own_section=own_section.wrap(own))
 
 
-def _title(config: dict[str, Any]) -> str:
-    return f"{config['source']['name']} distilled to {config['ipc']} images per class ({config['method']})"
-
-
-def _front_matter(config: dict[str, Any]) -> dict[str, Any]:
-    count = config["ipc"] * len(config["classes"])
+def front_matter(about: ArtifactConfig) -> dict[str, Any]:
+    """The YAML of the card: licence, viewer configuration, features, tags, the source data set."""
+    count = about.size
     matter: dict[str, Any] = {
-        "pretty_name": _title(config),
-        "license": config["source"]["license"] or "unknown",
+        "pretty_name": _title(about),
+        **_license(about),
         "task_categories": ["image-classification"],
-        "tags": ["distillkit", "dataset-distillation", config["method"]],
+        "tags": ["distillkit", "dataset-distillation", about.method],
         "size_categories": ["n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K"],
-        "configs": [
-            {
-                "config_name": "default",
-                "default": True,
-                "data_files": [{"split": "train", "path": "data/train-*"}],
-            }
-        ],
     }
-    if config["source"]["revision"]:
-        matter["source_datasets"] = [config["source"]["source"]]
+    if about.source.hub_id:
+        matter["source_datasets"] = [about.source.hub_id]
+    data_files = [{"split": "train", "path": "data/train-*"}]
+    matter["configs"] = [{"config_name": "default", "default": True, "data_files": data_files}]
+    matter["dataset_info"] = {"features": _features(about), "splits": [_split(about)]}
     return matter
 
 
-def _selection(selection: dict[str, Any]) -> str:
-    """Which checkpoint was kept, and by what."""
-    if "step" not in selection:
-        return f"Chosen by: {selection['split']}."
-    kept = f"outer step {selection['step']} of {selection['outer_steps']}"
-    if selection["step"] == 0:
-        kept = f"the initial images (no checkpoint of {selection['outer_steps']} outer steps was better)"
-    return f"Kept: {kept}, selected on {selection['split']}."
+def _license(about: ArtifactConfig) -> dict[str, str]:
+    name = (about.source.license or "unknown").strip().lower()
+    if name in LICENSES:
+        return {"license": name}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name).strip("-") or "stated-by-the-source"}
 
 
-def _rows(results: dict[str, Any]) -> list[str]:
-    rows = [("this set, " + name, row) for name, row in results["architectures"].items()]
-    if results.get("uint8"):
-        rows.append(("this set, 8-bit view", results["uint8"]))
-    names = {"random": "random real images", "kmeans": "k-means coreset", "full": "full training data"}
-    rows += [(names[name], row) for name, row in results["baselines"].items()]
+def _features(about: ArtifactConfig) -> list[dict[str, Any]]:
+    names = {str(position): name for position, name in enumerate(about.classes)}
     return [
-        f"| {name} | {100 * row['mean']:.1f} ± {100 * row['std']:.1f} | {row['n']} | {row['lr']:.4g} |"
-        for name, row in rows
+        {"name": "image", "dtype": "image"},
+        {"name": "label", "dtype": {"class_label": {"names": names}}},
+        {"name": "soft_label", "list": "float32", "length": about.num_classes},
     ]
 
 
-def _preprocessing(config: dict[str, Any]) -> str:
-    if config["settings"]["dataset"]["preprocessing"] == "zca":
-        return "ZCA-whitened pixels: `(x.flatten() - zca_mean) @ zca_matrix` of pixels x in [0, 1]"
-    return "standardised pixels: `(x - mean) / std` per channel of pixels x in [0, 1]"
+def _split(about: ArtifactConfig) -> dict[str, Any]:
+    return {"name": "train", "num_bytes": tensor_bytes(about), "num_examples": about.size}
+
+
+def _title(about: ArtifactConfig) -> str:
+    images = "image" if about.ipc == 1 else "images"
+    return f"{about.source.name} distilled to {about.ipc} {images} per class ({about.method})"
+
+
+def _identity(about: ArtifactConfig) -> dict[str, str]:
+    channels, height, width = about.image_shape
+    source_bytes = about.source.train_images * channels * height * width
+    source = f"`{about.source.source}`"
+    if about.source.hub_id:
+        at = f" (revision `{about.source.revision}`)" if about.source.revision else ""
+        source = f"[{about.source.hub_id}](https://huggingface.co/datasets/{about.source.hub_id}){at}"
+    return {
+        "front_matter": yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=1000).strip(),
+        "title": _title(about),
+        "count": str(about.size),
+        "kind": "learned" if about.experts or about.imported_from else "real",
+        "ipc": str(about.ipc),
+        "classes": str(about.num_classes),
+        "shape": f"{channels} x {height} x {width}",
+        "bytes": byte_count(tensor_bytes(about)),
+        "source": source,
+        "share": f"{about.size / about.source.train_images:.2%}",
+        "byte_share": f"{tensor_bytes(about) / source_bytes:.2%}",
+        "train_images": str(about.source.train_images),
+        "method": about.method_title,
+        "load_lines": load_lines(about),
+        "load_words": load_words(about),
+        "command": _command(about),
+        "made": _made(about),
+        "license": license_words(about),
+        "citations": "\n".join(
+            f"```bibtex\n{text.strip()}\n```" for text in (about.citation, about.source.citation) if text
+        ),
+    }
+
+
+def _command(about: ArtifactConfig) -> str:
+    return about.command.replace("```", "'''")
+
+
+def _made(about: ArtifactConfig) -> str:
+    seconds = about.wall_time_seconds
+    times = ", ".join(f"{stage} {time:.0f} s" for stage, time in seconds.items() if time >= 0.5)
+    whole = f"{sum(seconds.values()):.0f} seconds in all" + (f" ({times})" if times else "")
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(about.versions.items()))
+    return f"{versions}. {about.hardware}; {whole}; seed {about.seed}. `{FILES.config}` holds every setting."
+
+
+def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
+    drops = ", ".join(map(str, how.schedule.lr_drop_epochs))
+    factor = how.schedule.lr_drop_factor
+    soft = about.label_kind == "logits"
+    return {
+        "momentum": f"{how.optimizer.momentum:g}",
+        "weight_decay": f"{how.optimizer.weight_decay:g}",
+        "lr": f"{how.lr:.6g}",
+        "lr_kind": " (learned)" if about.experts else "",
+        "drops": f"times {factor:g} from epoch {drops} on with a new optimiser" if drops else "constant",
+        "epochs": str(how.schedule.epochs),
+        "batch": str(how.batch_size),
+        "loss": "cross-entropy with the label probabilities",
+        "augmentation": augmentation_words(how),
+        "preprocessing": _preprocessing(about),
+        "dtype_words": dtype_words(about),
+        "label_words": "logits (take a softmax once)" if soft else "probabilities",
+    }
+
+
+def _preprocessing(about: ArtifactConfig) -> str:
+    if about.settings.dataset.preprocessing == "zca":
+        return "ZCA-whitened pixels, `(x.flatten() - zca_mean) @ zca_matrix` of pixels x in [0, 1]"
+    return "standardised pixels, `(x - mean) / std` per channel of pixels x in [0, 1]"
+
+
+def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
+    return {
+        "table": results_table(how, measured),
+        "lr_words": lr_words(measured),
+        "selection": selection_words(measured.selection),
+        "curves": "![matching loss and accuracy over the run](curves.png)" if about.experts else "",
+        "limits": limits(about, how, measured),
+    }

@@ -25,6 +25,10 @@ class ArtifactFiles:
 
 
 FILES = ArtifactFiles()
+LOADED = (FILES.config, FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results)
+"""The files that loading reads."""
+PUBLISHED = (FILES.card, *LOADED, FILES.parquet, FILES.preview, FILES.curves)
+"""The files that are pushed and pulled; nothing else of a folder ever is. Coresets have no curves."""
 
 
 def check_format(version: object) -> None:

@@ -1,175 +1,202 @@
-"""Reading an artifact folder, trusting nothing in it: safetensors and JSON only, checked against the config."""
+"""Reading an artifact folder, trusting nothing in it: safetensors and JSON only, checked before and after use.
+
+Before a tensor is read, the file's size, the header's size and every name, dtype and shape must be what the config
+says; so a hostile file costs no more memory than an honest one of its size, and that is at most four times its size.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from distillkit import storage
+from distillkit.artifact.encoding import decode
 from distillkit.artifact.layout import FILES, check_format
+from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile
 from distillkit.data import preprocess
+from distillkit.data.augment import Augmentation
 from distillkit.data.preprocess import Preprocess
-from distillkit.errors import ArtifactError, StorageError
-from distillkit.records import LabelKind, SyntheticSet
-from distillkit.settings import NetworkSettings
+from distillkit.errors import ArtifactError, ConfigError, StorageError
+from distillkit.records import SyntheticSet
 
-Size = Annotated[int, Field(ge=1, le=4096)]
-
-
-class ArtifactConfig(BaseModel):
-    """What the loader needs of distill_config.json; other keys are kept but not relied on."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    format_version: str
-    method: str
-    ipc: int = Field(ge=1)
-    image_shape: tuple[Size, Size, Size]
-    classes: list[str] = Field(min_length=2)
-    label_kind: LabelKind
-    settings: dict[str, Any]
-    source: dict[str, Any]
-
-
-class _Loose(BaseModel):
-    """Checked keys; others may be there."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class _Optimizer(_Loose):
-    momentum: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
-
-
-class _Schedule(_Loose):
-    epochs: int = Field(ge=1, le=1_000_000)
-    lr_drop_epochs: list[int]
-    lr_drop_factor: float = Field(gt=0)
-
-
-class RecipeFile(_Loose):
-    """What training needs of recipe.json."""
-
-    architecture: NetworkSettings
-    optimizer: _Optimizer
-    schedule: _Schedule
-    lr: float = Field(gt=0, allow_inf_nan=False)
-    batch_size: int = Field(ge=1)
-    augmentation: dict[str, Any]
-
-
-class _Row(_Loose):
-    mean: float
-    std: float
-    n: int
-    accuracies: list[float]
-
-
-class ResultsFile(_Loose):
-    """What is shown of results.json."""
-
-    architectures: dict[str, _Row]
-    baselines: dict[str, _Row]
-    uint8: _Row | None
-    selection: dict[str, Any]
+MAX_JSON = 2**20  # bytes; a JSON value may take twenty times its text in memory
+MAX_HEADER = 2**20  # bytes of a safetensors header
+STORED = {"float32": ("F32", "F32"), "float16": ("F16", "F16"), "uint8": ("U8", "F16")}  # images, labels
+WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "I64": 8, "U8": 1}
+Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact as read: checked tensors, and the three JSON files."""
+    """An artifact as read: checked tensors, and the three JSON files; ``folder`` is where it was read."""
 
     synthetic: SyntheticSet
     preprocess: Preprocess
     config: dict[str, Any]
     recipe: dict[str, Any]
     results: dict[str, Any]
+    folder: Path
 
 
-def read_artifact(folder: Path) -> Artifact:
-    """Read and check a folder.
+def read_artifact(folder: Path, name: str | None = None) -> Artifact:
+    """Read and check a folder; ``name`` is what error messages call it (default: the folder).
 
     Raises:
         ArtifactError: no artifact, a newer format, or a damaged file (which one, and what is wrong with it).
     """
-    raw = read_config(folder)
+    name = name or str(folder)
+    raw = read_config(folder, name)
     config = ArtifactConfig.model_validate(raw)
     try:
-        tensors, _ = storage.read_tensors(folder / FILES.tensors)
-        preprocessing, _ = storage.read_tensors(folder / FILES.preprocess)
         recipe = _checked_json(folder / FILES.recipe, RecipeFile)
+        _check_augmentation(recipe)
         results = _checked_json(folder / FILES.results, ResultsFile)
+        whitened = config.settings.dataset.preprocessing == "zca"
+        tensors = _read(folder / FILES.preprocess, preprocess_layout(config, whitened))
+        for key, tensor in tensors.items():
+            _check_finite(FILES.preprocess, key, tensor)
+            if key == "std" and not bool((tensor > 0).all()):
+                raise StorageError(f"{FILES.preprocess}: std is not positive")
+        preprocessing = preprocess.from_tensors(tensors, config.image_shape)
+        synthetic = _synthetic(_read(folder / FILES.tensors, tensors_layout(config)), config, preprocessing)
     except StorageError as error:
-        raise ArtifactError(f"{folder} is damaged: {error}") from error
-    synthetic = _checked(tensors, config, folder)
-    for name, tensor in preprocessing.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise ArtifactError(f"{folder} is damaged: {FILES.preprocess}: {name} is not a finite float tensor")
-        if name == "std" and not bool((tensor > 0).all()):
-            raise ArtifactError(f"{folder} is damaged: {FILES.preprocess}: std is not positive")
-    return Artifact(synthetic, preprocess.from_tensors(preprocessing, config.image_shape), raw, recipe, results)
+        raise ArtifactError(f"{name} is damaged: {error}") from error
+    return Artifact(synthetic, preprocessing, raw, recipe, results, folder)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, name: str | None = None) -> dict[str, Any]:
     """distill_config.json, checked.
 
     Raises:
         ArtifactError: there is none, it is damaged, or of a newer format.
     """
+    name = name or str(folder)
     path = folder / FILES.config
     if not path.is_file():
         what = f"has no {FILES.config}" if folder.is_dir() else "does not exist"
-        raise ArtifactError(f"{folder} is not a distillkit artifact: it {what}")
+        raise ArtifactError(f"{name} is not a distillkit artifact: it {what}")
     try:
-        value = storage.read_json(path)
+        value = storage.read_json(path, MAX_JSON)
         check_format(value.get("format_version") if isinstance(value, dict) else None)
-        return _checked_json(path, ArtifactConfig)
+        return _fitting(value, path, ArtifactConfig)
     except StorageError as error:
-        raise ArtifactError(f"{folder} is damaged: {error}") from error
+        raise ArtifactError(f"{name} is damaged: {error}") from error
+
+
+def tensors_layout(config: ArtifactConfig) -> Layout:
+    """Dtype and shape of each tensor of distilled.safetensors, as the config says."""
+    images, labels = STORED[config.dtype]
+    return {
+        "images": (images, (config.size, *config.image_shape)),
+        "labels": (labels, (config.size, config.num_classes)),
+        "class_ids": ("I64", (config.size,)),
+        "lr": ("F64", ()),
+    }
+
+
+def preprocess_layout(config: ArtifactConfig, whitened: bool) -> Layout:
+    """Dtype and shape of each tensor of preprocess.safetensors."""
+    size = math.prod(config.image_shape)
+    if whitened:
+        return {"zca_mean": ("F32", (size,)), "zca_matrix": ("F32", (size, size))}
+    return {"mean": ("F32", (config.image_shape[0],)), "std": ("F32", (config.image_shape[0],))}
+
+
+def largest_sizes(config: ArtifactConfig) -> dict[str, int]:
+    """Bytes that the files of an artifact with this config can have at most."""
+    whitened = config.settings.dataset.preprocessing == "zca"
+    layouts = {FILES.tensors: tensors_layout(config), FILES.preprocess: preprocess_layout(config, whitened)}
+    sizes = {name: 8 + MAX_HEADER + _data_bytes(layout) for name, layout in layouts.items()}
+    pixels = config.size * math.prod(config.image_shape)
+    views = 2**24 + 8 * pixels + 8 * config.size * config.num_classes  # pictures and tables are smaller than this
+    others = {FILES.card: MAX_JSON * 4, FILES.parquet: views, FILES.preview: views, FILES.curves: views}
+    return sizes | others | dict.fromkeys((FILES.config, FILES.recipe, FILES.results), MAX_JSON)
+
+
+def _data_bytes(layout: Layout) -> int:
+    return sum(WIDTHS[dtype] * math.prod(shape) for dtype, shape in layout.values())
+
+
+def _read(path: Path, expected: Layout) -> dict[str, Tensor]:
+    """The tensors of a file that has exactly the ``expected`` ones.
+
+    Raises:
+        StorageError: it has not; nothing was read then.
+    """
+    header = storage.header_bytes(path)
+    if header > MAX_HEADER:
+        raise StorageError(f"{path.name}: its header of {header} bytes is larger than {MAX_HEADER}")
+    size, wanted = path.stat().st_size, 8 + header + _data_bytes(expected)
+    with storage.open_tensors(path) as file:
+        found = {name: _slot(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if found != expected:
+            raise StorageError(f"{path.name} holds {_words(found)}, the config says {_words(expected)}")
+        if size != wanted:
+            raise StorageError(f"{path.name} has {size} bytes, its tensors need {wanted}")
+        return {name: file.get_tensor(name) for name in expected}
+
+
+def _slot(part: Any) -> tuple[str, tuple[int, ...]]:
+    return str(part.get_dtype()), tuple(part.get_shape())
+
+
+def _words(layout: Layout) -> str:
+    shown = [f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in sorted(layout.items())[:6]]
+    return ", ".join(shown)[:500] or "no tensors"
 
 
 def _checked_json(path: Path, model: type[BaseModel]) -> dict[str, Any]:
-    """A JSON object that fits ``model``, as it stands in the file.
+    """A JSON object that fits ``model``, as it stands in the file."""
+    return _fitting(storage.read_json(path, MAX_JSON), path, model)
 
-    Raises:
-        StorageError: it does not.
-    """
-    value = storage.read_json(path)
+
+def _fitting(value: Any, path: Path, model: type[BaseModel]) -> dict[str, Any]:
     try:
-        model.model_validate(value)
+        model.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part)[:60] for part in first["loc"]) or "the whole"
         raise StorageError(f"{path.name}: {key}: {first['msg'].lower()}") from error
     found: dict[str, Any] = value
     return found
 
 
-def _checked(tensors: dict[str, Tensor], config: ArtifactConfig, folder: Path) -> SyntheticSet:
-    num_classes = len(config.classes)
-    size = config.ipc * num_classes
-    expected = {
-        "images": (size, *config.image_shape),
-        "labels": (size, num_classes),
-        "class_ids": (size,),
-        "lr": (),
-    }
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        raise ArtifactError(f"{folder} is damaged: {FILES.tensors} holds {found}, the config says {expected}")
-    for name in ("images", "labels", "lr"):
-        if not tensors[name].is_floating_point() or not bool(torch.isfinite(tensors[name]).all()):
-            raise ArtifactError(f"{folder} is damaged: {FILES.tensors}: {name} is not a finite float tensor")
+def _check_augmentation(recipe: dict[str, Any]) -> None:
+    try:
+        Augmentation.parse(recipe["augmentation"].get("strategy", "none"))
+    except ConfigError as error:
+        raise StorageError(f"{FILES.recipe}: augmentation: {error}") from error
+
+
+def _check_finite(file: str, name: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point() and not all(
+        bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(2**20)
+    ):
+        raise StorageError(f"{file}: {name} has values that are not finite")
+
+
+def _synthetic(tensors: dict[str, Tensor], config: ArtifactConfig, preprocessing: Preprocess) -> SyntheticSet:
+    for name, tensor in tensors.items():
+        _check_finite(FILES.tensors, name, tensor)
     ids = tensors["class_ids"]
-    if ids.dtype != torch.int64 or int(ids.min()) < 0 or int(ids.max()) >= num_classes:
-        raise ArtifactError(f"{folder} is damaged: {FILES.tensors}: class_ids are not ids of {num_classes} classes")
-    lr = float(tensors["lr"])
-    if lr <= 0:
-        raise ArtifactError(f"{folder} is damaged: {FILES.tensors}: the learning rate {lr} is not positive")
-    images, labels = tensors["images"].float().clone(), tensors["labels"].float().clone()
-    return SyntheticSet(images, labels, ids.clone(), lr, config.label_kind)
+    if int(ids.min()) < 0 or int(ids.max()) >= config.num_classes:
+        raise StorageError(f"{FILES.tensors}: class_ids are not ids of {config.num_classes} classes")
+    if float(tensors["lr"]) <= 0:
+        raise StorageError(f"{FILES.tensors}: the learning rate {float(tensors['lr'])} is not positive")
+    if config.label_kind == "probabilities":
+        _check_probabilities(tensors["labels"])
+    return decode(tensors, config.uint8_range, preprocessing, config.label_kind)
+
+
+def _check_probabilities(labels: Tensor) -> None:
+    for part in labels.split(2**12):
+        sums = part.float().sum(1)
+        if bool((part < 0).any()) or bool(((sums - 1).abs() > 1e-2).any()):
+            raise StorageError(f"{FILES.tensors}: labels are said to be probabilities, but are not")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 from dataclasses import dataclass
@@ -36,10 +37,12 @@ class EightBit:
         return self.low + self.images.float() / 255 * (self.high - self.low)
 
 
-def eight_bit(synthetic: SyntheticSet, preprocess: Preprocess) -> EightBit:
-    """Quantise the images, in pixel space, over the range of the whole set."""
+def eight_bit(
+    synthetic: SyntheticSet, preprocess: Preprocess, value_range: tuple[float, float] | None = None
+) -> EightBit:
+    """Quantise the images, in pixel space, over ``value_range`` (default: that of the whole set, [0, 1] at least)."""
     pixels = preprocess.invert(synthetic.images)
-    low, high = min(0.0, float(pixels.min())), max(1.0, float(pixels.max()))
+    low, high = value_range or (min(0.0, float(pixels.min())), max(1.0, float(pixels.max())))
     values = ((pixels - low) / (high - low) * 255).round().clamp(0, 255)
     return EightBit(values.to(torch.uint8), low, high)
 
@@ -110,5 +113,13 @@ def parquet_bytes(view: EightBit, synthetic: SyntheticSet, classes: tuple[str, .
         pa.FixedSizeListArray.from_arrays(pa.array(soft, pa.float32()), count),
     ]
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), sink, row_group_size=1000, write_page_index=True)
+    pq.write_table(
+        pa.Table.from_arrays(columns, schema=schema), sink, row_group_size=1000, write_page_index=True, **_chunking()
+    )
     return sink.getvalue()
+
+
+def _chunking() -> dict[str, bool]:
+    """Content-defined chunks, so that the Hub stores only what changed between two versions; newer pyarrow has them."""
+    known = "use_content_defined_chunking" in inspect.signature(pq.ParquetWriter.__init__).parameters
+    return {"use_content_defined_chunking": True} if known else {}

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from distillkit import storage
+from distillkit.artifact import own_section
 from distillkit.artifact.card import render_card
+from distillkit.artifact.encoding import encode
 from distillkit.artifact.layout import FILES
+from distillkit.artifact.schema import ArtifactConfig, Dtype, Range
 from distillkit.artifact.views import eight_bit, parquet_bytes, preview_png
 from distillkit.data.preprocess import Preprocess
 from distillkit.records import SyntheticSet
@@ -16,7 +19,10 @@ from distillkit.records import SyntheticSet
 
 @dataclass(frozen=True)
 class ArtifactContent:
-    """Everything that goes into an artifact; ``config``, ``recipe`` and ``results`` are JSON values."""
+    """Everything that goes into an artifact; ``config``, ``recipe`` and ``results`` are JSON values.
+
+    ``synthetic`` is the set before it is stored as ``dtype``.
+    """
 
     synthetic: SyntheticSet
     preprocess: Preprocess
@@ -24,36 +30,70 @@ class ArtifactContent:
     config: dict[str, Any]
     recipe: dict[str, Any]
     results: dict[str, Any]
+    dtype: Dtype = "float32"
 
 
 def write_artifact(folder: Path, content: ArtifactContent) -> None:
     """Write all files of an artifact; the config comes last, so a folder with one is complete.
 
+    The user's own section of a card that is there survives.
+
     Raises:
         StorageError: a file cannot be written.
+        ConfigError: a value does not fit the dtype, or the markers of the user's section are damaged.
     """
     synthetic, preprocess = content.synthetic, content.preprocess
     view = eight_bit(synthetic, preprocess)
-    config = {**content.config, "uint8_range": {"low": view.low, "high": view.high}}
+    value_range = Range(low=view.low, high=view.high)
+    config = {**content.config, "dtype": content.dtype, "uint8_range": value_range.model_dump()}
+    tensors = encode(synthetic, view, content.dtype)
+    own = read_own_section(folder)
     storage.write_tensors(folder / FILES.preprocess, preprocess.to_tensors())
-    storage.write_bytes(folder / FILES.tensors, synthetic_bytes(synthetic))
+    storage.write_tensors(folder / FILES.tensors, tensors, identity(config, content.recipe, content.results))
     storage.write_json(folder / FILES.recipe, content.recipe)
     storage.write_json(folder / FILES.results, content.results)
     storage.write_bytes(folder / FILES.parquet, parquet_bytes(view, synthetic, content.classes))
     storage.write_bytes(folder / FILES.preview, preview_png(synthetic, preprocess))
-    card = render_card(config, content.recipe, content.results)
-    storage.write_bytes(folder / FILES.card, card.encode())
+    storage.write_bytes(folder / FILES.card, render_card(config, content.recipe, content.results, own).encode())
     storage.write_json(folder / FILES.config, config)
 
 
-def synthetic_bytes(synthetic: SyntheticSet) -> bytes:
-    """distilled.safetensors: images [S, C, H, W], labels [S, K], class_ids [S], lr []."""
-    import torch
-
-    tensors = {
-        "images": synthetic.images.float(),
-        "labels": synthetic.labels.float(),
-        "class_ids": synthetic.class_ids.to(torch.int64),
-        "lr": torch.tensor(synthetic.lr, dtype=torch.float64),
+def identity(config: dict[str, Any], recipe: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """What the header of distilled.safetensors says of the artifact, for a look at it without a download."""
+    about = ArtifactConfig.model_validate(config)
+    network = recipe["architecture"]["name"]
+    rows = {f"this set, {network}": results["architectures"].get(network), **results["baselines"]}
+    return {
+        "format_version": about.format_version,
+        "label_kind": about.label_kind,
+        "generator": about.generator,
+        "method_title": about.method_title,
+        "ipc": about.ipc,
+        "num_classes": about.num_classes,
+        "source": about.source.hub_id or about.source.source,
+        "train_images": about.source.train_images,
+        "lr": recipe["lr"],
+        "accuracy": {name: row for name, row in rows.items() if row is not None},
     }
-    return storage.tensor_bytes(tensors, {"label_kind": synthetic.label_kind})
+
+
+def read_own_section(folder: Path) -> str:
+    """What the user wrote in the card of a folder; empty where there is no card.
+
+    Raises:
+        ConfigError: the markers are damaged.
+    """
+    path = folder / FILES.card
+    return own_section.find(path.read_text("utf-8", errors="replace")) if path.is_file() else ""
+
+
+def write_card(folder: Path, config: dict[str, Any], recipe: dict[str, Any], results: dict[str, Any]) -> Path:
+    """Make the card again; the user's own section survives.
+
+    Raises:
+        StorageError: it cannot be written.
+        ConfigError: the markers of the user's section are damaged.
+    """
+    path = folder / FILES.card
+    storage.write_bytes(path, render_card(config, recipe, results, read_own_section(folder)).encode())
+    return path

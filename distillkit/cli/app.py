@@ -13,6 +13,8 @@ from distillkit.cli import console
 from distillkit.cli import options as opt
 from distillkit.cli.experts import experts
 from distillkit.cli.inspect import datasets, doctor, info, methods, preview
+from distillkit.cli.interchange import export, import_files
+from distillkit.cli.sharing import card, pull, push
 from distillkit.version import __version__
 
 app = typer.Typer(
@@ -22,8 +24,9 @@ app = typer.Typer(
     help="Compress a labelled image data set into a few learned images per class.",
 )
 app.add_typer(experts, name="experts")
-for command in (info, preview, methods, datasets, doctor):
+for command in (info, preview, card, push, pull, export, methods, datasets, doctor):
     app.command()(command)
+app.command(name="import")(import_files)
 
 
 def _version(wanted: bool) -> None:
@@ -66,6 +69,9 @@ def compress(
     paper_protocol: Annotated[
         bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
     ] = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Of the stored images: float32, float16 or uint8; each is measured.")
+    ] = None,
     tracker: Annotated[str | None, typer.Option("--tracker", help="tensorboard or wandb.")] = None,
     yes: opt.Yes = False,
     as_json: opt.Json = False,
@@ -82,6 +88,8 @@ def compress(
     layers = opt.layers(assignments, config, seed, precision, data)
     if paper_protocol:
         layers.append(Layer("--paper-protocol", {"evaluate.paper_protocol": True}))
+    if dtype is not None:
+        layers.append(Layer("--dtype", {"artifact.dtype": dtype}))
     find_method(method)
     compose(dataset, ipc, method, preset, "cpu", layers)  # usage errors before torch is loaded
 
@@ -107,7 +115,7 @@ def compress(
     if as_json:
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return
-    _print_results(folder, ds)
+    console.print_results(folder, ds.results)
 
 
 def _command_line() -> str:
@@ -138,31 +146,10 @@ def planned_rows(planned: dict[str, Any]) -> list[list[str]]:
     return [*rows, ["all", "", "", f"{planned['seconds'] / 60:.1f}"]]
 
 
-def _print_results(folder: Path, ds: Any) -> None:
-    from distillkit.records import EvalReport
-
-    rows = []
-    for name, row in ds.results["architectures"].items():
-        rows.append((f"this set, {name}", row))
-    if ds.results["uint8"]:
-        rows.append(("this set, 8-bit view", ds.results["uint8"]))
-    rows += list(ds.results["baselines"].items())
-    table = [
-        [name, console.percent(EvalReport.from_json(row)), str(row["n"]), f"{row['lr']:.4g}"] for name, row in rows
-    ]
-    console.print_table("Test accuracy (%) of fresh networks", ["trained on", "accuracy", "n", "lr"], table)
-    habit = ds.results.get("paper_protocol")
-    if habit:
-        words = f"{100 * habit['accuracy']:.1f} at step {habit['step']}"
-        console.results.print(f"paper protocol (maximum over checkpoints on test data): {words}", markup=False)
-    console.results.print(f"\nartifact: {folder}", markup=False)
-    console.results.print(f"look at:  {folder / 'preview.png'}", markup=False)
-
-
 @app.command()
 @console.guarded
 def evaluate(
-    artifact: opt.Folder,
+    artifact: opt.Artifact,
     arch: Annotated[
         list[str] | None,
         typer.Option("--arch", help="convnet, convnet:width=64,depth=2, timm/<name>; repeatable."),
@@ -172,17 +159,22 @@ def evaluate(
     device: opt.Device = "auto",
     data_root: opt.DataRoot = None,
     save: Annotated[bool, typer.Option("--save", help="Add the rows to the artifact's results.json.")] = False,
+    token: opt.Token = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
     """Train fresh networks on an artifact by its own recipe and print their test accuracies."""
-    from distillkit import pipeline
+    from distillkit import load_distilled, pipeline
+    from distillkit.errors import ConfigError
     from distillkit.interrupt import stop_on_signals
 
+    if save and not Path(artifact).is_dir():
+        raise ConfigError(f"--save writes into a folder, {artifact!r} is none; 'distillkit pull' it first")
+    ds = load_distilled(artifact, token=token)
     with console.progress(quiet) as progress, stop_on_signals() as stop:
         reports = pipeline.evaluate(
-            artifact,
+            ds,
             arch or ["convnet"],
             networks=networks,
             seed=seed or 0,
@@ -192,7 +184,7 @@ def evaluate(
             stop=stop,
         )
     if save:
-        pipeline.save_reports(artifact, reports)
+        pipeline.save_reports(Path(artifact), reports)
     if as_json:
         console.print_json({"artifact": str(artifact), "architectures": {n: r.to_json() for n, r in reports.items()}})
         return

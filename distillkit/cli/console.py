@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import typer
@@ -62,7 +63,7 @@ def _sentence(error: Exception) -> str:
 def _fail(message: str, status: int, options: dict[str, Any]) -> None:
     if options.get("as_json"):
         print_json({"error": message, "exit_status": status})
-    errors.print(f"error: {message}", markup=False)
+    errors.print(printable(f"error: {message}".replace("\n", " ")), markup=False)
     raise typer.Exit(status)
 
 
@@ -79,6 +80,38 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     results.print(table)
+
+
+def print_lines(lines: dict[str, str]) -> None:
+    """A name and a text each line; texts may come from others' files, so control characters are taken out."""
+    width = max(len(name) for name in lines) + 2
+    for name, text in lines.items():
+        results.print(printable(f"{name:<{width}}{text}"), markup=False)
+
+
+def print_results(folder: Path, results_json: dict[str, Any]) -> None:
+    """The table of an artifact's results, and where to look at it."""
+    from distillkit.records import EvalReport
+
+    rows = [(f"this set, {name}", row) for name, row in results_json["architectures"].items()]
+    if results_json.get("float32"):
+        rows.append(("as float32", results_json["float32"]))
+    if results_json["uint8"]:
+        rows.append(("this set, 8-bit view", results_json["uint8"]))
+    rows += list(results_json["baselines"].items())
+    table = [[name, percent(EvalReport.from_json(row)), str(row["n"]), f"{row['lr']:.4g}"] for name, row in rows]
+    print_table("Test accuracy (%) of fresh networks", ["trained on", "accuracy", "n", "lr"], table)
+    habit = results_json.get("paper_protocol")
+    if habit:
+        words = f"{100 * habit['accuracy']:.1f} at step {habit['step']}"
+        results.print(f"paper protocol (maximum over checkpoints on test data): {words}", markup=False)
+    results.print(f"\nartifact: {folder}", markup=False)
+    results.print(f"look at:  {folder / 'preview.png'}", markup=False)
+
+
+def printable(text: str) -> str:
+    """``text`` without the characters that a terminal takes for commands."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def percent(report: Any) -> str:

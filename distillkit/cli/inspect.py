@@ -12,32 +12,73 @@ from distillkit.cli import options as opt
 
 
 @console.guarded
-def info(artifact: opt.Folder, as_json: opt.Json = False, debug: opt.Debug = False) -> None:
-    """Say what an artifact is, how it was made and how well it trains."""
-    from distillkit.distilled import load_distilled
-    from distillkit.records import EvalReport
+def info(
+    artifact: opt.Artifact,
+    token: opt.Token = None,
+    as_json: opt.Json = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Say what an artifact is, how it was made and how well it trains; one on the Hub is not downloaded for it."""
+    from distillkit.hub.address import looks_like_address
 
-    ds = load_distilled(artifact)
+    if not Path(artifact).is_dir() and looks_like_address(artifact):
+        _remote_info(artifact, token, as_json)
+    else:
+        _local_info(Path(artifact), as_json)
+
+
+def _remote_info(artifact: str, token: str | None, as_json: bool) -> None:
+    from distillkit.artifact.card_words import percent
+    from distillkit.hub.address import parse_address
+    from distillkit.sharing.pull import glance
+
+    seen = glance(parse_address(artifact), token)
+    about = seen.identity
     if as_json:
-        console.print_json({"config": ds.config, "recipe": ds.recipe, "results": ds.results})
+        tensors = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in seen.tensors.items()}
+        console.print_json({"identity": about.model_dump(), "tensors": tensors})
         return
-    source = ds.config["source"]
-    shape = "x".join(str(size) for size in ds.image_shape)
-    size = sum(path.stat().st_size for path in Path(artifact).glob("*") if path.is_file())
+    dtype, shape = seen.tensors.get("images", ("?", ()))
+    size = "x".join(map(str, shape[1:]))
+    count = f"{shape[0] if shape else '?'} of {size} as {dtype}, {about.ipc} for each of {about.num_classes} classes"
     lines = {
-        "made by": f"{ds.config['generator']}, {ds.config['method_title']}",
-        "source": f"{source['source']} ({source['train_images']} training images)",
-        "images": f"{len(ds)} of {shape}, {ds.config['ipc']} for each of {ds.num_classes} classes, {size / 1e6:.2f} MB",
-        "classes": ", ".join(ds.classes[:10]) + (", ..." if ds.num_classes > 10 else ""),
-        "labels": f"{ds.config['label_kind']}",
-        "learned lr": f"{ds.lr:.6g}",
-        "command": ds.config["command"],
+        "made by": f"{about.generator}, {about.method_title}",
+        "source": f"{about.source} ({about.train_images} training images)",
+        "images": count,
+        "labels": about.label_kind,
+        "lr": f"{about.lr:.6g}",
     }
-    rows = {f"accuracy, {name}": row for name, row in ds.results["architectures"].items()}
-    rows |= {f"accuracy, {name}": row for name, row in ds.results["baselines"].items()}
-    lines |= {name: f"{console.percent(EvalReport.from_json(row))} % (n = {row['n']})" for name, row in rows.items()}
-    for name, text in lines.items():
-        console.results.print(f"{name:<18} {text}", markup=False)
+    lines |= {f"accuracy, {name}": percent(row) for name, row in about.accuracy.items()}
+    console.print_lines(lines)
+
+
+def _local_info(artifact: Path, as_json: bool) -> None:
+    from distillkit.artifact.card_words import byte_count, percent
+    from distillkit.artifact.layout import PUBLISHED
+    from distillkit.artifact.read import read_artifact
+    from distillkit.artifact.schema import ArtifactConfig, ResultsFile
+
+    content = read_artifact(artifact)
+    if as_json:
+        console.print_json({"config": content.config, "recipe": content.recipe, "results": content.results})
+        return
+    about, measured = ArtifactConfig.model_validate(content.config), ResultsFile.model_validate(content.results)
+    shape = "x".join(str(size) for size in about.image_shape)
+    size = sum((artifact / name).stat().st_size for name in PUBLISHED if (artifact / name).is_file())
+    count = f"{about.size} of {shape} as {about.dtype}, {about.ipc} for each of {about.num_classes} classes"
+    lines = {
+        "made by": f"{about.generator}, {about.method_title}",
+        "source": f"{about.source.source} ({about.source.train_images} training images)",
+        "images": f"{count}; {byte_count(size)} with views",
+        "classes": ", ".join(about.classes[:10]) + (", ..." if about.num_classes > 10 else ""),
+        "labels": about.label_kind,
+        ("learned lr" if about.experts else "lr"): f"{content.recipe['lr']:.6g}",
+        "command": about.command,
+    }
+    if about.hub is not None:
+        lines["published"] = about.hub.repo + (f"@{about.hub.revision}" if about.hub.revision else "")
+    rows = {**measured.architectures, "8-bit view": measured.uint8, **measured.baselines}
+    console.print_lines(lines | {f"accuracy, {name}": percent(row) for name, row in rows.items() if row})
 
 
 @console.guarded

@@ -16,6 +16,10 @@ Dataset = Annotated[
     str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder.")
 ]
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
+Artifact = Annotated[str, typer.Argument(help="An artifact: a folder, or org/name or org/name@revision on the Hub.")]
+Token = Annotated[
+    str | None, typer.Option("--token", envvar="HF_TOKEN", show_envvar=True, help="Of the Hub; default the saved one.")
+]
 Ipc = Annotated[int, typer.Option("--ipc", help="Images per class.")]
 MethodName = Annotated[str, typer.Option("--method", help="See 'distillkit methods'.")]
 Preset = Annotated[

@@ -24,8 +24,60 @@ class KnownDataset:
     augmentation: str = DSA
     class_indices: tuple[int, ...] | None = None
     license: str | None = None
+    citation: str = ""
     gated: bool = False
     num_classes: int | None = 10
+
+
+_DIGITS_BIB = """@misc{alpaydin1998digits,
+  title        = {Optical Recognition of Handwritten Digits},
+  author       = {Alpaydin, Ethem and Kaynak, Cenk},
+  year         = {1998},
+  howpublished = {UCI Machine Learning Repository},
+  doi          = {10.24432/C50P49}
+}"""
+_CIFAR_BIB = """@techreport{krizhevsky2009learning,
+  title       = {Learning Multiple Layers of Features from Tiny Images},
+  author      = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year        = {2009}
+}"""
+_TINY_BIB = """@techreport{le2015tiny,
+  title       = {Tiny ImageNet Visual Recognition Challenge},
+  author      = {Le, Ya and Yang, Xuan},
+  institution = {Stanford University, CS 231N},
+  year        = {2015}
+}"""
+_MNIST_BIB = """@article{lecun1998gradient,
+  title   = {Gradient-Based Learning Applied to Document Recognition},
+  author  = {LeCun, Yann and Bottou, L{\\'e}on and Bengio, Yoshua and Haffner, Patrick},
+  journal = {Proceedings of the IEEE},
+  volume  = {86},
+  number  = {11},
+  pages   = {2278--2324},
+  year    = {1998}
+}"""
+_FASHION_BIB = """@misc{xiao2017fashion,
+  title  = {Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
+  author = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  year   = {2017},
+  note   = {arXiv:1708.07747}
+}"""
+_SVHN_BIB = """@inproceedings{netzer2011reading,
+  title     = {Reading Digits in Natural Images with Unsupervised Feature Learning},
+  author    = {Netzer, Yuval and Wang, Tao and Coates, Adam and Bissacco, Alessandro and Wu, Bo and Ng, Andrew Y.},
+  booktitle = {NIPS Workshop on Deep Learning and Unsupervised Feature Learning},
+  year      = {2011}
+}"""
+_IMAGENET_BIB = """@article{russakovsky2015imagenet,
+  title   = {ImageNet Large Scale Visual Recognition Challenge},
+  author  = {Russakovsky, Olga and Deng, Jia and Su, Hao and Krause, Jonathan and others},
+  journal = {International Journal of Computer Vision},
+  volume  = {115},
+  number  = {3},
+  pages   = {211--252},
+  year    = {2015}
+}"""
 
 
 def _imagenet(name: str, title: str, indices: tuple[int, ...]) -> KnownDataset:
@@ -38,6 +90,7 @@ def _imagenet(name: str, title: str, indices: tuple[int, ...]) -> KnownDataset:
         test_split="validation",
         image_size=128,
         class_indices=indices,
+        citation=_IMAGENET_BIB,
         gated=True,
     )
 
@@ -50,8 +103,18 @@ _ALL = (
         image_size=8,
         augmentation=DSA_NO_FLIP,
         license="cc-by-4.0",
+        citation=_DIGITS_BIB,
     ),
-    KnownDataset("cifar10", "CIFAR-10, 32x32", "uoft-cs/cifar10", "plain_text", "img", "label", image_size=32),
+    KnownDataset(
+        "cifar10",
+        "CIFAR-10, 32x32",
+        "uoft-cs/cifar10",
+        "plain_text",
+        "img",
+        "label",
+        image_size=32,
+        citation=_CIFAR_BIB,
+    ),
     KnownDataset(
         "cifar100",
         "CIFAR-100, 32x32",
@@ -60,6 +123,7 @@ _ALL = (
         "img",
         "fine_label",
         image_size=32,
+        citation=_CIFAR_BIB,
         num_classes=100,
     ),
     KnownDataset(
@@ -70,6 +134,7 @@ _ALL = (
         label_column="label",
         test_split="valid",
         image_size=64,
+        citation=_TINY_BIB,
         num_classes=200,
     ),
     KnownDataset(
@@ -80,6 +145,7 @@ _ALL = (
         "image",
         "label",
         image_size=28,
+        citation=_MNIST_BIB,
         augmentation=DSA_NO_FLIP,
     ),
     KnownDataset(
@@ -91,6 +157,7 @@ _ALL = (
         "label",
         image_size=28,
         license="mit",
+        citation=_FASHION_BIB,
     ),
     KnownDataset(
         "svhn",
@@ -100,6 +167,7 @@ _ALL = (
         "image",
         "label",
         image_size=32,
+        citation=_SVHN_BIB,
         augmentation=DSA_NO_FLIP,
     ),
     # class indices: mtt-distillation@50dccea utils.py

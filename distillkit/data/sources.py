@@ -14,7 +14,8 @@ from typing import Any
 
 from distillkit import storage
 from distillkit.data.registry import DATASETS, KnownDataset
-from distillkit.errors import AuthError, ConfigError, DataError, NetworkError, NotFoundError
+from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
+from distillkit.hub.client import source_revision
 from distillkit.settings import DatasetSettings
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -128,34 +129,10 @@ def _hub_revision(hub_id: str, wanted: str | None) -> str:
 
 
 def _ask_hub(hub_id: str, wanted: str | None) -> str:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
     try:
-        return str(HfApi(library_name="distillkit").dataset_info(hub_id, revision=wanted).sha)
-    except GatedRepoError as error:
-        raise AuthError(f"{hub_id} is gated: accept its terms on the Hub and log in with 'hf auth login'") from error
-    except RepositoryNotFoundError as error:
-        raise NotFoundError(f"the Hub has no data set {hub_id}, or it is private and you are not logged in") from error
-    except RevisionNotFoundError as error:
-        raise NotFoundError(f"{hub_id} on the Hub has no revision {wanted!r}") from error
-    except HFValidationError as error:
-        raise ConfigError(f"{hub_id!r} is not a Hub id: {_first_line(error)}") from error
-    except HfHubHTTPError as error:
-        if getattr(error.response, "status_code", None) in (401, 403):
-            raise AuthError(f"the Hub refuses access to {hub_id}; log in with 'hf auth login'") from error
-        raise NetworkError(f"the Hub answered for {hub_id}: {error}") from error
-    except Exception as error:  # the HTTP library's own errors: which library it is depends on the hub version
-        raise NetworkError(
-            f"the Hub cannot be reached for {hub_id} ({type(error).__name__}); "
-            "for a local copy pass --data-root or its folder"
-        ) from error
+        return source_revision(hub_id, wanted)
+    except NetworkError as error:
+        raise NetworkError(f"{error}; for a local copy pass --data-root or its folder") from error
 
 
 def read(location: Location, settings: DatasetSettings) -> RawDataset:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
 from distillkit.data.load import load_data
-from distillkit.data.preprocess import Preprocess, fit, to_inputs
+from distillkit.data.preprocess import Preprocess, Standardise, fit, to_inputs
 from distillkit.environment import set_precision
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
@@ -21,7 +21,7 @@ from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
 from distillkit.progress import Progress, Silent
 from distillkit.records import SourceData, SyntheticSet
-from distillkit.settings import NetworkSettings, RunSettings
+from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
 from distillkit.tracking import check_tracker
 from distillkit.version import FORMAT_VERSION
 
@@ -91,14 +91,19 @@ def make_run(
     return Run(composed.settings, composed.origins, device, listener, request, command, tracker)
 
 
-def prepare(run: Run) -> Prepared:
+def training_images(data: SourceData) -> Tensor:
+    """What the preprocessing is fitted on: uint8 [n, C, H, W]."""
+    return data.train.images
+
+
+def prepare(run: Run, fit_on: Callable[[SourceData], Tensor] = training_images) -> Prepared:
     """Load the data, check them against the settings, fit the preprocessing on the training images."""
     settings = run.settings
     data = load_data(settings.dataset, run.progress)
     for note in data.info.notes:
         run.progress.note(note)
     _check_ipc(data, settings)
-    preprocess = fit(settings.dataset.preprocessing, data.train.images, settings.dataset.zca_eps)
+    preprocess = fit_preprocess(settings.dataset, fit_on(data))
     network = settings.network
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
@@ -114,6 +119,22 @@ def prepare(run: Run) -> Prepared:
         train_labels=data.train.labels.to(run.device),
         validation=validation,
     )
+
+
+def fit_preprocess(settings: DatasetSettings, images: Tensor) -> Preprocess:
+    """The preprocessing that the settings ask for, fitted on uint8 training images [n, C, H, W] unless it is given.
+
+    Raises:
+        ConfigError: one of mean and std without the other, of the wrong number, or with another preprocessing.
+    """
+    if settings.mean is None and settings.std is None:
+        return fit(settings.preprocessing, images, settings.zca_eps)
+    channels = images.shape[1]
+    if settings.preprocessing != "standardise" or settings.mean is None or settings.std is None:
+        raise ConfigError("dataset.mean and dataset.std go together, and with dataset.preprocessing=standardise")
+    if len(settings.mean) != channels or len(settings.std) != channels or min(settings.std) <= 0:
+        raise ConfigError(f"dataset.mean and dataset.std need {channels} numbers each, standard deviations above 0")
+    return Standardise(torch.tensor(settings.mean).double(), torch.tensor(settings.std).double())
 
 
 def _check_ipc(data: SourceData, settings: RunSettings) -> None:
@@ -132,6 +153,7 @@ def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
     """Everything that determines a run's result: two runs with the same identity make the same bytes."""
     settings = run.settings.model_dump(mode="json")
     settings["dataset"].pop("data_root")
+    settings.pop("artifact")  # how the result is stored: a finished run is packed again, not made again
     return {
         "dataset": run.settings.dataset.name,
         "method": run.settings.method,

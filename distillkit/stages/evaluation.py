@@ -6,21 +6,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distillkit import storage
-from distillkit.artifact.views import eight_bit
+from distillkit.artifact.encoding import as_stored
+from distillkit.artifact.schema import Dtype
 from distillkit.data.coresets import select_coreset
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
+from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.experts import expert_setup
+
+ROW_DTYPES: dict[str, Dtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}
+"""Rows of the set itself: how its images are stored."""
+
+
+def set_rows(settings: RunSettings) -> list[str]:
+    """The rows of the set itself that are wanted: float32, as it will be stored, and the 8-bit view."""
+    stored = {dtype: name for name, dtype in ROW_DTYPES.items()}[settings.artifact.dtype]
+    return list(dict.fromkeys(["set", stored, *(["uint8"] if settings.evaluate.uint8 else [])]))
 
 
 def evaluate_rows(run: Run, prepared: Prepared, synthetic: SyntheticSet, folder: RunFolder) -> dict[str, EvalReport]:
     """The rows of the results table: the set itself, its 8-bit view, and the baselines, all on test data."""
     settings = run.settings.evaluate
-    wanted = ["set", *(["uint8"] if settings.uint8 else []), *settings.baselines]
+    wanted = [*set_rows(run.settings), *settings.baselines]
     rows = folder.rows()
     networks = {name: settings.full_networks if name == "full" else settings.networks for name in wanted}
     run.progress.stage("evaluating", sum(networks.values()), sum(networks[name] for name in wanted if name in rows))
@@ -43,12 +54,8 @@ def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examinatio
         listeners = (_listen(run), _stopper(run))
         return evaluate_networks(build, training, exam, chosen, run.settings.seed, settings.networks, *listeners)
 
-    if name == "set":
-        return evaluate(training_set(synthetic, run.device))
-    if name == "uint8":
-        pixels = eight_bit(synthetic, prepared.preprocess).pixels()
-        view = prepared.preprocess(pixels)
-        return evaluate(TrainingSet(view.to(run.device), synthetic.targets().to(run.device)))
+    if name in ROW_DTYPES:
+        return evaluate(training_set(as_stored(synthetic, prepared.preprocess, ROW_DTYPES[name]), run.device))
     if name == "full":
         return _full_row(run, prepared, exam)
     training = _coreset(run, prepared, name)

@@ -6,6 +6,7 @@ from typing import Any
 
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.train import ExpertData, train_expert
+from distillkit.settings import DatasetSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.trajectories.store import TrajectoryStore
 
@@ -17,7 +18,7 @@ def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
         "format": 1,
         "dataset": settings.dataset.name,
         "data": prepared.data.info.fingerprint,
-        "preprocessing": [settings.dataset.preprocessing, settings.dataset.zca_eps],
+        "preprocessing": [settings.dataset.preprocessing, settings.dataset.zca_eps, *_given(settings.dataset)],
         "augmentation": settings.dataset.augmentation,
         "network": prepared.network.model_dump(mode="json"),
         "recipe": settings.experts.model_dump(mode="json", exclude={"count"}),
@@ -25,6 +26,10 @@ def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
         "precision": settings.precision,
         "device": run.device.type,
     }
+
+
+def _given(settings: DatasetSettings) -> list[Any]:
+    return [] if settings.mean is None else [list(settings.mean), list(settings.std or ())]
 
 
 def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:

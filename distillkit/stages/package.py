@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from distillkit import plots, storage
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.write import ArtifactContent, write_artifact
 from distillkit.config import find_method
+from distillkit.data.registry import DATASETS
 from distillkit.environment import hardware, versions
 from distillkit.evaluation.recipe import evaluation_recipe, recipe_json
-from distillkit.records import EvalReport, SyntheticSet
+from distillkit.records import EvalReport, SourceInfo, SyntheticSet
 from distillkit.run_folder import RunFolder
+from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.evaluation import ROW_DTYPES, set_rows
 from distillkit.stages.experts import expert_setup
 from distillkit.version import FORMAT_VERSION, __version__
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who made the images: the method's name and title as the card tells them, what to cite, files they came from."""
+
+    method: str
+    title: str
+    citation: str
+    imported_from: str | None = None
 
 
 def package(
@@ -25,18 +38,50 @@ def package(
     synthetic: SyntheticSet,
     selection: dict[str, Any],
     rows: dict[str, EvalReport],
+    provenance: Provenance | None = None,
 ) -> None:
-    """Write the artifact's files into the run's output folder."""
+    """Write the artifact's files into the run's output folder; ``provenance``: default that of the method."""
     settings = run.settings
+    method = find_method(settings.method)
+    made_by = provenance or Provenance(method.name, method.title, method.citation)
     architecture = prepared.network.model_dump(mode="json")
     recipe = evaluation_recipe(settings.evaluate, synthetic.lr, prepared.augmentation)
+    results = _results_json(run, prepared, folder, selection, rows)
+    if made_by.imported_from is None:
+        levels = {"this set": rows[_main_row(settings)].mean}
+        levels |= {name: rows[name].mean for name in settings.evaluate.baselines}
+        storage.write_bytes(folder.out / FILES.curves, plots.curves_png(folder.read_metrics(), levels))
+    content = ArtifactContent(
+        synthetic=synthetic,
+        preprocess=prepared.preprocess,
+        classes=prepared.data.classes,
+        config=_config_json(run, prepared, synthetic, folder.seconds(), made_by),
+        recipe=recipe_json(recipe, settings.evaluate, settings.dataset.augmentation, architecture),
+        results=results,
+        dtype=settings.artifact.dtype,
+    )
+    write_artifact(folder.out, content)
+
+
+def _main_row(settings: RunSettings) -> str:
+    """The row of the images as they are stored: what whoever loads them will see."""
+    return {dtype: name for name, dtype in ROW_DTYPES.items()}[settings.artifact.dtype]
+
+
+def _results_json(
+    run: Run, prepared: Prepared, folder: RunFolder, selection: dict[str, Any], rows: dict[str, EvalReport]
+) -> dict[str, Any]:
+    settings = run.settings
+    main = _main_row(settings)
     results: dict[str, Any] = {
-        "architectures": {prepared.network.name: rows["set"].to_json()},
+        "architectures": {prepared.network.name: rows[main].to_json()},
         "baselines": {name: rows[name].to_json() for name in settings.evaluate.baselines},
-        "uint8": rows["uint8"].to_json() if "uint8" in rows else None,
+        "uint8": rows["uint8"].to_json() if "uint8" in set_rows(settings) else None,
         "selection": selection,
         "test_images": len(prepared.data.test),
     }
+    if main != "set":
+        results["float32"] = rows["set"].to_json()
     checkpoints = folder.test_checkpoints()
     if checkpoints:
         best = max(checkpoints, key=checkpoints.__getitem__)
@@ -46,23 +91,13 @@ def package(
             "step": int(best),
             "checkpoints": checkpoints,
         }
-    levels = {"this set": rows["set"].mean}
-    levels |= {name: rows[name].mean for name in settings.evaluate.baselines}
-    storage.write_bytes(folder.out / FILES.curves, plots.curves_png(folder.read_metrics(), levels))
-    content = ArtifactContent(
-        synthetic=synthetic,
-        preprocess=prepared.preprocess,
-        classes=prepared.data.classes,
-        config=_config_json(run, prepared, synthetic, folder.seconds()),
-        recipe=recipe_json(recipe, settings.evaluate, settings.dataset.augmentation, architecture),
-        results=results,
-    )
-    write_artifact(folder.out, content)
+    return results
 
 
-def _config_json(run: Run, prepared: Prepared, synthetic: SyntheticSet, seconds: dict[str, float]) -> dict[str, Any]:
+def _config_json(
+    run: Run, prepared: Prepared, synthetic: SyntheticSet, seconds: dict[str, float], made_by: Provenance
+) -> dict[str, Any]:
     settings, data = run.settings, prepared.data
-    method = find_method(settings.method)
     stored = settings.model_dump(mode="json")
     stored["dataset"]["data_root"] = None  # a path of this machine says nothing elsewhere
     stored["dataset"]["revision"] = data.info.revision
@@ -75,9 +110,10 @@ def _config_json(run: Run, prepared: Prepared, synthetic: SyntheticSet, seconds:
     return {
         "format_version": FORMAT_VERSION,
         "generator": f"distillkit {__version__}",
-        "method": settings.method,
-        "method_title": method.title,
-        "citation": method.citation,
+        "method": made_by.method,
+        "method_title": made_by.title,
+        "citation": made_by.citation,
+        "imported_from": made_by.imported_from,
         "ipc": settings.ipc,
         "seed": settings.seed,
         "image_shape": list(prepared.image_shape),
@@ -85,10 +121,18 @@ def _config_json(run: Run, prepared: Prepared, synthetic: SyntheticSet, seconds:
         "label_kind": synthetic.label_kind,
         "settings": stored,
         "origins": run.origins,
-        "source": {**asdict(data.info), "train_images": len(data.train), "test_images": len(data.test)},
+        "source": _source_json(data.info) | {"train_images": len(data.train), "test_images": len(data.test)},
         "experts": experts,
         "command": run.command,
         "versions": versions(),
         "hardware": hardware(run.device),
         "wall_time_seconds": seconds,
     }
+
+
+def _source_json(info: SourceInfo) -> dict[str, Any]:
+    known = DATASETS.get(info.name)
+    if known is not None and info.source not in (known.hub_id, f"scikit-learn: {known.name}"):
+        known = None  # a folder that happens to have this name
+    hub_id = known.hub_id if known else (info.source if info.revision else None)
+    return {**asdict(info), "hub_id": hub_id, "citation": known.citation if known else ""}

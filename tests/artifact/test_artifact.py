@@ -9,34 +9,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from distillkit import compress, load_distilled
-from distillkit.artifact.layout import FILES, check_format
+from distillkit import load_distilled
+from distillkit.artifact.layout import FILES, PUBLISHED, check_format
 from distillkit.artifact.views import eight_bit
 from distillkit.data.preprocess import Standardise
 from distillkit.errors import ArtifactError, ConfigError
 from distillkit.records import SyntheticSet
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    import os
-
-    from tests.conftest import TINY
-
-    folder = tmp_path_factory.mktemp("artifact")
-    os.environ["DISTILLKIT_CACHE"] = str(folder / "cache")
-    out = folder / "set"
-    compress(
-        "digits", ipc=2, preset="smoke", settings=TINY, out=out, device="cpu", command="distillkit compress digits"
-    )
-    return out
-
-
-@pytest.fixture
-def copy(made, tmp_path):
-    import shutil
-
-    return shutil.copytree(made, tmp_path / "copy")
 
 
 def test_folder__has_every_promised_file_and_no_pickle(made):
@@ -121,8 +99,11 @@ def test_train__any_module_by_the_recipe_and_bad_modules_are_refused(made):
 def test_save__and_load_again_is_the_same(made, tmp_path):
     ds = load_distilled(made)
     ds.save(tmp_path / "again")
-    for name in (FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results, FILES.config, FILES.parquet):
+    for name in PUBLISHED:
         assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes()
+    assert not (tmp_path / "again" / "run").exists()
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        ds.save(tmp_path / "again")
 
 
 def test_parquet__datasets_reads_images_labels_and_soft_labels(made, tmp_path):
@@ -193,11 +174,11 @@ def test_read__config_and_tensors_must_agree(copy, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t["images"].fill_(float("nan")), "images is not a finite float tensor"),
+        (lambda t: t["images"].fill_(float("nan")), "images has values that are not finite"),
         (lambda t: t["class_ids"].fill_(11), "class_ids are not ids of 10 classes"),
         (lambda t: t["lr"].fill_(-1), "not positive"),
         (lambda t: t.update(extra=torch.zeros(1)), "the config says"),
-        (lambda t: t.update(labels=t["labels"].to(torch.int32)), "labels is not a finite float tensor"),
+        (lambda t: t.update(labels=t["labels"].to(torch.int32)), "the config says"),
     ],
 )
 def test_read__tensors_are_checked(copy, change, message):

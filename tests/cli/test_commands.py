@@ -52,7 +52,7 @@ def test_option_names__are_a_contract():
     names = {option for parameter in get_command(app).commands["compress"].params for option in parameter.opts}
     wanted = """dataset --ipc --method --preset --out --set --config --seed --device --precision --plan --data-root
         --image-column --label-column --train-split --test-split --class-names --image-size --skip-corrupt --tracker
-        --yes -y --json --quiet -q --debug --paper-protocol"""
+        --yes -y --json --quiet -q --debug --paper-protocol --dtype"""
     assert names == set(wanted.split())
 
 
@@ -144,7 +144,7 @@ BAD = [
     (["compress", "digits", "--ipc", 1, "--set", "seed=1", "--set", "seed=2"], 2, "twice"),
     (["compress", "digits", "--ipc", 1, "--set", "method=ast"], 2, "--set says method=ast, the command says mtt"),
     (["compress", "digits", "--ipc", 1, "--set", "distill.lr_img=.inf"], 2, "does not fit"),
-    (["compress", "a--b/c", "--ipc", 1], 2, "is not a Hub id"),
+    (["compress", "a--b/c", "--ipc", 1], 2, "the Hub does not accept a--b/c"),
     (["compress", "digits", "--ipc", 1, "--config", "absent.yaml"], 2, "cannot be read"),
     (["compress", "digits", "--ipc", 1, "--precision", "fp8"], 2, "expected auto, fp32 or tf32"),
     (["compress", "digits", "--ipc", 1, "--device", "cuda:99"], 2, "asks for a GPU"),

@@ -1,0 +1,169 @@
+"""The sentences and the table of a card, each from the figures it tells."""
+
+from __future__ import annotations
+
+import math
+
+from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
+
+BASELINES = {"random": "random real images", "kmeans": "k-means coreset", "full": "full training data"}
+IMAGE_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+LABEL_BYTES = {"float32": 4, "float16": 2, "uint8": 2}
+
+
+def percent(row: Row | None) -> str:
+    """``93.3 ± 0.7 (n=3)``, or a dash."""
+    return "–" if row is None else f"{100 * row.mean:.1f} ± {100 * row.std:.1f} (n={row.n})"
+
+
+def tensor_bytes(about: ArtifactConfig) -> int:
+    """Bytes of images and labels as stored."""
+    pixels = math.prod(about.image_shape)
+    return about.size * (pixels * IMAGE_BYTES[about.dtype] + about.num_classes * LABEL_BYTES[about.dtype])
+
+
+def byte_count(count: int) -> str:
+    """``3.0 kB``, ``1.23 MB``."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+
+
+def results_table(how: RecipeFile, measured: ResultsFile) -> str:
+    """Architectures down; the set, its 8-bit view and the baselines across. Only the recipe's network has them all."""
+    main = how.architecture.name
+    names = [name for name in (main, *measured.architectures) if name in measured.architectures]
+    header = [
+        "network",
+        "this set",
+        "8-bit view",
+        *(BASELINES[name] for name in measured.baselines if name in BASELINES),
+    ]
+    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
+    for name in dict.fromkeys(names):
+        others = [measured.uint8, *(row for key, row in measured.baselines.items() if key in BASELINES)]
+        cells = [percent(measured.architectures[name]), *(percent(row if name == main else None) for row in others)]
+        lines.append("| " + " | ".join([_cell(name), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def lr_words(measured: ResultsFile) -> str:
+    """The learning rates behind the columns."""
+    rows = {"this set": next(iter(measured.architectures.values()), None), **measured.baselines}
+    rates = [f"{BASELINES.get(name, name)} {row.lr:.4g}" for name, row in rows.items() if row and row.lr is not None]
+    return f"Learning rates: {', '.join(rates)}." if rates else ""
+
+
+def selection_words(selection: Selection) -> str:
+    """Which checkpoint was kept, and by what."""
+    if selection.step is None:
+        return f"Test data chose nothing; chosen by: {selection.split}."
+    kept = f"outer step {selection.step} of {selection.outer_steps}"
+    if selection.step == 0:
+        kept = f"the initial images (no checkpoint of {selection.outer_steps} outer steps was better)"
+    return f"Test data chose nothing; kept: {kept}, selected on {selection.split}."
+
+
+def augmentation_words(how: RecipeFile) -> str:
+    """DSA with its operations, or none."""
+    if how.augmentation.strategy == "none":
+        return "none"
+    return f"DSA `{how.augmentation.strategy}`, one operation drawn per batch"
+
+
+def dtype_words(about: ArtifactConfig) -> str:
+    """How the images are stored."""
+    low, high = about.uint8_range.low, about.uint8_range.high
+    rule = f"a value v stands for the pixel {low:.4f} + v / 255 * ({high:.4f} - {low:.4f})"
+    if about.dtype == "uint8":
+        return f"the images as 8-bit pixels ({rule})"
+    return f"the images as {about.dtype}; in the 8-bit PNGs of the parquet view {rule}"
+
+
+def load_lines(about: ArtifactConfig) -> str:
+    """The lines that load the set and train a timm network on it."""
+    source = '"path/to/this/folder"'
+    if about.hub is not None:
+        at = f', revision="{about.hub.revision}"' if about.hub.revision else ""
+        source = f'"{about.hub.repo}"{at}'
+    channels, height, _ = about.image_shape
+    shape = f"num_classes=ds.num_classes, image_size={height}, channels={channels}"
+    return (
+        "from distillkit import load_distilled, prepare_model\n\n"
+        f"ds = load_distilled({source})\n"
+        f'model, notes = prepare_model("resnet18", {shape})\n'
+        "ds.train(model)  # learning rate, labels, augmentation and preprocessing come from the artifact\n"
+        "print(ds.evaluate(model))  # on the test split of the data set that was distilled"
+    )
+
+
+def load_words(about: ArtifactConfig) -> str:
+    """The ways in that need none of our code."""
+    if about.hub is None:
+        return (
+            "Without distillkit: `datasets.load_dataset` on this folder gives `image`, `label` and `soft_label` (an "
+            "8-bit view); `distilled.safetensors` holds the exact tensors."
+        )
+    repo, revision = about.hub.repo, about.hub.revision
+    at = f', revision="{revision}"' if revision else ""
+    return (
+        f'Without distillkit: `datasets.load_dataset("{repo}"{at})` gives `image`, `label` and `soft_label`, timm '
+        f'reads `create_dataset("hfds/{repo}", split="train")` (both an 8-bit view); `distilled.safetensors` holds the '
+        "exact tensors."
+    )
+
+
+def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str:
+    """What the set is not good for, with the figures that say so."""
+    lines = [
+        *_architecture_limit(how, measured),
+        *_eight_bit_limit(how, measured),
+        *_storage_limit(about, measured, how),
+    ]
+    baseline = measured.baselines.get("full")
+    main = measured.architectures.get(how.architecture.name)
+    if baseline is not None and main is not None:
+        lines.append(
+            f"It does not replace the data: all training images give {100 * (baseline.mean - main.mean):.1f} points "
+            f"more on {how.architecture.name}."
+        )
+    if about.experts:
+        lines.append(
+            "The images were learned for the recipe above; another learning rate or no augmentation costs accuracy."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
+    main = measured.architectures.get(how.architecture.name)
+    others = {name: row for name, row in measured.architectures.items() if name != how.architecture.name}
+    if main is None or not others:
+        name = how.architecture.name
+        return [f"Measured on {name} alone. Another architecture usually reaches less: measure before relying on it."]
+    lost = [f"{_cell(name)} {100 * (row.mean - main.mean):+.1f}" for name, row in others.items()]
+    return [f"Other architectures, in points of accuracy against {how.architecture.name}: {', '.join(lost)}."]
+
+
+def _eight_bit_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
+    main = measured.float32 or measured.architectures.get(how.architecture.name)
+    if measured.uint8 is None or main is None:
+        return ["The PNGs of the parquet view are a lossy 8-bit view whose accuracy was not measured."]
+    lost = 100 * (measured.uint8.mean - main.mean)
+    return [f"The PNGs of the parquet view are 8-bit and lossy: measured {lost:+.1f} points against float images."]
+
+
+def _storage_limit(about: ArtifactConfig, measured: ResultsFile, how: RecipeFile) -> list[str]:
+    main = measured.architectures.get(how.architecture.name)
+    if measured.float32 is None or main is None:
+        return []
+    lost = 100 * (main.mean - measured.float32.mean)
+    return [f"Stored as {about.dtype}: {lost:+.1f} points against float32, which reached {percent(measured.float32)}."]
+
+
+def license_words(about: ArtifactConfig) -> str:
+    """The licence of the source data, which the images derive from."""
+    stated = about.source.license
+    words = f"is `{stated}`" if stated and stated != "unknown" else "is not stated by its source"
+    return f"The licence of the source data {words}; the images derive from them, and the same terms apply."

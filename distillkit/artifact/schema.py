@@ -1,0 +1,192 @@
+"""The three JSON files of an artifact as records. What is not of this shape is refused; further keys may be there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from distillkit.records import LabelKind
+from distillkit.settings import NetworkSettings
+
+Size = Annotated[int, Field(ge=1, le=4096)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Text = Annotated[str, Field(max_length=20_000)]
+Line = Annotated[str, Field(max_length=2_000)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Dtype = Literal["float32", "float16", "uint8"]
+
+
+class _Open(BaseModel):
+    """Checked keys; others may be there and are not relied on."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Source(_Open):
+    """The data set that was distilled."""
+
+    name: Line
+    source: Line
+    revision: Line | None = None
+    hub_id: Line | None = None
+    license: Line | None = None
+    citation: Text = ""
+    train_split: Line = "train"
+    test_split: Line = "test"
+    train_images: Annotated[int, Field(ge=1, le=10**12)]
+    test_images: Count = 0
+    fingerprint: Line | None = None
+
+
+class StoredDataset(_Open):
+    """Of the settings of the data set, what the card tells."""
+
+    name: Line
+    preprocessing: Line = "standardise"
+
+
+class StoredSettings(_Open):
+    """Of the settings of the run, what readers use."""
+
+    dataset: StoredDataset
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+
+
+class Range(_Open):
+    """The pixels that 0 and 255 of the 8-bit view stand for."""
+
+    low: Finite
+    high: Finite
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.high <= self.low:
+            raise ValueError("high must be above low")
+        return self
+
+
+class Home(_Open):
+    """Where the artifact was pushed: repository, the revision its card names, and the user's section as it was then."""
+
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./-]*$", max_length=255)] | None = None
+    own_section: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+
+class ArtifactConfig(_Open):
+    """distill_config.json."""
+
+    format_version: Line
+    generator: Line = "an early distillkit"
+    method: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=60)]
+    method_title: Line
+    citation: Text = ""
+    ipc: Annotated[int, Field(ge=1, le=10**6)]
+    seed: int = Field(0, ge=0)
+    image_shape: tuple[Size, Size, Size]
+    classes: Annotated[list[Line], Field(min_length=2, max_length=100_000)]
+    label_kind: LabelKind
+    dtype: Dtype = "float32"
+    uint8_range: Range
+    settings: StoredSettings
+    source: Source
+    experts: dict[str, Any] | None = None
+    imported_from: Line | None = None
+    command: Text = ""
+    versions: dict[str, Line] = {}
+    hardware: Line = "not stated"
+    wall_time_seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    hub: Home | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @property
+    def size(self) -> int:
+        """S, synthetic images."""
+        return self.ipc * len(self.classes)
+
+
+class Optimizer(_Open):
+    """SGD."""
+
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0, allow_inf_nan=False)
+
+
+class Schedule(_Open):
+    """Passes over the set, and the first epochs of each lower learning rate."""
+
+    epochs: int = Field(ge=1, le=1_000_000)
+    lr_drop_epochs: Annotated[list[Annotated[int, Field(ge=0, le=1_000_000)]], Field(max_length=1000)]
+    lr_drop_factor: float = Field(gt=0, allow_inf_nan=False)
+
+
+class AugmentationFile(_Open):
+    """DSA operations, or none."""
+
+    strategy: Line = "none"
+
+
+class RecipeFile(_Open):
+    """recipe.json."""
+
+    architecture: NetworkSettings
+    optimizer: Optimizer
+    schedule: Schedule
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    batch_size: int = Field(ge=1, le=10**9)
+    augmentation: AugmentationFile
+
+
+class Row(_Open):
+    """Accuracies of n fresh networks."""
+
+    mean: Share
+    std: Share
+    n: int = Field(ge=1, le=100_000)
+    accuracies: Annotated[list[Share], Field(min_length=1, max_length=100_000)]
+    lr: Finite | None = None
+
+    @model_validator(mode="after")
+    def _counted(self) -> Row:
+        if len(self.accuracies) != self.n:
+            raise ValueError(f"n is {self.n}, there are {len(self.accuracies)} accuracies")
+        return self
+
+
+class Selection(_Open):
+    """Which checkpoint was kept, and which split chose it."""
+
+    split: Line
+    step: Count | None = None
+    outer_steps: Count | None = None
+
+
+class ResultsFile(_Open):
+    """results.json."""
+
+    architectures: dict[Line, Row]
+    baselines: dict[Line, Row]
+    uint8: Row | None
+    float32: Row | None = None
+    selection: Selection
+
+
+class Identity(_Open):
+    """What the header of distilled.safetensors says of the artifact: enough for a look without a download."""
+
+    format_version: Line
+    label_kind: LabelKind
+    generator: Line = ""
+    method_title: Line = ""
+    ipc: int = Field(ge=1, le=10**6)
+    num_classes: int = Field(ge=2, le=100_000)
+    source: Line = ""
+    train_images: Count = 0
+    lr: Finite
+    accuracy: dict[Line, Row] = {}

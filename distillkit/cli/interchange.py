@@ -1,0 +1,127 @@
+"""Commands for other people's files: import and export."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distillkit.cli import console
+from distillkit.cli import options as opt
+from distillkit.errors import ConfigError
+
+
+@console.guarded
+def import_files(
+    files: Annotated[
+        list[Path], typer.Argument(help="images*.pt, labels*.pt and lr*.pt, a folder of them, or a res_*.pt of DC.")
+    ],
+    kind: Annotated[str, typer.Option("--from", help="Whose files: mtt, datm (PAD too), or pt for others.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="What they were distilled from; see 'datasets'.")],
+    zca: Annotated[
+        bool | None, typer.Option("--zca/--no-zca", help="Whether the images are ZCA-whitened; the files do not say.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option("--mean", help="Channel means, comma-separated; 0,0,0 for pixels.")
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Channel standard deviations; 1,1,1 for pixels.")] = None,
+    lr: Annotated[str | None, typer.Option("--lr", help="Learning rate where no file has it, or 'search'.")] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="Soft labels: probabilities or logits.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Of the method, for the card.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Artifact folder.")] = None,
+    preset: opt.Preset = "quick",
+    assignments: opt.Set = None,
+    config: opt.ConfigFile = None,
+    seed: opt.Seed = None,
+    device: opt.Device = "auto",
+    data_root: opt.DataRoot = None,
+    yes: opt.Yes = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Turn research code's .pt FILES into an artifact, and measure it. They are read as tensors, never executed."""
+    if labels not in (None, "probabilities", "logits"):
+        raise ConfigError(f"--labels {labels!r} is unknown; expected probabilities or logits")
+    if mean is None and zca is None:
+        zca = _asked_zca()
+    rate = _rate(lr)
+    from distillkit import pipeline
+    from distillkit.interrupt import stop_on_signals
+    from distillkit.stages.importing import Lost
+
+    lost = Lost(bool(zca), rate, labels, _numbers("--mean", mean), _numbers("--std", std))
+    layers = opt.layers(assignments, config, seed, "auto", opt.DataOptions(data_root=data_root))
+    with console.progress(quiet) as progress, stop_on_signals() as stop:
+        ds = pipeline.import_files(
+            files,
+            kind,
+            dataset,
+            lost,
+            title=title,
+            preset=preset,
+            out=out,
+            device=device,
+            overrides=layers,
+            replace=yes,
+            progress=progress,
+            stop=stop,
+            command=shlex.join(["distillkit", *sys.argv[1:]]),
+        )
+    if as_json:
+        console.print_json({"artifact": str(ds.folder), "results": ds.results, "lr": ds.lr})
+        return
+    console.print_results(ds.folder, ds.results)
+
+
+def _asked_zca() -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("the files do not say whether the images are ZCA-whitened; give --zca or --no-zca")
+    return typer.confirm("Were the images distilled with ZCA whitening (--zca of MTT)?", err=True)
+
+
+def _rate(text: str | None) -> float | None:
+    if text is None or text == "search":
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 < rate < float("inf"):
+        raise ConfigError(f"--lr {text!r} is no learning rate; expected a positive number, or search")
+    return rate
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: expected numbers with commas between them, one a channel") from error
+
+
+@console.guarded
+def export(
+    artifact: opt.Artifact,
+    form: Annotated[str, typer.Option("--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    token: opt.Token = None,
+    yes: opt.Yes = False,
+    as_json: opt.Json = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Write an artifact in the form of other tools, with a distillkit.json of what that form has no place for."""
+    from distillkit import load_distilled
+
+    files = load_distilled(artifact, token=token).export(form, out, replace=yes)
+    if as_json:
+        console.print_json({"files": [str(path) for path in files]})
+        return
+    folders = sorted({path.parent for path in files})
+    shown = files if len(files) <= 8 else folders
+    for path in shown:
+        console.results.print(str(path), markup=False)

@@ -1,0 +1,334 @@
+"""The one module that talks to the Hub about artifacts: resolve, peek, fetch, create, upload, tag.
+
+(Source data sets come through ``datasets``, see ``data.sources``, which asks here for their revision.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from distillkit.errors import ArtifactError, ConfigError, NotFoundError
+from distillkit.hub.address import Address
+from distillkit.hub.failures import is_transient, translated
+from distillkit.version import __version__
+
+KIND = "dataset"
+RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0)  # waits before the second to the fifth attempt
+Token = str | bool | None
+T = TypeVar("T")
+
+
+def _api(token: Token) -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="distillkit", library_version=__version__, token=token)
+
+
+def _no_bars() -> None:
+    """The client's own bars would stand between our lines."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+
+
+def retried(action: Callable[[], T], before_retry: Callable[[], T | None] = lambda: None) -> T:
+    """``action()``, again after 429, 5xx and broken connections: the client does not repeat a commit by itself.
+
+    ``before_retry`` may find that the first attempt did succeed, and gives its result.
+    """
+    for seconds in RETRY_SECONDS:
+        try:
+            return action()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+        time.sleep(seconds)
+        found = before_retry()
+        if found is not None:
+            return found
+    return action()
+
+
+# reading
+
+
+def source_revision(repo: str, revision: str | None) -> str:
+    """The commit of a source data set that ``revision`` stands for.
+
+    Raises:
+        DistillkitError: as ``translated`` says.
+    """
+    with translated(str(Address(repo, revision))):
+        return str(_api(None).dataset_info(repo, revision=revision).sha)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """How to read: whose token, which cache folder (default the Hub's own), whether the network may be used."""
+
+    token: Token = None
+    folder: str | Path | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+
+def resolve(address: Address, cache: Cache) -> str:
+    """The commit of an address; from the cache when the Hub is out of reach.
+
+    Raises:
+        DistillkitError: as ``translated`` says.
+    """
+    with translated(str(address)):
+        found = _api(cache.token).resolve_revision(
+            address.repo,
+            repo_type=KIND,
+            revision=address.revision,
+            cache_dir=cache.folder,
+            local_files_only=cache.local_files_only,
+        )
+        return str(found.resolved)
+
+
+def cached_folder(address: Address, commit: str, names: Sequence[str], cache: Cache) -> Path | None:
+    """The snapshot folder of a commit if it holds all of ``names`` already."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [
+        try_to_load_from_cache(address.repo, name, cache_dir=cache.folder, revision=commit, repo_type=KIND)
+        for name in names
+    ]
+    if not all(isinstance(path, str) for path in found):
+        return None
+    return Path(str(found[0])).parents[len(Path(names[0]).parts) - 1]
+
+
+def fetch_file(address: Address, commit: str, name: str, cache: Cache) -> Path:
+    """One file of a commit, in the cache.
+
+    Raises:
+        ArtifactError: the repository has no such file.
+        DistillkitError: as ``translated`` says.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with translated(str(address)):
+        try:
+            path = hf_hub_download(
+                address.repo,
+                name,
+                repo_type=KIND,
+                revision=commit,
+                token=cache.token,
+                cache_dir=cache.folder,
+                local_files_only=cache.local_files_only,
+                force_download=cache.force_download,
+                library_name="distillkit",
+                library_version=__version__,
+            )
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise
+            raise ArtifactError(f"{address} is not a distillkit artifact: it has no {name}") from error
+        return Path(path)
+
+
+def file_sizes(address: Address, commit: str, names: Sequence[str], cache: Cache) -> dict[str, int]:
+    """Bytes of those of ``names`` that a commit has."""
+    with translated(str(address)):
+        found = _api(cache.token).get_paths_info(address.repo, list(names), revision=commit, repo_type=KIND)
+        return {entry.path: int(entry.size) for entry in found if entry.path in names and hasattr(entry, "size")}
+
+
+def fetch(address: Address, commit: str, names: Sequence[str], cache: Cache) -> Path:
+    """Those of ``names`` that a commit has, and no other file, in the cache; returns the snapshot folder."""
+    from huggingface_hub import snapshot_download
+
+    _no_bars()
+    with translated(str(address)):
+        return Path(
+            snapshot_download(
+                address.repo,
+                repo_type=KIND,
+                revision=commit,
+                token=cache.token,
+                cache_dir=cache.folder,
+                local_files_only=cache.local_files_only,
+                force_download=cache.force_download,
+                allow_patterns=list(names),
+                library_name="distillkit",
+                library_version=__version__,
+            )
+        )
+
+
+def tensor_header(address: Address, name: str, token: Token = None) -> tuple[dict[str, str], dict[str, Any]]:
+    """Metadata, and dtype and shape by tensor name, of a safetensors file, by one ranged request.
+
+    Raises:
+        ArtifactError: the repository has no such file, or it is no safetensors file.
+        DistillkitError: as ``translated`` says.
+    """
+    from huggingface_hub.errors import EntryNotFoundError, SafetensorsParsingError
+
+    with translated(str(address)):
+        try:
+            found = _api(token).parse_safetensors_file_metadata(
+                address.repo, name, repo_type=KIND, revision=address.revision
+            )
+        except EntryNotFoundError as error:
+            raise ArtifactError(f"{address} is not a distillkit artifact: it has no {name}") from error
+        except SafetensorsParsingError as error:
+            raise ArtifactError(f"{address} is damaged: {name} is no safetensors file") from error
+    tensors = {key: (info.dtype, tuple(info.shape)) for key, info in found.tensors.items()}
+    return dict(found.metadata or {}), tensors
+
+
+# writing
+
+
+@dataclass(frozen=True)
+class RemoteState:
+    """A branch as it is: its commit, its files by content hash, whether the repository is private."""
+
+    head: str
+    files: dict[str, str] = field(default_factory=dict)
+    private: bool = False
+
+
+def content_hashes(content: bytes) -> tuple[str, str]:
+    """What the Hub may call a file: the Git blob id (small files), the SHA-256 (large ones)."""
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return blob, hashlib.sha256(content).hexdigest()
+
+
+def create_repository(repo: str, private: bool | None, token: Token) -> None:
+    """Create the repository unless it is there.
+
+    Raises:
+        ConfigError: it is there and public, although a private one was asked for.
+        DistillkitError: as ``translated`` says.
+    """
+    api = _api(token)
+    with translated(repo):
+        retried(lambda: api.create_repo(repo, repo_type=KIND, private=private, exist_ok=True))
+        if private and not api.repo_info(repo, repo_type=KIND).private:
+            raise ConfigError(f"{repo} is there already and public; make it private on the Hub, or leave out --private")
+
+
+def create_branch(repo: str, branch: str, token: Token) -> None:
+    """Create the branch unless it is there."""
+    api = _api(token)
+    with translated(f"{repo}@{branch}"):
+        if branch not in {ref.name for ref in api.list_repo_refs(repo, repo_type=KIND).branches}:
+            api.create_branch(repo, branch=branch, repo_type=KIND, exist_ok=True)
+
+
+def remote_state(repo: str, revision: str | None, token: Token) -> RemoteState:
+    """The newest commit of a branch, or the commit of a tag."""
+    api = _api(token)
+    with translated(str(Address(repo, revision))):
+        info = api.repo_info(repo, repo_type=KIND, revision=revision)
+        tree = api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=KIND)
+        files = {entry.path: _hash(entry) for entry in tree if hasattr(entry, "blob_id")}
+        return RemoteState(str(info.sha), files, bool(info.private))
+
+
+def _hash(entry: Any) -> str:
+    return str(entry.lfs.sha256 if getattr(entry, "lfs", None) else entry.blob_id)
+
+
+def remote_file(repo: str, name: str, commit: str, token: Token) -> bytes | None:
+    """The content of a small file, or None where there is none."""
+    try:
+        return fetch_file(Address(repo), commit, name, Cache(token)).read_bytes()
+    except NotFoundError:
+        return None
+
+
+def tags(repo: str, token: Token) -> dict[str, str]:
+    """Commits by tag."""
+    with translated(repo):
+        refs = _api(token).list_repo_refs(repo, repo_type=KIND)
+        return {ref.name: ref.target_commit for ref in refs.tags}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A commit as it was made; ``pull_request`` its reference (``refs/pr/3``), where it is one."""
+
+    commit: str
+    url: str
+    pull_request: str | None = None
+
+
+def upload(
+    folder: Path,
+    repo: str,
+    message: str,
+    *,
+    branch: str | None,
+    parent: str,
+    create_pr: bool,
+    obsolete: Sequence[str],
+    token: Token,
+    is_there: Callable[[], Published | None],
+) -> Published:
+    """Everything in ``folder`` as one commit on top of ``parent``.
+
+    Args:
+        folder: what to upload, whole.
+        repo: the repository.
+        message: the commit's message.
+        branch: where to; None is the main branch.
+        parent: the branch's commit that was looked at; if it has moved since, nothing is written.
+        create_pr: open a pull request instead.
+        obsolete: files to delete.
+        token: whose.
+        is_there: asked before a retry, since a commit may have been made although its answer was lost.
+    """
+    api = _api(token)
+    _no_bars()
+
+    def attempt() -> Published:
+        info = api.upload_folder(
+            repo_id=repo,
+            repo_type=KIND,
+            folder_path=folder,
+            commit_message=message,
+            revision=branch,
+            create_pr=create_pr,
+            parent_commit=parent,
+            delete_patterns=list(obsolete) or None,
+        )
+        return Published(str(info.oid), str(info.commit_url), getattr(info, "pr_revision", None))
+
+    with translated(repo):
+        return retried(attempt, is_there)
+
+
+def create_tag(repo: str, tag: str, commit: str, token: Token) -> None:
+    """Tag a commit.
+
+    Raises:
+        ConfigError: the tag is there already; it is never moved.
+        DistillkitError: as ``translated`` says.
+    """
+    api = _api(token)
+    with translated(f"tag {tag} of {repo}"):
+        retried(
+            lambda: api.create_tag(repo, tag=tag, revision=commit, repo_type=KIND, exist_ok=False),
+            lambda: True if tags(repo, token).get(tag) == commit else None,
+        )
+
+
+def repository_url(repo: str) -> str:
+    """The page of a data set repository."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/datasets/{repo}"

@@ -1,0 +1,112 @@
+"""Writing an artifact in other people's forms: MTT's files, DD-Ranking's, or a folder of class folders of PNGs."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillkit import storage
+from distillkit.artifact.read import Artifact
+from distillkit.artifact.views import eight_bit, png_bytes, to_image
+from distillkit.errors import ConfigError
+
+NOTES = "distillkit.json"  # beside the files: what their own form has no place for
+SAFE_NAME = re.compile(r"[^\w (),+-]", re.ASCII)
+
+
+def export(artifact: Artifact, form: str, out: Path, *, replace: bool = False) -> list[Path]:
+    """Write the files of ``form`` into ``out`` and return them.
+
+    Raises:
+        ConfigError: no such form, or ``out`` holds something and ``replace`` is False.
+        StorageError: it cannot be written.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"--to {form!r} is unknown; known: {', '.join(FORMS)}")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not replace)):
+        raise ConfigError(f"{out} is there already and not an empty folder; choose another --out, or --yes")
+    contents = FORMS[form](artifact)
+    for name, content in contents.items():
+        storage.write_bytes(out / name, content)
+    storage.write_json(out / NOTES, _notes(artifact, form))
+    return [out / name for name in (*contents, NOTES)]
+
+
+def _saved(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _labels(artifact: Artifact, *, probabilities: bool) -> torch.Tensor:
+    """Class ids [S] where the labels are one-hot, as research code has them; else [S, K]."""
+    synthetic = artifact.synthetic
+    hard = torch.eye(synthetic.labels.shape[1])[synthetic.class_ids]
+    if synthetic.label_kind == "probabilities" and torch.equal(synthetic.labels, hard):
+        return synthetic.class_ids
+    return synthetic.targets() if probabilities else synthetic.labels
+
+
+def _pt(artifact: Artifact) -> dict[str, bytes]:
+    """images_best.pt (input space), labels_best.pt (ids, probabilities or logits, as stored), lr_best.pt (a number)."""
+    return {
+        "images_best.pt": _saved(artifact.synthetic.images),
+        "labels_best.pt": _saved(_labels(artifact, probabilities=False)),
+        "lr_best.pt": _saved(artifact.synthetic.lr),
+    }
+
+
+def _ddranking(artifact: Artifact) -> dict[str, bytes]:
+    """images.pt (input space), labels.pt (ids or probabilities), lr.pt (a tensor)."""
+    return {
+        "images.pt": _saved(artifact.synthetic.images),
+        "labels.pt": _saved(_labels(artifact, probabilities=True)),
+        "lr.pt": _saved(torch.tensor(artifact.synthetic.lr)),
+    }
+
+
+def _imagefolder(artifact: Artifact) -> dict[str, bytes]:
+    """``train/<class>/<number>.png``, 8-bit; class names are made fit to be folder names."""
+    view = eight_bit(artifact.synthetic, artifact.preprocess)
+    names = folder_names(artifact.config["classes"])
+    files = {}
+    for position, class_id in enumerate(artifact.synthetic.class_ids.tolist()):
+        files[f"train/{names[class_id]}/{position:05d}.png"] = png_bytes(to_image(view.images[position]))
+    return files
+
+
+def folder_names(classes: list[str]) -> list[str]:
+    """A folder name for each class: its own where that is safe (no path, no dots, not taken), else made so."""
+    names: list[str] = []
+    for position, name in enumerate(classes):
+        safe = SAFE_NAME.sub("_", name).strip()[:80] or "class"
+        names.append(safe if safe not in names else f"{safe}_{position}")
+    return names
+
+
+def _notes(artifact: Artifact, form: str) -> dict[str, Any]:
+    tensors = {name: tensor.tolist() for name, tensor in artifact.preprocess.to_tensors().items() if tensor.dim() == 1}
+    synthetic, view = artifact.synthetic, artifact.config["uint8_range"]
+    return {
+        "form": form,
+        "classes": artifact.config["classes"],
+        "folders": folder_names(artifact.config["classes"]) if form == "imagefolder" else None,
+        "label_kind": synthetic.label_kind,
+        "lr": synthetic.lr,
+        "preprocessing": artifact.config["settings"]["dataset"].get("preprocessing", "standardise"),
+        "preprocess": {name: values for name, values in tensors.items() if name in ("mean", "std")},
+        "uint8_range": view if form == "imagefolder" else None,
+        "recipe": artifact.recipe,
+    }
+
+
+FORMS: dict[str, Callable[[Artifact], dict[str, bytes]]] = {
+    "pt": _pt,
+    "imagefolder": _imagefolder,
+    "ddranking": _ddranking,
+}

@@ -1,0 +1,62 @@
+"""From the field's tensors to a synthetic set, with what their files lost filled in."""
+
+from __future__ import annotations
+
+import torch
+
+from distillkit.errors import ConfigError, DataError
+from distillkit.interchange.read_pt import FieldFiles
+from distillkit.records import LabelKind, SyntheticSet
+
+# Per-channel constants of mtt-distillation@50dccea utils.py and its descendants (CIFAR-100 uses those of CIFAR-10).
+CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PUBLISHED_NORMALISATION = {"cifar10": CIFAR, "cifar100": CIFAR, "tiny-imagenet": IMAGENET}
+
+
+def published_normalisation(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std that the MTT family normalises a data set with, or None where it has no constants."""
+    return IMAGENET if dataset.startswith("imagenet-") else PUBLISHED_NORMALISATION.get(dataset)
+
+
+def images_per_class(files: FieldFiles) -> int:
+    """Ipc.
+
+    Raises:
+        DataError: the classes have different numbers of images.
+    """
+    count, classes = len(files.images), files.num_classes
+    counts = torch.bincount(files.labels, minlength=classes) if files.labels.dim() == 1 else None
+    if count % classes or (counts is not None and int(counts.min()) != int(counts.max())):
+        raise DataError(f"{count} images of {classes} classes: expected as many of each class")
+    return count // classes
+
+
+def label_kind(files: FieldFiles, said: str | None) -> LabelKind:
+    """``probabilities`` or ``logits``; what was said, or what the numbers leave no doubt of.
+
+    Raises:
+        ConfigError: they are said to be probabilities and are not.
+    """
+    if files.labels.dim() == 1:
+        return "probabilities"
+    looks = bool((files.labels >= 0).all()) and bool(((files.labels.sum(1) - 1).abs() < 1e-3).all())
+    if said == "probabilities" and not looks:
+        raise ConfigError("--labels probabilities: but they do not add up to 1; these are logits")
+    return "logits" if said == "logits" or not looks else "probabilities"
+
+
+def to_synthetic(files: FieldFiles, num_classes: int, lr: float, kind: LabelKind) -> SyntheticSet:
+    """The set, images of a class together.
+
+    Raises:
+        DataError: the labels have another number of classes.
+    """
+    if files.num_classes != num_classes:
+        raise DataError(f"the files have {files.num_classes} classes, the data set has {num_classes}")
+    if files.labels.dim() == 2:
+        ids = torch.arange(num_classes).repeat_interleave(len(files.images) // num_classes)
+        return SyntheticSet(files.images, files.labels, ids, lr, kind)
+    order = torch.argsort(files.labels, stable=True)
+    ids = files.labels[order]
+    return SyntheticSet(files.images[order], torch.eye(num_classes)[ids], ids, lr, kind)

@@ -1,0 +1,1 @@
+"""Between a folder and a Hub repository: validation, push, pull."""

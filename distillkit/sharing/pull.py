@@ -1,0 +1,144 @@
+"""From the Hub to here: a look at an artifact, the artifact in the Hub's cache, or a copy of it in a folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from distillkit import storage
+from distillkit.artifact.layout import FILES, LOADED, PUBLISHED, check_format
+from distillkit.artifact.read import Artifact, largest_sizes, read_artifact, read_config
+from distillkit.artifact.schema import ArtifactConfig, Identity
+from distillkit.errors import ArtifactError, ConfigError, NetworkError, StorageError
+from distillkit.hub import client
+from distillkit.hub.address import Address
+from distillkit.hub.client import Cache, Token
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A checked artifact in the Hub's cache, and the commit it is of."""
+
+    artifact: Artifact
+    commit: str
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What the header of an artifact's tensors says: its identity, and dtype and shape of each tensor."""
+
+    identity: Identity
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+
+
+def glance(address: Address, token: Token = None) -> Glance:
+    """Look at an artifact on the Hub by one ranged request.
+
+    Raises:
+        ArtifactError: no artifact, or of a newer format.
+        AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
+    """
+    metadata, tensors = client.tensor_header(address, FILES.tensors, token)
+    try:
+        stored = json.loads(metadata.get(storage.METADATA_KEY, "null"))
+        check_format(stored.get("format_version") if isinstance(stored, dict) else None)
+        return Glance(Identity.model_validate_json(json.dumps(stored), strict=True), tensors)
+    except (ValueError, RecursionError, ValidationError) as error:
+        raise ArtifactError(
+            f"{address} is not a distillkit artifact: {FILES.tensors} does not say what it is"
+        ) from error
+
+
+def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:
+    """Resolve the revision once, get the files into the Hub's cache, read and check them.
+
+    The config comes first and everything is checked against it, sizes included, before anything else is fetched.
+    ``whole`` asks for the pictures and the parquet view too, which loading does not need.
+
+    Raises:
+        ArtifactError: no artifact, of a newer format, or damaged.
+        AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
+    """
+    commit = client.resolve(address, cache)
+    names = PUBLISHED if whole else LOADED
+    folder = None if cache.force_download else client.cached_folder(address, commit, names, cache)
+    if folder is None:
+        folder = _download(address, commit, names, cache)
+    return Fetched(read_artifact(folder, str(address)), commit)
+
+
+def _download(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> Path:
+    config = client.fetch_file(address, commit, FILES.config, cache)
+    about = ArtifactConfig.model_validate(read_config(config.parent, str(address)))
+    if not cache.local_files_only:
+        _check_sizes(address, about, _sizes(address, commit, names, cache))
+    return client.fetch(address, commit, names, cache)
+
+
+def _sizes(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> dict[str, int] | None:
+    try:
+        return client.file_sizes(address, commit, names, cache)
+    except NetworkError:
+        return None  # out of reach: what the cache holds is all there is to read
+
+
+def _check_sizes(address: Address, about: ArtifactConfig, sizes: dict[str, int] | None) -> None:
+    if sizes is None:
+        return
+    for name in LOADED:
+        if name not in sizes:
+            raise ArtifactError(f"{address} is damaged: it has no {name}")
+    for name, limit in largest_sizes(about).items():
+        if sizes.get(name, 0) > limit:
+            raise ArtifactError(f"{address} is damaged: {name} has {sizes[name]} bytes, its config allows {limit}")
+
+
+def plan_pull(address: Address, cache: Cache) -> tuple[str, dict[str, int]]:
+    """The commit that would be fetched, and bytes by file name; fetches nothing.
+
+    Raises:
+        ArtifactError: the repository is no artifact.
+        AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
+    """
+    commit = client.resolve(address, cache)
+    sizes = client.file_sizes(address, commit, PUBLISHED, cache)
+    if FILES.config not in sizes:
+        raise ArtifactError(f"{address} is not a distillkit artifact: it has no {FILES.config}")
+    return commit, {name: sizes[name] for name in PUBLISHED if name in sizes}
+
+
+def pull(address: Address, out: Path, cache: Cache, *, replace: bool = False) -> Fetched:
+    """Copy an artifact from the Hub into ``out``, checked before the first byte is written there.
+
+    Raises:
+        ConfigError: ``out`` holds something and ``replace`` is False, or is no folder.
+        StorageError: it cannot be written.
+        DistillkitError: as ``fetch`` says.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; expected a folder to pull into")
+    if out.exists() and any(out.iterdir()) and not replace:
+        raise ConfigError(f"{out} holds files already; choose another --out, or --yes to write among them")
+    fetched = fetch(address, cache, whole=True)
+    copy_files(fetched.artifact.folder, out)
+    return fetched
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the files of an artifact, and no other; the config last, so a folder with one is complete.
+
+    Raises:
+        StorageError: a file cannot be read or written.
+    """
+    for name in [*(name for name in PUBLISHED if name != FILES.config), FILES.config]:
+        if (source / name).is_file():
+            try:
+                content = (source / name).read_bytes()
+            except OSError as error:
+                raise StorageError(f"could not read {source / name}: {error.strerror or error}") from error
+            storage.write_bytes(target / name, content)
+        elif (target / name).is_file():
+            (target / name).unlink()

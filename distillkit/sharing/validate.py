@@ -1,0 +1,94 @@
+"""Everything that must hold before an artifact is published, checked without the network."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from PIL import Image, UnidentifiedImageError
+
+from distillkit.artifact.card import front_matter
+from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.artifact.read import Artifact, largest_sizes, read_artifact
+from distillkit.artifact.schema import ArtifactConfig
+from distillkit.artifact.write import read_own_section
+from distillkit.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A folder fit to be published: its content, and the names of the files that will be."""
+
+    artifact: Artifact
+    about: ArtifactConfig
+    names: tuple[str, ...]
+    own_section: str
+
+
+def validate(folder: Path) -> Checked:
+    """Check files, schema, tensors, results, pictures, the parquet view and the card's metadata.
+
+    Raises:
+        ArtifactError: no artifact, or the first thing that is wrong with it.
+        ConfigError: the markers of the user's section of the card are damaged.
+    """
+    artifact = read_artifact(folder)
+    about = ArtifactConfig.model_validate(artifact.config)
+    names = tuple(name for name in PUBLISHED if (folder / name).is_file() or name == FILES.card)
+    missing = [name for name in PUBLISHED if name not in names and not (name == FILES.curves and not about.experts)]
+    if missing:
+        raise ArtifactError(
+            f"{folder} is incomplete: it has no {missing[0]}; run 'distillkit compress' again to mend it"
+        )
+    if not artifact.results["architectures"]:
+        raise ArtifactError(
+            f"{folder} has no results: nothing says how well it trains; run 'distillkit evaluate --save'"
+        )
+    for name, limit in largest_sizes(about).items():
+        if name in names and (folder / name).exists() and (folder / name).stat().st_size > limit:
+            raise ArtifactError(f"{folder} is damaged: {name} is larger than {limit} bytes")
+    for name in (FILES.preview, FILES.curves):
+        if name in names:
+            _check_picture(folder, name)
+    _check_parquet(folder, about)
+    _check_front_matter(folder, about)
+    return Checked(artifact, about, names, read_own_section(folder))
+
+
+def _check_picture(folder: Path, name: str) -> None:
+    try:
+        with Image.open(folder / name) as image:
+            image.verify()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ArtifactError(f"{folder} is damaged: {name} is no picture") from error
+
+
+def _check_parquet(folder: Path, about: ArtifactConfig) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(io.BytesIO((folder / FILES.parquet).read_bytes()))
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"{folder} is damaged: {FILES.parquet} cannot be read") from error
+    columns = {"image", "label", "soft_label"}
+    if set(table.column_names) != columns or len(table) != about.size:
+        found = f"{len(table)} rows of {', '.join(table.column_names)}"
+        raise ArtifactError(
+            f"{folder} is damaged: {FILES.parquet} has {found}; expected {about.size} of image, label, soft_label"
+        )
+
+
+def _check_front_matter(folder: Path, about: ArtifactConfig) -> None:
+    """The Hub's validator wants lists of texts; it is asked too, but only when there is a network."""
+    matter = front_matter(about)
+    again = yaml.safe_load(yaml.safe_dump(matter, sort_keys=False, allow_unicode=True))
+    if again != matter:
+        raise ArtifactError(
+            f"{folder}: the card's metadata cannot be written as YAML (a name in it has odd characters)"
+        )
+    for key in ("tags", "task_categories", "size_categories", "source_datasets"):
+        if not all(isinstance(item, str) for item in matter.get(key, [])):
+            raise ArtifactError(f"{folder}: the card's {key} must be texts")

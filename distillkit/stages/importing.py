@@ -1,0 +1,149 @@
+"""From the field's files to an artifact: the same evaluation and packaging as for sets made here."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillkit import storage
+from distillkit.errors import ConfigError
+from distillkit.evaluation.protocol import evaluate_networks
+from distillkit.evaluation.recipe import evaluation_recipe
+from distillkit.interchange.read_pt import FieldFiles
+from distillkit.interchange.to_set import label_kind, published_normalisation, to_synthetic
+from distillkit.methods import METHODS, Layer
+from distillkit.records import SourceData, SyntheticSet
+from distillkit.run_folder import RunFolder
+from distillkit.stages.context import Prepared, Run, prepare, run_identity, training_set
+from distillkit.stages.evaluation import evaluate_rows
+from distillkit.stages.package import Provenance, package
+
+SEARCHED_LRS = (0.001, 0.003, 0.01, 0.03, 0.1)
+_DATM_BIB = """@inproceedings{guo2024datm,
+  title     = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},
+  author    = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng and You, Yang},
+  booktitle = {ICLR},
+  year      = {2024},
+  note      = {arXiv:2310.05773}
+}"""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What the files do not say. ``lr`` None: as the file says, else searched on validation data; ``labels`` None: as
+    they look; ``mean`` and ``std`` None: the constants that the method's code uses for the data set.
+    """
+
+    zca: bool
+    lr: float | None = None
+    labels: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def provenance(kind: str, title: str | None, files: FieldFiles) -> Provenance:
+    """Whose images these are.
+
+    Raises:
+        ConfigError: unknown kind.
+    """
+    names = ", ".join(files.names)
+    if kind == "mtt":
+        return Provenance("mtt", title or f"{METHODS['mtt'].title} (imported)", METHODS["mtt"].citation, names)
+    if kind == "datm":
+        words = title or "DATM: difficulty-aligned trajectory matching (imported)"
+        return Provenance("datm", words, _DATM_BIB, names)
+    if kind == "pt":
+        return Provenance("imported", title or "a method that the files do not name (imported)", "", names)
+    raise ConfigError(f"--from {kind!r} is unknown; known: mtt, datm, pt")
+
+
+def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) -> Layer:
+    """The settings of the images' space.
+
+    Raises:
+        ConfigError: it is not known and was not said.
+    """
+    values: dict[str, Any] = {"dataset.max_train": None, "dataset.image_size": files.images.shape[-1]}
+    values["dataset.color"] = "gray" if files.images.shape[1] == 1 else "rgb"
+    if lost.zca:
+        return Layer("import", {**values, "dataset.preprocessing": "zca"})
+    mean, std = lost.mean, lost.std
+    if mean is None and std is None and kind in ("mtt", "datm"):
+        mean, std = published_normalisation(dataset) or (None, None)
+    if mean is None or std is None:
+        raise ConfigError(
+            "the files do not say how the images are normalised; give --mean and --std (0,0,0 and 1,1,1 for pixels in "
+            "[0, 1] as they are), or --zca"
+        )
+    return Layer("import", {**values, "dataset.mean": tuple(mean), "dataset.std": tuple(std)})
+
+
+def import_set(run: Run, files: FieldFiles, made_by: Provenance, lost: Lost, out: Path, *, replace: bool) -> None:
+    """Evaluate the files' set on the run's data and write it as an artifact into ``out``."""
+    prepared = prepare(run, _all_training_images)
+    folder = RunFolder(out)
+    with folder.claimed(_identity(run, prepared, files, lost), replace):
+        known = folder.load_synthetic()
+        if known is None:
+            synthetic, selection = _complete(run, prepared, files, lost)
+            folder.save_synthetic(synthetic, selection)
+        else:
+            synthetic, selection = known
+        rows = evaluate_rows(run, prepared, synthetic, folder)
+        package(run, prepared, folder, synthetic, selection, rows, made_by)
+
+
+def _all_training_images(data: SourceData) -> Tensor:
+    """Research code fits ZCA on all of them, and holds none out."""
+    return torch.cat([data.train.images, data.validation.images])
+
+
+def _identity(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for tensor in (files.images, files.labels):
+        storage.sha256_tensor(digest, tensor)
+    said = {"sha256": digest.hexdigest(), "lr": [files.lr, lost.lr], "labels": lost.labels}
+    return {**run_identity(run, prepared), "imported": said}
+
+
+def _complete(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> tuple[SyntheticSet, dict[str, Any]]:
+    if files.images.shape[1:] != prepared.image_shape:
+        raise ConfigError(
+            f"the files hold images of {list(files.images.shape[1:])}, the data set of {list(prepared.image_shape)}"
+        )
+    lr = lost.lr if lost.lr is not None else files.lr
+    kind = label_kind(files, lost.labels)
+    selection: dict[str, Any] = {"split": "unknown: the files do not say how these images were chosen"}
+    if lr is None:
+        lr = _searched_lr(run, prepared, to_synthetic(files, prepared.num_classes, 1.0, kind))
+        selection["split"] += (
+            f"; the learning rate, which they lack, was chosen from {list(SEARCHED_LRS)} on validation"
+        )
+    return to_synthetic(files, prepared.num_classes, lr, kind), selection
+
+
+def _searched_lr(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> float:
+    settings = run.settings
+    run.progress.stage("searching the lr", len(SEARCHED_LRS))
+    scores = {}
+    for lr in SEARCHED_LRS:
+        recipe = evaluation_recipe(settings.evaluate, lr, prepared.augmentation)
+        build = prepared.build(prepared.network, settings.seed, "select")
+        training, count = training_set(synthetic, run.device), settings.distill.select_networks
+        scores[lr] = evaluate_networks(
+            build,
+            training,
+            prepared.validation,
+            recipe,
+            settings.seed,
+            count,
+            after_epoch=lambda: run.stop.check("while the learning rate was searched"),
+        ).mean
+        run.progress.advance(1, validation=scores[lr], lr=lr)
+    return max(scores, key=scores.__getitem__)

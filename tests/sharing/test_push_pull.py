@@ -1,0 +1,469 @@
+"""Push, pull and load by the real huggingface_hub client over HTTP against a stand-in Hub."""
+
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+
+from distillkit import load_distilled, rng
+from distillkit.artifact import own_section
+from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.errors import (
+    ArtifactError,
+    AuthError,
+    ConfigError,
+    DataError,
+    NetworkError,
+    NotFoundError,
+)
+from distillkit.hub.address import parse_address
+from distillkit.hub.client import Cache
+from distillkit.networks.convnet import ConvNet
+from distillkit.sharing.pull import glance, pull
+from distillkit.sharing.push import PushOptions, plan_push, push
+
+REPO = "org/digits-ipc2"
+
+
+def network(seed):
+    with rng.global_seed(seed, "test"):
+        return ConvNet(1, (8, 8), 10, 4, 2, "instance")
+
+
+def files_of(hub, revision="main", repo=REPO):
+    found = hub.repos[repo]
+    return found.commits[found.resolve(revision)]
+
+
+def commits(hub, repo=REPO):
+    return len(hub.repos[repo].messages) - 1  # without the one that the Hub makes itself
+
+
+def write_own(folder, text):
+    path = folder / FILES.card
+    before = path.read_text()
+    inside = own_section.wrap(own_section.find(before))
+    assert inside in before
+    path.write_text(before.replace(inside, own_section.wrap(text)))
+
+
+def test_push__one_commit_a_tag_and_a_card_with_its_own_address(hub, copy):
+    report = push(copy, REPO, PushOptions())
+    assert (report.revision, report.changed, commits(hub)) == ("v1", True, 1)
+    assert hub.repos[REPO].tags == {"v1": report.commit}
+    stored = files_of(hub, "v1")
+    assert {name for name in stored if name != ".gitattributes"} == set(PUBLISHED)
+    for name in PUBLISHED:
+        if name not in (FILES.card, FILES.config):
+            assert stored[name] == (copy / name).read_bytes()
+    card = stored[FILES.card].decode()
+    assert f'load_distilled("{REPO}", revision="v1")' in card
+    assert (copy / FILES.card).read_text() == card  # the folder's own card names the repository too
+    assert report.load_line == f'load_distilled("{REPO}", revision="{report.commit}")'
+    assert hub.asked("GET /api/datasets/org/digits-ipc2/tree")
+
+
+def test_push__repeated_with_no_change_makes_nothing(hub, copy, made, tmp_path):
+    first = push(copy, REPO, PushOptions())
+    for folder in (copy, shutil.copytree(made, tmp_path / "other")):  # one that knows of the push, one that does not
+        again = push(folder, REPO, PushOptions())
+        assert (again.changed, again.commit, again.revision) == (False, first.commit, "v1")
+    assert (commits(hub), list(hub.repos[REPO].tags)) == (1, ["v1"])
+    assert push(copy, REPO, PushOptions(tag="v1")).changed is False
+
+
+def test_push__a_change_is_the_next_version_and_a_tag_is_never_moved(hub, copy):
+    first = push(copy, REPO, PushOptions(tag="v1"))
+    write_own(copy, "Made for a talk.")
+    with pytest.raises(ConfigError, match="a tag is never moved"):
+        push(copy, REPO, PushOptions(tag="v1"))
+    second = push(copy, REPO, PushOptions())
+    assert (second.revision, commits(hub)) == ("v2", 2)
+    assert hub.repos[REPO].tags == {"v1": first.commit, "v2": second.commit}
+    assert "Made for a talk." in files_of(hub)[FILES.card].decode()
+    assert push(copy, REPO, PushOptions(tag="final")).revision == "final"
+
+
+def test_push__interrupted_before_the_tag_is_completed_by_the_next(hub, copy):
+    hub.fail("POST .*/tag/", 503, 5)
+    with pytest.raises(NetworkError, match="503"):
+        push(copy, REPO, PushOptions())
+    assert hub.repos[REPO].tags == {}
+    again = push(copy, REPO, PushOptions())
+    assert (again.changed, again.revision, commits(hub)) == (False, "v1", 1)
+    assert hub.repos[REPO].tags == {"v1": again.commit}
+
+
+def test_push__503_twice_then_success(hub, copy):
+    hub.fail("POST .*/commit/", 503, 2)
+    assert push(copy, REPO, PushOptions()).changed
+    assert (len(hub.asked("POST .*/commit/")), commits(hub)) == (3, 1)
+    hub.fail("POST .*/commit/", 429, 9)
+    write_own(copy, "again")
+    with pytest.raises(NetworkError, match="429"):
+        push(copy, REPO, PushOptions())
+    assert len(hub.asked("POST .*/commit/")) == 3 + 5  # bounded
+
+
+@pytest.mark.parametrize("what", ["PUT /large/", "POST .*/commit/"])
+def test_push__connection_cut_in_the_middle_of_an_upload(hub, copy, what):
+    hub.cut(what)
+    report = push(copy, REPO, PushOptions())
+    assert (report.changed, commits(hub)) == (True, 1)
+    assert len(hub.asked(what)) > 1
+    assert load_distilled(REPO).revision == report.commit
+
+
+def test_push__answer_of_the_commit_lost_makes_no_second_one(hub, copy):
+    original = hub.commit
+
+    def commit_and_break(*arguments):
+        try:
+            original(*arguments)
+        finally:
+            hub.commit = original
+            raise ConnectionResetError
+
+    hub.commit = commit_and_break
+    report = push(copy, REPO, PushOptions())
+    assert (commits(hub), report.commit) == (1, hub.repos[REPO].branches["main"])
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "error", "message"),
+    [
+        ("wrong", REPO, AuthError, "does not know this token"),
+        ("read-token", REPO, AuthError, "refuses"),
+        ("write-token", "stranger/set", AuthError, "refuses"),
+        (None, REPO, AuthError, "log in"),
+    ],
+)
+def test_push__whoever_may_not_is_told_so(hub, copy, monkeypatch, token, repo, error, message):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(error, match=message) as caught:
+        push(copy, repo, PushOptions(), token)
+    assert caught.value.exit_status == 3
+    assert repo not in hub.repos
+
+
+def test_push__private_is_private_and_never_lands_in_a_public_one(hub, copy):
+    push(copy, "org/secret", PushOptions(private=True))
+    assert hub.repos["org/secret"].private
+    push(copy, REPO, PushOptions())
+    write_own(copy, "secret")
+    with pytest.raises(ConfigError, match="there already and public"):
+        push(copy, REPO, PushOptions(private=True))
+    assert commits(hub) == 1
+
+
+def test_push__pull_request_and_branch(hub, copy):
+    push(copy, REPO, PushOptions())
+    write_own(copy, "from a friend")
+    report = push(copy, REPO, PushOptions(create_pr=True))
+    assert (report.revision, "discussions/1" in report.url or "commit" in report.url) == ("refs/pr/1", True)
+    assert list(hub.repos[REPO].tags) == ["v1"]
+    assert load_distilled(f"{REPO}@refs/pr/1").revision == report.commit
+    branch = push(copy, REPO, PushOptions(branch="next"))
+    assert hub.repos[REPO].branches["next"] == branch.commit != hub.repos[REPO].branches["main"]
+    with pytest.raises(ConfigError, match="tag it after"):
+        push(copy, REPO, PushOptions(create_pr=True, tag="v9"))
+
+
+def test_push__whoever_pushed_meanwhile_is_not_overwritten(hub, copy, monkeypatch):
+    push(copy, REPO, PushOptions())
+    write_own(copy, "mine")
+    original = hub.write
+
+    def race(name, repo, rest, *others):
+        if rest.startswith("/commit/"):
+            hub.write = original
+            repo.commit("main", {**repo.commits[repo.branches["main"]], "extra.txt": b"theirs"}, "theirs")
+        original(name, repo, rest, *others)
+
+    hub.write = race
+    with pytest.raises(DataError, match="in the meantime"):
+        push(copy, REPO, PushOptions())
+    assert "extra.txt" in files_of(hub)
+
+
+def test_own_section__written_on_the_hub_or_here_survives_and_a_conflict_is_refused(hub, copy, made, tmp_path):
+    push(copy, REPO, PushOptions())
+    repo = hub.repos[REPO]
+    files = dict(files_of(hub))
+    files[FILES.card] = files[FILES.card].replace(
+        own_section.wrap("").encode(), own_section.wrap("On the Hub").encode()
+    )
+    repo.commit("main", files, "edited in the browser")
+    fresh = shutil.copytree(made, tmp_path / "fresh")  # a folder that knows nothing of it
+    report = push(fresh, REPO, PushOptions())
+    assert "On the Hub" in files_of(hub)[FILES.card].decode()
+    assert own_section.find((fresh / FILES.card).read_text()) == "On the Hub"
+    write_own(copy, "Here")
+    with pytest.raises(ConfigError, match="both were changed"):
+        push(copy, REPO, PushOptions())
+    assert repo.branches["main"] == report.commit
+    push(copy, REPO, PushOptions(replace_own_section=True))
+    assert own_section.find(files_of(hub)[FILES.card].decode()) == "Here"
+
+
+def test_plan__lists_files_without_a_network(copy, monkeypatch):
+    sizes = plan_push(copy, REPO, PushOptions())
+    assert set(sizes) == set(PUBLISHED)
+    assert sizes[FILES.tensors] == (copy / FILES.tensors).stat().st_size
+    with pytest.raises(ConfigError, match="org/name"):
+        plan_push(copy, "no-namespace", PushOptions())
+    with pytest.raises(ConfigError, match="is no tag"):
+        plan_push(copy, REPO, PushOptions(tag="../x"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / FILES.preview).write_bytes(b"no picture"), "is no picture"),
+        (lambda f: (f / FILES.parquet).write_bytes(b"no table"), "cannot be read"),
+        (lambda f: (f / FILES.curves).unlink(), "it has no curves"),
+        (lambda f: (f / FILES.tensors).write_bytes(b"\0" * 50), "is damaged"),
+    ],
+)
+def test_push__nothing_damaged_is_published(hub, copy, damage, message):
+    damage(copy)
+    with pytest.raises(ArtifactError, match=message):
+        push(copy, REPO, PushOptions())
+    assert hub.requests == []
+
+
+def test_push__results_must_be_there(hub, copy):
+    results = json.loads((copy / FILES.results).read_text())
+    (copy / FILES.results).write_text(json.dumps({**results, "architectures": {}}))
+    with pytest.raises(ArtifactError, match="has no results"):
+        push(copy, REPO, PushOptions())
+
+
+def test_push__only_the_artifact_leaves_the_machine(hub, copy):
+    (copy / "secret.txt").write_text("token")
+    (copy / "run" / "notes.txt").write_text("mine")
+    push(copy, REPO, PushOptions())
+    assert not [name for name in files_of(hub) if "secret" in name or "run" in name]
+
+
+# load
+
+
+def test_load__trains_bit_for_bit_as_from_the_folder(hub, copy):
+    push(copy, REPO, PushOptions())
+    ours, theirs = load_distilled(copy), load_distilled(REPO)
+    trained = [ds.train(network(3), epochs=2, seed=5) for ds in (ours, theirs)]
+    for left, right in zip(trained[0].parameters(), trained[1].parameters(), strict=True):
+        assert torch.equal(left, right)
+    start = list(network(3).parameters())
+    assert not torch.equal(start[0], next(trained[0].parameters()))
+    assert ours.evaluate(trained[0]) == theirs.evaluate(trained[1])
+
+
+def test_load__every_form_of_address_and_the_revision_is_resolved_once(hub, copy):
+    first = push(copy, REPO, PushOptions())
+    write_own(copy, "second")
+    second = push(copy, REPO, PushOptions())
+    assert load_distilled(REPO).revision == second.commit
+    assert load_distilled(f"{REPO}@v1").revision == first.commit
+    assert load_distilled(REPO, revision="v1").revision == first.commit
+    assert load_distilled(f"hf://datasets/{REPO}@{first.commit}").revision == first.commit
+    hub.requests.clear()
+    load_distilled(f"{REPO}@v1")
+    assert len(hub.requests) == 1  # the revision; the files are in the cache
+    hub.requests.clear()
+    load_distilled(f"{REPO}@{first.commit}")
+    assert hub.requests == []
+
+
+def test_load__only_what_loading_needs_is_fetched(hub, copy):
+    push(copy, REPO, PushOptions())
+    hub.requests.clear()
+    load_distilled(REPO)
+    assert not hub.asked(r"resolve/.*\.(png|parquet|md)")
+
+
+def test_load__offline_from_the_cache(hub, copy, monkeypatch, tmp_path):
+    commit = push(copy, REPO, PushOptions()).commit
+    load_distilled(REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert load_distilled(REPO).revision == commit
+    assert hub.requests == []
+    with pytest.raises(NetworkError, match=r"offline mode|out of reach"):
+        load_distilled("org/never-seen")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert load_distilled(REPO, local_files_only=True).revision == commit
+    with pytest.raises(NetworkError, match="local cache"):
+        load_distilled(REPO, local_files_only=True, cache_dir=tmp_path / "empty")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody there
+    assert load_distilled(REPO).revision == commit
+    with pytest.raises(NetworkError, match=r"out of reach|cannot be reached"):
+        load_distilled("org/never-seen")
+
+
+def test_load__private_missing_and_wrong_token(hub, copy, monkeypatch):
+    push(copy, "org/secret", PushOptions(private=True))
+    assert len(load_distilled("org/secret")) == 20
+    for token in (False, "stranger-token"):
+        with pytest.raises(NotFoundError, match="or it is private"):
+            load_distilled("org/secret", token=token)
+    with pytest.raises(AuthError, match="does not know this token"):
+        load_distilled("org/secret", token="wrong")
+    with pytest.raises(NotFoundError, match="has no data set org/absent"):
+        load_distilled("org/absent")
+    with pytest.raises(NotFoundError, match="no such revision"):
+        load_distilled("org/secret@v9")
+
+
+def test_load__no_artifact_newer_format_damaged_or_too_large(hub, copy, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "data.csv").write_text("1,2")
+    hub.add("org/other", tmp_path / "other")
+    with pytest.raises(ArtifactError, match=r"org/other is not a distillkit artifact: it has no distill_config\.json"):
+        load_distilled("org/other")
+    push(copy, REPO, PushOptions())
+    files = dict(files_of(hub))
+
+    def variant(name, **changes):
+        hub.repos[name] = type(hub.repos[REPO])()
+        hub.repos[name].commit("main", {key: value for key, value in {**files, **changes}.items() if value}, "variant")
+
+    config = json.loads(files[FILES.config])
+    variant("org/newer", **{FILES.config: json.dumps({**config, "format_version": "2.0"}).encode()})
+    with pytest.raises(ArtifactError, match="upgrade"):
+        load_distilled("org/newer")
+    variant("org/cut", **{FILES.tensors: files[FILES.tensors][:-9]})
+    with pytest.raises(ArtifactError, match="org/cut is damaged"):
+        load_distilled("org/cut")
+    variant("org/huge", **{FILES.tensors: files[FILES.tensors] + b"\0" * 2_000_000})
+    hub.requests.clear()
+    with pytest.raises(ArtifactError, match="its config allows"):
+        load_distilled("org/huge")
+    assert not hub.asked("resolve/.*safetensors")  # refused before it was fetched
+    variant("org/without", **{FILES.recipe: None})
+    with pytest.raises(ArtifactError, match=r"it has no recipe\.json"):
+        load_distilled("org/without")
+
+
+def test_load__connection_cut_in_the_middle_of_a_download(hub, copy):
+    push(copy, REPO, PushOptions())
+    hub.cut(r"GET .*resolve/.*distilled\.safetensors")
+    try:
+        ds = load_distilled(REPO)  # the client may resume by itself
+    except NetworkError:
+        ds = load_distilled(REPO)
+    assert torch.equal(ds.images, load_distilled(copy).images)
+    assert len(hub.asked(r"GET .*resolve/.*distilled\.safetensors")) >= 2
+
+
+def test_load__force_download_fetches_again_and_keeps_the_real_error(hub, copy):
+    push(copy, REPO, PushOptions())
+    load_distilled(REPO)
+    hub.requests.clear()
+    load_distilled(REPO, force_download=True)
+    assert hub.asked(r"GET .*resolve/.*distilled\.safetensors")
+    with pytest.raises(NotFoundError, match="has no data set"):
+        load_distilled("org/absent", force_download=True)
+
+
+def test_push_to_hub__of_a_loaded_set_goes_to_another_repository(hub, copy):
+    push(copy, REPO, PushOptions())
+    report = load_distilled(REPO).push_to_hub("org/fork", tag="v1")
+    assert 'load_distilled("org/fork", revision="v1")' in files_of(hub, repo="org/fork")[FILES.card].decode()
+    assert load_distilled("org/fork").revision == report.commit
+    assert load_distilled(REPO).config["hub"]["repo"] == REPO  # the cache is not written to
+
+
+# pull and a look
+
+
+def test_pull__at_a_revision_into_a_folder(hub, copy, tmp_path):
+    first = push(copy, REPO, PushOptions())
+    write_own(copy, "second")
+    push(copy, REPO, PushOptions())
+    out = tmp_path / "pulled"
+    fetched = pull(parse_address(f"{REPO}@v1"), out, Cache())
+    assert fetched.commit == first.commit
+    stored = files_of(hub, "v1")
+    assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == set(PUBLISHED)
+    assert all((out / name).read_bytes() == stored[name] for name in PUBLISHED)
+    with pytest.raises(ConfigError, match="holds files already"):
+        pull(parse_address(REPO), out, Cache())
+    pull(parse_address(REPO), out, Cache(), replace=True)
+    assert own_section.find((out / FILES.card).read_text()) == "second"
+    assert push(out, REPO, PushOptions()).changed is False
+
+
+def test_pull__nothing_but_the_artifact_comes(hub, copy, tmp_path):
+    push(copy, REPO, PushOptions())
+    files = dict(files_of(hub))
+    hub.repos[REPO].commit("main", {**files, "loader.py": b"import os", "../outside.txt": b"x"}, "hostile")
+    pull(parse_address(REPO), tmp_path / "out", Cache())
+    assert not (tmp_path / "out" / "loader.py").exists()
+    assert not list(tmp_path.rglob("outside.txt"))
+
+
+def test_pull__damaged_leaves_nothing(hub, copy, tmp_path):
+    push(copy, REPO, PushOptions())
+    files = dict(files_of(hub))
+    hub.repos[REPO].commit("main", {**files, FILES.tensors: files[FILES.tensors][:-1]}, "cut")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        pull(parse_address(REPO), tmp_path / "out", Cache())
+    assert not (tmp_path / "out").exists()
+
+
+def test_glance__is_one_ranged_request(hub, copy):
+    push(copy, REPO, PushOptions())
+    hub.requests.clear()
+    seen = glance(parse_address(REPO))
+    assert len(hub.requests) == 1
+    assert (seen.identity.ipc, seen.identity.num_classes) == (2, 10)
+    assert seen.tensors["images"] == ("F32", (20, 1, 8, 8))
+    results = json.loads((copy / FILES.results).read_text())
+    assert seen.identity.accuracy["random"].mean == results["baselines"]["random"]["mean"]
+    with pytest.raises(NotFoundError):
+        glance(parse_address("org/absent"))
+    hub.repos[REPO].commit("main", {FILES.tensors: b"\x02\0\0\0\0\0\0\0{}"}, "another safetensors file")
+    with pytest.raises(ArtifactError, match="format_version"):
+        glance(parse_address(REPO))
+
+
+def test_card__front_matter_of_the_pushed_card_is_what_the_hub_wants(hub, copy):
+    push(copy, REPO, PushOptions())
+    text = files_of(hub)[FILES.card].decode()
+    matter = yaml.safe_load(text.split("---\n")[1])
+    assert matter["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
+    assert matter["dataset_info"]["splits"][0]["num_examples"] == 20
+    assert hub.asked("POST /api/validate-yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "org",
+        "a/b/c",
+        "../x",
+        "org/../x",
+        "hf://models/org/x",
+        "hf://org/x",
+        "org/na me",
+        "org/x@",
+        "org/x@../y",
+        "/abs/x",
+    ],
+)
+def test_address__what_is_none_is_refused(text):
+    with pytest.raises(ConfigError):
+        parse_address(text)
+
+
+def test_address__two_revisions_are_one_too_many(copy):
+    assert str(parse_address("hf://datasets/org/x@refs/pr/3")) == "org/x@refs/pr/3"
+    with pytest.raises(ConfigError, match="give one of them"):
+        parse_address("org/x@a", "b")
+    with pytest.raises(ConfigError, match="has no revisions"):
+        load_distilled(copy, revision="v1")
