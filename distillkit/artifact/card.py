@@ -168,7 +168,7 @@ def _identity(about: ArtifactConfig) -> dict[str, str]:
         "command": _command(about),
         "made": _made(about),
         "license": license_words(about),
-        "citations": "\n".join(
+        "citations": "\n\n".join(
             f"```bibtex\n{text.strip()}\n```" for text in (about.citation, about.source.citation) if text
         ),
     }
@@ -215,7 +215,7 @@ def _preprocessing(about: ArtifactConfig) -> str:
 def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
     return {
         "table": results_table(how, measured),
-        "lr_words": lr_words(measured),
+        "lr_words": lr_words(how, measured),
         "selection": selection_words(measured.selection),
         "curves": "![matching loss and accuracy over the run](curves.png)" if about.experts else "",
         "limits": limits(about, how, measured),

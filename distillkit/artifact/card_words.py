@@ -30,16 +30,12 @@ def byte_count(count: int) -> str:
 def results_table(how: RecipeFile, measured: ResultsFile) -> str:
     """Architectures down; the set, its 8-bit view and the baselines across. Only the recipe's network has them all."""
     main = how.architecture.name
-    names = [name for name in (main, *measured.architectures) if name in measured.architectures]
-    header = [
-        "network",
-        "this set",
-        "8-bit view",
-        *(BASELINES[name] for name in measured.baselines if name in BASELINES),
-    ]
+    names = [name for name in (main, *sorted(measured.architectures)) if name in measured.architectures]
+    baselines = [name for name in BASELINES if name in measured.baselines]
+    header = ["network", "this set", "8-bit view", *(BASELINES[name] for name in baselines)]
     lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
     for name in dict.fromkeys(names):
-        others = [measured.uint8, *(row for key, row in measured.baselines.items() if key in BASELINES)]
+        others = [measured.uint8, *(measured.baselines[key] for key in baselines)]
         cells = [percent(measured.architectures[name]), *(percent(row if name == main else None) for row in others)]
         lines.append("| " + " | ".join([_cell(name), *cells]) + " |")
     return "\n".join(lines)
@@ -49,10 +45,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def lr_words(measured: ResultsFile) -> str:
+def lr_words(how: RecipeFile, measured: ResultsFile) -> str:
     """The learning rates behind the columns."""
-    rows = {"this set": next(iter(measured.architectures.values()), None), **measured.baselines}
-    rates = [f"{BASELINES.get(name, name)} {row.lr:.4g}" for name, row in rows.items() if row and row.lr is not None]
+    rows = {"this set": measured.architectures.get(how.architecture.name)}
+    rows |= {words: measured.baselines.get(name) for name, words in BASELINES.items()}
+    rates = [f"{words} {row.lr:.4g}" for words, row in rows.items() if row and row.lr is not None]
     return f"Learning rates: {', '.join(rates)}." if rates else ""
 
 
@@ -142,7 +139,7 @@ def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
     if main is None or not others:
         name = how.architecture.name
         return [f"Measured on {name} alone. Another architecture usually reaches less: measure before relying on it."]
-    lost = [f"{_cell(name)} {100 * (row.mean - main.mean):+.1f}" for name, row in others.items()]
+    lost = [f"{_cell(name)} {100 * (others[name].mean - main.mean):+.1f}" for name in sorted(others)]
     return [f"Other architectures, in points of accuracy against {how.architecture.name}: {', '.join(lost)}."]
 
 

@@ -12,7 +12,7 @@ from distillkit.errors import ConfigError
 from distillkit.records import LabelKind, SyntheticSet
 
 IMAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
-CHUNK_VALUES = 2**20  # decoded at a time, so that a set is never held in memory twice
+CHUNK_VALUES = 2**18  # decoded at a time, so that a set is never held in memory twice
 LABEL_DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.float16}
 
 

@@ -148,7 +148,10 @@ def _slot(part: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def _words(layout: Layout) -> str:
-    shown = [f"{name} {dtype} {list(shape)}" for name, (dtype, shape) in sorted(layout.items())[:6]]
+    shown = [
+        f"{name if name.isidentifier() else repr(name)} {dtype} {list(shape)}"
+        for name, (dtype, shape) in sorted(layout.items())[:6]
+    ]
     return ", ".join(shown)[:500] or "no tensors"
 
 

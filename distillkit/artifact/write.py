@@ -9,7 +9,7 @@ from typing import Any
 from distillkit import storage
 from distillkit.artifact import own_section
 from distillkit.artifact.card import render_card
-from distillkit.artifact.encoding import encode
+from distillkit.artifact.encoding import decode, encode
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.schema import ArtifactConfig, Dtype, Range
 from distillkit.artifact.views import eight_bit, parquet_bytes, preview_png
@@ -47,13 +47,15 @@ def write_artifact(folder: Path, content: ArtifactContent) -> None:
     value_range = Range(low=view.low, high=view.high)
     config = {**content.config, "dtype": content.dtype, "uint8_range": value_range.model_dump()}
     tensors = encode(synthetic, view, content.dtype)
+    stored = decode(tensors, value_range, preprocess, synthetic.label_kind)
+    view = eight_bit(stored, preprocess, (view.low, view.high))
     own = read_own_section(folder)
     storage.write_tensors(folder / FILES.preprocess, preprocess.to_tensors())
     storage.write_tensors(folder / FILES.tensors, tensors, identity(config, content.recipe, content.results))
     storage.write_json(folder / FILES.recipe, content.recipe)
     storage.write_json(folder / FILES.results, content.results)
-    storage.write_bytes(folder / FILES.parquet, parquet_bytes(view, synthetic, content.classes))
-    storage.write_bytes(folder / FILES.preview, preview_png(synthetic, preprocess))
+    storage.write_bytes(folder / FILES.parquet, parquet_bytes(view, stored, content.classes))
+    storage.write_bytes(folder / FILES.preview, preview_png(stored, preprocess))
     storage.write_bytes(folder / FILES.card, render_card(config, content.recipe, content.results, own).encode())
     storage.write_json(folder / FILES.config, config)
 

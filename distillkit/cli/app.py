@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,7 +100,7 @@ def compress(
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = out or pipeline.default_out(dataset, ipc, method)
     with console.progress(quiet) as progress, stop_on_signals() as stop:
-        run = make_run(composed, place, progress, stop, _command_line(), tracker)
+        run = make_run(composed, place, progress, stop, console.command_line(), tracker)
         if plan:
             from distillkit.plan import make_plan
 
@@ -116,10 +114,6 @@ def compress(
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return
     console.print_results(folder, ds.results)
-
-
-def _command_line() -> str:
-    return shlex.join(["distillkit", *sys.argv[1:]])
 
 
 def _print_plan(planned: dict[str, Any], as_json: bool) -> None:

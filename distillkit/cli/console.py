@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -80,6 +81,22 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     results.print(table)
+
+
+# What decides where things are and what is shown, not what comes out: the record leaves it away, paths above all.
+_LOCAL = ("--out", "--data-root", "--tracker", "--token")
+_LOCAL_FLAGS = ("--yes", "-y", "--json", "--quiet", "-q", "--debug")
+
+
+def command_line() -> str:
+    """The command as typed, without options that have no influence on the result."""
+    kept, rest = ["distillkit"], iter(sys.argv[1:])
+    for word in rest:
+        if word in _LOCAL:
+            next(rest, None)
+        elif word not in _LOCAL_FLAGS and not word.startswith(tuple(f"{option}=" for option in _LOCAL)):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def print_lines(lines: dict[str, str]) -> None:

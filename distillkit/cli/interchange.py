@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +68,7 @@ def import_files(
             replace=yes,
             progress=progress,
             stop=stop,
-            command=shlex.join(["distillkit", *sys.argv[1:]]),
+            command=console.command_line(),
         )
     if as_json:
         console.print_json({"artifact": str(ds.folder), "results": ds.results, "lr": ds.lr})

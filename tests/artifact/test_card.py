@@ -1,0 +1,184 @@
+"""The card: complete without editing, a pure function of the artifact's files, and the user's section survives."""
+
+import copy as copies
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import datasets
+import pytest
+import yaml
+
+from distillkit import load_distilled
+from distillkit.artifact import own_section
+from distillkit.artifact.card import front_matter, render_card
+from distillkit.artifact.layout import FILES
+from distillkit.artifact.schema import ArtifactConfig
+from distillkit.artifact.write import write_card
+from distillkit.errors import ConfigError
+from tests.artifact import small
+
+
+def card(about=None, measured=None, how=None, own=""):
+    about = about or small.config(["dark", "bright"], 1, (1, 4, 4)) | {"uint8_range": {"low": -0.5, "high": 1.5}}
+    return render_card(about, how or small.recipe(), measured or small.results(), own)
+
+
+def config(**changes):
+    value = small.config(["dark", "bright"], 1, (1, 4, 4)) | {"uint8_range": {"low": -0.5, "high": 1.5}}
+    value["source"] |= changes.pop("source", {})
+    return value | changes
+
+
+def rows_of(text):
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
+
+
+def test_table__architectures_down_set_view_and_baselines_across():
+    measured = small.results()
+    measured["architectures"]["timm/resnet18"] = {"mean": 0.6, "std": 0.1, "n": 1, "accuracies": [0.6]}
+    measured["uint8"] = {"mean": 0.7, "std": 0.0, "n": 1, "accuracies": [0.7]}
+    header, main, other = rows_of(card(measured=measured))
+    assert header == [
+        "network",
+        "this set",
+        "8-bit view",
+        "random real images",
+        "k-means coreset",
+        "full training data",
+    ]
+    assert main == ["convnet", "75.0 ± 25.0 (n=2)", "70.0 ± 0.0 (n=1)", *["75.0 ± 25.0 (n=2)"] * 3]
+    assert other == ["timm/resnet18", "60.0 ± 10.0 (n=1)", "–", "–", "–", "–"]
+
+
+def test_limits__are_the_measured_losses():
+    measured = small.results()
+    measured["architectures"]["timm/resnet18"] = {"mean": 0.6, "std": 0.1, "n": 1, "accuracies": [0.6]}
+    measured["uint8"] = {"mean": 0.7, "std": 0.0, "n": 1, "accuracies": [0.7]}
+    measured["baselines"]["full"] = {"mean": 0.95, "std": 0.0, "n": 1, "accuracies": [0.95]}
+    text = card(measured=measured)
+    assert "timm/resnet18 -15.0" in text
+    assert "measured -5.0 points against float images" in text
+    assert "all training images give 20.0 points more" in text
+    assert "Measured on convnet alone" in card()
+    measured["uint8"] = None
+    assert "whose accuracy was not measured" in card(measured=measured)
+
+
+def test_storage__its_loss_is_told_against_float32():
+    measured = small.results() | {"float32": {"mean": 0.8, "std": 0.0, "n": 1, "accuracies": [0.8]}}
+    text = card(config(dtype="float16"), measured)
+    assert "Stored as float16: -5.0 points against float32, which reached 80.0 ± 0.0 (n=1)" in text
+
+
+def test_load_lines__name_the_repository_and_revision_once_there_is_one():
+    assert 'load_distilled("path/to/this/folder")' in card()
+    text = card(config(hub={"repo": "org/shades", "revision": "v3"}))
+    assert 'load_distilled("org/shades", revision="v3")' in text
+    assert 'datasets.load_dataset("org/shades", revision="v3")' in text
+    assert 'create_dataset("hfds/org/shades", split="train")' in text
+
+
+def test_load_lines__run_as_written(made):
+    code = re.search(r"```python\n(.*?)```", (made / FILES.card).read_text(), re.S).group(1)
+    code = code.replace("path/to/this/folder", str(made)).replace("resnet18", "test_resnet")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert 0 <= float(result.stdout) <= 1
+
+
+def test_front_matter__features_are_those_that_datasets_writes():
+    matter = front_matter(ArtifactConfig.model_validate(config(source={"hub_id": "org/source"})))
+    assert matter["source_datasets"] == ["org/source"]
+    features = datasets.Features(
+        image=datasets.Image(),
+        label=datasets.ClassLabel(names=["dark", "bright"]),
+        soft_label=datasets.List(datasets.Value("float32"), length=2),
+    )
+    assert matter["dataset_info"]["features"] == features._to_yaml_list()
+    info = datasets.DatasetInfo._from_yaml_dict(copies.deepcopy(matter["dataset_info"]))
+    assert info.features == features
+    assert info.splits["train"].num_examples == 2
+
+
+@pytest.mark.parametrize(
+    ("stated", "written"),
+    [
+        ("MIT", {"license": "mit"}),
+        (None, {"license": "unknown"}),
+        ("Own Licence, v2", {"license": "other", "license_name": "own-licence-v2"}),
+    ],
+)
+def test_license__only_names_that_the_hub_knows(stated, written):
+    matter = front_matter(ArtifactConfig.model_validate(config(source={"license": stated})))
+    assert {key: matter[key] for key in matter if key.startswith("license")} == written
+
+
+def test_load_dataset__on_the_folder_shows_the_features(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "artifact", ignore=shutil.ignore_patterns("run"))
+    table = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
+    assert table.features["label"].names == [str(k) for k in range(10)]
+    assert isinstance(table.features["image"], datasets.Image)
+    assert (len(table), table.features["soft_label"].length) == (20, 10)
+    assert table[0]["image"].size == (8, 8)
+
+
+def test_own_section__survives_and_damaged_markers_are_not_overwritten(copy):
+    path = copy / FILES.card
+    text = path.read_text().replace(own_section.wrap(""), own_section.wrap("Ask **me** for $5.\n\n- really"))
+    path.write_text(text)
+    ds = load_distilled(copy)
+    write_card(copy, ds.config, ds.recipe, ds.results)
+    assert path.read_text() == text
+    path.write_text(text.replace(own_section.END, ""))
+    with pytest.raises(ConfigError, match="expected one of each"):
+        write_card(copy, ds.config, ds.recipe, ds.results)
+    assert "Ask **me**" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "base", "merged"),
+    [
+        ("", "", None, ""),
+        ("a", "", None, "a"),
+        ("", "b", None, "b"),
+        ("a", "a", None, "a"),
+        ("a", "b", "a", "b"),  # edited there since the last push
+        ("a", "b", "b", "a"),  # edited here
+        ("", "b", "b", ""),  # deleted here
+        ("a", "b", "c", ConfigError),
+        ("a", "b", None, ConfigError),
+    ],
+)
+def test_merge__of_the_section_here_and_on_the_hub(ours, theirs, base, merged):
+    last = own_section.digest(base) if base is not None else None
+    if merged is ConfigError:
+        with pytest.raises(ConfigError, match="both were changed"):
+            own_section.merge(ours, theirs, last, ours_wins=False)
+        assert own_section.merge(ours, theirs, last, ours_wins=True) == ours
+    else:
+        assert own_section.merge(ours, theirs, last, ours_wins=False) == merged
+
+
+def test_names__with_odd_characters_break_neither_yaml_nor_table():
+    about = config(classes=["a: b", "- |\n# x"], source={"name": 'na"me: [x]'})
+    measured = small.results()
+    measured["architectures"]["odd | name\nx"] = dict(small.ROW)
+    text = card(about, measured)
+    matter = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))
+    assert matter["dataset_info"]["features"][1]["dtype"]["class_label"]["names"] == {"0": "a: b", "1": "- |\n# x"}
+    assert matter["pretty_name"].startswith('na"me: [x]')
+    assert len(rows_of(text.replace("\\|", ""))) == 3
+
+
+def test_card__of_a_run_has_pictures_command_licence_and_both_citations(made):
+    text = (made / FILES.card).read_text()
+    for part in ("](preview.png)", "](curves.png)", "distillkit compress digits", "`cc-by-4.0`", "cazenavette2022mtt"):
+        assert part in text
+    assert "alpaydin1998digits" in text
+    assert "seconds in all" in text
+    assert (made / FILES.preview).is_file()
+    assert json.loads((made / FILES.config).read_text())["versions"]["torch"] in text
