@@ -102,7 +102,7 @@ def _config_json(
     stored["dataset"]["data_root"] = None  # a path of this machine says nothing elsewhere
     stored["dataset"]["revision"] = data.info.revision
     experts = None
-    if settings.distill.outer_steps > 0:
+    if settings.distill.outer_steps > 0 and made_by.imported_from is None:
         experts = {
             "count": settings.experts.count,
             "fingerprint": storage.fingerprint(expert_setup(run, prepared)),

@@ -1,0 +1,142 @@
+"""card, push, pull, info, import and export as commands: what they print, and their exit status."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from huggingface_hub import constants
+from typer.testing import CliRunner
+
+from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.cli.app import app
+from tests.conftest import TINY
+
+REPO = "org/digits-ipc2"
+
+
+def invoke(*arguments, **more):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], **more)
+
+
+def test_push_pull_info__from_folder_to_hub_and_back(hub, copy, tmp_path):
+    planned = invoke("push", copy, REPO, "--dry-run", "--private")
+    assert (planned.exit_code, hub.requests) == (0, [])
+    assert all(name in planned.stdout for name in PUBLISHED)
+    assert "private" in planned.stdout
+    pushed = invoke("push", copy, REPO, "--tag", "v1")
+    assert pushed.exit_code == 0, pushed.output
+    commit = hub.repos[REPO].tags["v1"]
+    assert f'load_distilled("{REPO}", revision="{commit}")' in pushed.stdout
+    assert f"{hub.url}/datasets/{REPO}" in pushed.stdout
+    again = json.loads(invoke("push", copy, REPO, "--json").stdout)
+    assert (again["changed"], again["commit"], again["revision"]) == (False, commit, "v1")
+    hub.requests.clear()
+    seen = invoke("info", REPO)
+    assert len(hub.requests) == 1
+    assert "20 of 1x8x8 as F32, 2 for each of 10 classes" in seen.stdout
+    assert json.loads(invoke("info", f"{REPO}@v1", "--json").stdout)["tensors"]["images"]["shape"] == [20, 1, 8, 8]
+    assert FILES.tensors in invoke("pull", REPO, "--dry-run").stdout
+    out = tmp_path / "back"
+    pulled = json.loads(invoke("pull", f"{REPO}@v1", "--out", out, "--json").stdout)
+    assert pulled["commit"] == commit
+    assert (out / FILES.tensors).read_bytes() == (copy / FILES.tensors).read_bytes()
+    assert invoke("pull", REPO, "--out", out).exit_code == 2
+    measured = json.loads(invoke("evaluate", REPO, "--networks", 1, "--device", "cpu", "--json", "-q").stdout)
+    assert measured["architectures"]["convnet"]["n"] == 1
+    assert "pull' it first" in invoke("evaluate", REPO, "--save").stderr
+
+
+def test_card__is_made_again(copy):
+    (copy / FILES.card).unlink()
+    result = invoke("card", copy)
+    assert (result.exit_code, result.stdout.strip()) == (0, str(copy / FILES.card))
+    assert "## Limits" in (copy / FILES.card).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["push", "{copy}", "org/x", "--token", "wrong"], 3, "does not know this token"),
+        (["push", "{copy}", "stranger/x"], 3, "refuses"),
+        (["push", "{copy}", "nothing"], 2, "expected org/name"),
+        (["push", "{copy}", "org/x@v1"], 2, "name a branch with --revision"),
+        (["push", "{tmp}/absent", "org/x"], 4, "not a distillkit artifact"),
+        (["pull", "org/absent"], 4, "has no data set org/absent"),
+        (["pull", "../x"], 2, "is no Hub repository"),
+        (["info", "org/absent"], 4, "has no data set"),
+        (["info", "hf://models/a/b"], 2, "names no data set repository"),
+        (["card", "{tmp}"], 4, "has no distill_config"),
+        (["export", "{copy}", "--to", "zip", "--out", "{tmp}/o"], 2, "known: pt, imagefolder, ddranking"),
+        (["import", "{tmp}/x.pt", "--from", "mtt", "--dataset", "digits", "--no-zca"], 4, "there is no file"),
+        (["import", "{copy}", "--from", "mtt", "--dataset", "digits"], 2, "give --zca or --no-zca"),
+        (["import", "{copy}", "--from", "mtt", "--dataset", "digits", "--zca"], 4, "has no images_best.pt"),
+        (["import", "{copy}", "--from", "pt", "--dataset", "digits", "--mean", "a"], 2, "numbers with commas"),
+        (["import", "{copy}", "--from", "pt", "--dataset", "digits", "--zca", "--lr", "0"], 2, "is no learning rate"),
+    ],
+)
+def test_errors__one_sentence_and_the_right_status(hub, copy, tmp_path, arguments, status, message):
+    words = [word.format(copy=copy, tmp=tmp_path) for word in arguments]
+    result = invoke(*words)
+    assert (result.exit_code, result.stdout) == (status, ""), result.output
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_unreachable__is_five(copy, monkeypatch, hub):
+    nobody = "http://127.0.0.1:9"
+    monkeypatch.setattr(constants, "ENDPOINT", nobody)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nobody + "/{repo_id}/resolve/{revision}/{filename}")
+    for arguments in (["push", copy, REPO], ["info", REPO], ["pull", REPO]):
+        result = invoke(*arguments)
+        assert (result.exit_code, result.stderr.count("\n")) == (5, 1), result.output
+
+
+def test_import_export__commands(copy, tmp_path):
+    exported = json.loads(invoke("export", copy, "--to", "pt", "--out", tmp_path / "pt", "--json").stdout)
+    assert len(exported["files"]) == 4
+    settings = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    shared = ("--preset", "smoke", "--device", "cpu", "--out", tmp_path / "set", "--mean", "0.3", "--std", "0.4")
+    result = invoke("import", tmp_path / "pt", "--from", "pt", "--dataset", "digits", *shared, *settings)
+    assert result.exit_code == 0, result.output
+    assert "this set, convnet" in result.stdout
+    stored = torch.load(tmp_path / "pt" / "images_best.pt", weights_only=True)
+    assert stored.shape == (20, 1, 8, 8)
+
+
+def test_control_characters__of_others_do_not_reach_the_terminal(copy):
+    config = json.loads((copy / FILES.config).read_text())
+    config["classes"][0] = "\x1b[2Jgone"
+    config["command"] = "rm\r\x1b]0;owned\x07"
+    (copy / FILES.config).write_text(json.dumps(config))
+    shown = invoke("info", copy).stdout
+    assert "gone" in shown
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown)
+
+
+def commands():
+    from typer.main import get_command
+
+    found = [[]]
+    for name, command in get_command(app).commands.items():
+        found.append([name])
+        found += [[name, inner] for inner in getattr(command, "commands", {})]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_help__answers_without_the_heavy_libraries(words):
+    code = (
+        "import sys\nfrom distillkit.cli import main\nsys.argv = ['distillkit', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'timm', 'datasets', 'huggingface_hub', 'pyarrow', 'matplotlib'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    begin = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - begin < 30  # the real figure is in the closing notes; here only a hang would fail
+    assert "Usage" in result.stdout
+    assert result.stdout.strip().endswith("HEAVY []")

@@ -1,0 +1,209 @@
+"""The field's files: read without executing anything, completed with what they lost, measured; and written."""
+
+import json
+import pickle
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distillkit import load_distilled, pipeline
+from distillkit.errors import ConfigError, DataError, NotFoundError
+from distillkit.interchange.export import folder_names
+from distillkit.interchange.read_pt import read_field_files
+from distillkit.interchange.to_set import images_per_class, label_kind, published_normalisation, to_synthetic
+from distillkit.methods import Layer
+from distillkit.stages.importing import SEARCHED_LRS, Lost
+from tests.conftest import TINY
+
+
+def save(folder, **values):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in values.items():
+        torch.save(value, folder / f"{name}.pt")
+    return folder
+
+
+def images(count=20):
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def import_set(tmp_path, folder, kind="pt", lost=None, **settings):
+    overrides = [Layer("--set", {**TINY, "dataset.max_train": 200, **settings})]
+    known = lost or Lost(False, mean=(0.3,), std=(0.4,))
+    out = tmp_path / "imported"
+    return pipeline.import_files(
+        [folder], kind, "digits", known, preset="smoke", out=out, device="cpu", overrides=overrides
+    )
+
+
+def test_round_trip__an_exported_set_comes_back_and_trains_as_before(made, tmp_path):
+    ds = load_distilled(made)
+    files = ds.export("pt", tmp_path / "pt")
+    assert {path.name for path in files} == {"images_best.pt", "labels_best.pt", "lr_best.pt", "distillkit.json"}
+    notes = json.loads((tmp_path / "pt" / "distillkit.json").read_text())
+    lost = Lost(False, mean=tuple(notes["preprocess"]["mean"]), std=tuple(notes["preprocess"]["std"]))
+    again = import_set(tmp_path, tmp_path / "pt", lost=lost)
+    assert torch.equal(again.images, ds.images)
+    assert torch.equal(again.labels, ds.labels)
+    assert (again.lr, again.recipe["lr"]) == (ds.lr, ds.recipe["lr"])
+    for row in ("random", "kmeans", "full"):
+        assert again.results["baselines"][row]["n"] == ds.results["baselines"][row]["n"]
+    ours, theirs = again.results["architectures"]["convnet"], ds.results["architectures"]["convnet"]
+    assert ours["accuracies"] == theirs["accuracies"]
+    assert again.config["imported_from"] == "images_best.pt, labels_best.pt, lr_best.pt"
+    card = (tmp_path / "imported" / "README.md").read_text()
+    assert "20 learned images" in card
+    assert "curves.png" not in card
+
+
+def test_import__lr_that_the_files_lack_is_searched_on_validation_data(tmp_path):
+    folder = save(tmp_path / "mtt", images_best=images(), labels_best=torch.arange(10).repeat_interleave(2))
+    ds = import_set(tmp_path, folder)
+    assert ds.lr in SEARCHED_LRS
+    assert "on validation" in ds.results["selection"]["split"]
+    again = import_set(tmp_path, folder)  # finished work is taken up
+    assert again.lr == ds.lr
+
+
+def test_import__unsorted_hard_labels_and_their_images_are_put_in_class_order(tmp_path):
+    ids = torch.arange(10).repeat(2)
+    files = read_field_files([save(tmp_path / "x", images=images(), labels=ids, lr=torch.tensor(0.02))])
+    synthetic = to_synthetic(files, 10, 0.02, "probabilities")
+    assert synthetic.class_ids.tolist() == sorted(ids.tolist())
+    assert torch.equal(synthetic.images[0:2], files.images[[0, 10]])
+    assert torch.equal(synthetic.labels.argmax(1), synthetic.class_ids)
+    assert (images_per_class(files), files.lr) == (2, pytest.approx(0.02))
+
+
+def test_import__soft_labels_are_told_apart_and_what_was_said_is_checked(tmp_path):
+    logits = torch.randn(20, 10)
+    soft = read_field_files([save(tmp_path / "p", images_best=images(), labels_best=logits.softmax(1), lr_best=0.1)])
+    raw = read_field_files([save(tmp_path / "l", images_best=images(), labels_best=logits, lr_best=0.1)])
+    assert (label_kind(soft, None), label_kind(raw, None)) == ("probabilities", "logits")
+    assert label_kind(soft, "logits") == "logits"
+    with pytest.raises(ConfigError, match="do not add up to 1"):
+        label_kind(raw, "probabilities")
+    synthetic = to_synthetic(raw, 10, 0.1, "logits")
+    torch.testing.assert_close(synthetic.targets(), logits.softmax(1))
+    assert synthetic.class_ids.tolist() == [k for k in range(10) for _ in range(2)]
+
+
+def test_import__file_of_dc_and_its_relatives(tmp_path):
+    data = {"data": [[images(), torch.arange(10).repeat_interleave(2)]], "accs_all_exps": {"ConvNet": [0.5]}}
+    torch.save(data, tmp_path / "res_DC_digits.pt")
+    files = read_field_files([tmp_path / "res_DC_digits.pt"])
+    assert (len(files.images), files.num_classes, files.lr) == (20, 10, None)
+
+
+def test_import__nothing_in_a_pickle_runs(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    save(tmp_path / "x", labels=torch.arange(20))
+    (tmp_path / "x" / "images.pt").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(DataError, match=r"holds more than tensors, or is damaged|no file of torch\.save"):
+        read_field_files([tmp_path / "x"])
+    torch.save(Bomb(), tmp_path / "x" / "images.pt")
+    (tmp_path / "ran").unlink(missing_ok=True)
+    with pytest.raises(DataError, match="was not executed"):
+        read_field_files([tmp_path / "x"])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"labels": torch.arange(20)}, NotFoundError, "no images_best.pt|no file of images"),
+        ({"images": torch.zeros(20, 8, 8), "labels": torch.arange(20)}, DataError, "expected a float tensor"),
+        ({"images": torch.zeros(20, 1, 8, 9), "labels": torch.arange(20)}, DataError, "expected .S, 1 or 3"),
+        ({"images": torch.full((2, 1, 8, 8), torch.nan), "labels": torch.arange(2)}, DataError, "not finite"),
+        ({"images": torch.zeros(4, 1, 8, 8), "labels": torch.arange(2)}, DataError, "do not belong together"),
+        ({"images": torch.zeros(2, 1, 8, 8), "labels": torch.tensor([0.5, 1])}, DataError, "not class ids"),
+        ({"images": torch.zeros(2, 1, 8, 8), "labels": torch.arange(2), "lr": -1.0}, DataError, "expected a positive"),
+        (
+            {"images": torch.zeros(2, 1, 8, 8), "labels": torch.arange(2), "lr": [1, 2]},
+            DataError,
+            "expected one number",
+        ),
+    ],
+)
+def test_import__what_does_not_fit_is_told(tmp_path, values, error, message):
+    with pytest.raises(error, match=message):
+        read_field_files([save(tmp_path / "x", **values)])
+
+
+def test_import__files_and_data_must_agree(tmp_path):
+    ids = torch.arange(10).repeat_interleave(2)
+    nine = save(tmp_path / "nine", images=images(18), labels=torch.arange(9).repeat_interleave(2), lr=0.1)
+    with pytest.raises(DataError, match="9 classes, the data set has 10"):
+        import_set(tmp_path, nine)
+    uneven = save(tmp_path / "uneven", images=images(), labels=torch.tensor([0] * 11 + list(range(1, 10))))
+    with pytest.raises(DataError, match="as many of each class"):
+        import_set(tmp_path, uneven)
+    good = save(tmp_path / "good", images=images(), labels=ids, lr=0.1)
+    with pytest.raises(ConfigError, match="--mean and --std"):
+        import_set(tmp_path, good, lost=Lost(False))
+    with pytest.raises(ConfigError, match="need 1 numbers each"):
+        import_set(tmp_path, good, lost=Lost(False, mean=(0.1, 0.2), std=(1.0, 1.0)))
+    picture = save(tmp_path / "zca", images_zca_best=images(), labels=ids)
+    with pytest.raises(DataError, match="say --zca"):
+        read_field_files([picture / "images_zca_best.pt"])
+
+
+def test_import__zca_is_fitted_on_all_training_images(tmp_path):
+    ids = torch.arange(10).repeat_interleave(2)
+    ds = import_set(tmp_path, save(tmp_path / "x", images=images(), labels=ids, lr=0.1), lost=Lost(True))
+    assert ds.config["settings"]["dataset"]["preprocessing"] == "zca"
+    data = ds.load_source()
+    pixels = torch.cat([data.train.images, data.validation.images]).flatten(1).double() / 255
+    centred = pixels - pixels.mean(0)
+    values, vectors = torch.linalg.eigh(centred.T @ centred / (len(pixels) - 1))
+    matrix = vectors @ torch.diag((values.clamp_min(0) + 0.1) ** -0.5) @ vectors.T
+    torch.testing.assert_close(ds._artifact.preprocess.matrix, matrix, rtol=0, atol=1e-6)
+
+
+def test_normalisation__constants_of_the_mtt_family():
+    assert published_normalisation("cifar100") == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert published_normalisation("imagenet-nette") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert published_normalisation("digits") is None
+
+
+def test_export__ddranking_files_are_tensors_that_load_safely(made, tmp_path):
+    ds = load_distilled(made)
+    ds.export("ddranking", tmp_path / "dd")
+    stored = {
+        name: torch.load(tmp_path / "dd" / f"{name}.pt", weights_only=True) for name in ("images", "labels", "lr")
+    }
+    assert torch.equal(stored["images"], ds.images)
+    assert torch.equal(stored["labels"], ds.class_ids)
+    assert float(stored["lr"]) == pytest.approx(ds.lr)
+
+
+def test_export__imagefolder_is_read_by_datasets(made, tmp_path):
+    ds = load_distilled(made)
+    ds.export("imagefolder", tmp_path / "folder")
+    table = datasets.load_dataset(
+        "imagefolder", data_dir=str(tmp_path / "folder"), split="train", cache_dir=str(tmp_path)
+    )
+    assert sorted(table["label"]) == ds.class_ids.tolist()
+    low, high = (ds.config["uint8_range"][key] for key in ("low", "high"))
+    picture = Image.open(tmp_path / "folder" / "train" / "3" / "00006.png")
+    pixels = torch.from_numpy(np.array(picture))[None].float() / 255 * (high - low) + low
+    assert (pixels - ds._artifact.preprocess.invert(ds.images[6:7])[0]).abs().max() <= (high - low) / 510 + 1e-6
+
+
+def test_export__class_names_never_leave_the_folder(made, tmp_path):
+    names = folder_names(["../../evil", "a/b", "..", "", "cat", "cat", "a b"])
+    assert len(set(names)) == len(names)
+    assert all(name not in (".", "..", "") and "/" not in name and not name.startswith(".") for name in names)
+    assert names[4] == "cat"
+    with pytest.raises(ConfigError, match="is unknown"):
+        load_distilled(made).export("zip", tmp_path / "x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        load_distilled(made).export("pt", tmp_path / "full")
