@@ -1,8 +1,7 @@
 """Search architectures on a distilled set: does it rank them as the full data do, and how much time does it save?
 
-Every candidate is trained on the distilled set by its recipe and scored on validation data, as a searcher would; then
-on
-all training images and scored on test data. Prints both, the Spearman rank correlation and the time of each search.
+Every candidate is trained on the distilled set by its recipe and scored on validation data, as a searcher would, and
+on all training images and scored on test data. Prints both, the Spearman rank correlation and the times.
 
 python examples/architecture_search.py cards/digits-ipc1-mtt --out examples/benchmarks/results
 """

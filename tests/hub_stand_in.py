@@ -1,7 +1,8 @@
 """A stand-in for the Hub on loopback: data set repositories in memory, over HTTP, with its 401/403/404 habits.
 
 Serves what the real clients ask for (huggingface_hub, datasets, timm). ``fail`` and ``cut`` make the next requests that
-match a pattern fail or break off half-way; ``requests`` is the log.
+match a pattern fail or break off half-way; ``requests`` is the log. An upload by Xet goes into the folder ``xet`` by
+the client's own local backend; the repository then holds a note of its hash.
 """
 
 import base64
@@ -57,7 +58,7 @@ class StandIn:
 
     def __init__(self, repo=None, folder=None, *, private=False):
         self.repos, self.large, self.requests, self.faults = {}, {}, [], []
-        self.lock = threading.RLock()
+        self.lock, self.xet = threading.RLock(), None  # a folder, for the chunks of Xet uploads
         if repo is not None:
             self.add(repo, folder, private=private)
         outer = self
@@ -241,6 +242,14 @@ class StandIn:
         if rest.startswith("/tree/"):
             revision, _, inside = rest.removeprefix("/tree/").partition("/")
             self.tree(repo.commits[self.at(repo, revision)], inside, query)
+        if rest.startswith("/xet-write-token/") and self.xet:
+            token = {"casUrl": f"local://{self.xet}", "accessToken": "xet", "exp": 4102444800}
+            headers = {
+                "X-Xet-Cas-Url": token["casUrl"],
+                "X-Xet-Access-Token": "xet",
+                "X-Xet-Token-Expiration": "4102444800",
+            }
+            raise Answer(200, token, headers)
         if rest.startswith("/paths-info/"):
             files = repo.commits[self.at(repo, rest.removeprefix("/paths-info/"))]
             wanted = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode()).get("paths", [])
@@ -335,7 +344,7 @@ class StandIn:
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                files[value["path"]] = self.large[value["oid"]]
+                files[value["path"]] = self.large.get(value["oid"], b"xet:" + value["oid"].encode())
             elif line["key"] == "deletedFile":
                 files.pop(value["path"], None)
         answer = {"success": True, "hookOutput": ""}

@@ -1,5 +1,6 @@
 """Push, pull and load by the real huggingface_hub client over HTTP against a stand-in Hub."""
 
+import hashlib
 import json
 import shutil
 
@@ -247,6 +248,19 @@ def test_push__only_the_artifact_leaves_the_machine(hub, copy):
     (copy / "run" / "notes.txt").write_text("mine")
     push(copy, REPO, PushOptions())
     assert not [name for name in files_of(hub) if "secret" in name or "run" in name]
+
+
+def test_push__by_xet_as_the_client_does_by_default(hub, copy, tmp_path, monkeypatch):
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.xet = tmp_path / "cas"
+    hub.xet.mkdir()
+    report = push(copy, REPO, PushOptions())
+    stored = files_of(hub, "v1")
+    assert (report.changed, commits(hub)) == (True, 1)
+    assert stored[FILES.tensors] == b"xet:" + hashlib.sha256((copy / FILES.tensors).read_bytes()).hexdigest().encode()
+    assert hub.asked("xet-write-token")
+    assert not hub.asked("PUT /large/")
 
 
 # load
