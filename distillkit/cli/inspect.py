@@ -48,7 +48,8 @@ def _remote_info(artifact: str, token: str | None, as_json: bool) -> None:
         "labels": about.label_kind,
         "lr": f"{about.lr:.6g}",
     }
-    lines |= {f"accuracy, {name}": percent(row) for name, row in about.accuracy.items()}
+    rows = sorted(about.accuracy.items(), key=lambda item: not item[0].startswith("this set"))
+    lines |= {f"accuracy, {name}": percent(row) for name, row in rows}
     console.print_lines(lines)
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distillkit.errors import ArtifactError, ConfigError, NotFoundError
+from distillkit.errors import ArtifactError, AuthError, ConfigError, NotFoundError
 from distillkit.hub.address import Address
-from distillkit.hub.failures import is_transient, translated
+from distillkit.hub.failures import LOGIN, is_transient, translated
 from distillkit.version import __version__
 
 KIND = "dataset"
@@ -117,6 +117,7 @@ def fetch_file(address: Address, commit: str, name: str, cache: Cache) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    _no_bars()
     with translated(str(address)):
         try:
             path = hf_hub_download(
@@ -211,9 +212,14 @@ def create_repository(repo: str, private: bool | None, token: Token) -> None:
     """Create the repository unless it is there.
 
     Raises:
+        AuthError: there is no token.
         ConfigError: it is there and public, although a private one was asked for.
         DistillkitError: as ``translated`` says.
     """
+    from huggingface_hub import get_token
+
+    if token is False or (token is None and get_token() is None):
+        raise AuthError(f"there is no token for the Hub; {LOGIN}")
     api = _api(token)
     with translated(repo):
         retried(lambda: api.create_repo(repo, repo_type=KIND, private=private, exist_ok=True))

@@ -139,7 +139,7 @@ def test_push__answer_of_the_commit_lost_makes_no_second_one(hub, copy):
         ("wrong", REPO, AuthError, "does not know this token"),
         ("read-token", REPO, AuthError, "refuses"),
         ("write-token", "stranger/set", AuthError, "refuses"),
-        (None, REPO, AuthError, "log in"),
+        (None, REPO, AuthError, "there is no token"),
     ],
 )
 def test_push__whoever_may_not_is_told_so(hub, copy, monkeypatch, token, repo, error, message):

@@ -1,0 +1,77 @@
+"""The examples run as their heads say; the one without distillkit reaches what the card promises."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distillkit.sharing.push import PushOptions, push
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+CARD = ROOT / "cards" / "digits-ipc1-mtt"
+
+
+def run(name, *arguments, **environment):
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    result = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=500, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def test_plain_torch__reaches_the_card_within_two_standard_deviations_in_under_60_lines():
+    source = (EXAMPLES / "train_plain_torch.py").read_text()
+    assert "distillkit" not in re.findall(r"^(?:import|from) (\w+)", source, re.M)
+    assert len(source.splitlines()) < 60
+    mean, std = re.match(r"([\d.]+) ± ([\d.]+)", run("train_plain_torch.py", CARD)).groups()
+    promised = json.loads((CARD / "results.json").read_text())["architectures"]["convnet"]
+    assert abs(float(mean) - 100 * promised["mean"]) <= 2 * max(float(std), 100 * promised["std"])
+    assert float(mean) > 80  # far above random images of the same number
+
+
+def test_train_timm__two_networks(made):
+    shown = run("train_timm.py", made, "--model", "test_resnet", "--model", "test_vit", "--epochs", 1)
+    assert re.search(r"test_resnet: [\d.]+ % after", shown)
+    assert re.search(r"test_vit: [\d.]+ % after", shown)
+
+
+def test_train_with_datasets__a_folder(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "set", ignore=shutil.ignore_patterns("run"))
+    shown = run("train_with_datasets.py", folder, "--epochs", 2, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    assert "20 images of 0, 1, 2, 3, 4..." in shown
+
+
+@pytest.mark.parametrize("labels", [[], ["--soft"]])
+def test_train_timm_hfds__from_the_hub(hub, copy, tmp_path, labels):
+    push(copy, "org/digits-ipc2", PushOptions())
+    shown = run(
+        "train_timm_hfds.py",
+        "org/digits-ipc2",
+        "--model",
+        "test_resnet",
+        "--epochs",
+        8,
+        *labels,
+        HF_ENDPOINT=hub.url,
+        HF_HOME=str(tmp_path / "home"),
+        HF_HUB_OFFLINE="0",
+        HF_DATASETS_OFFLINE="0",
+    )
+    first, last = (float(value) for value in re.findall(r"loss ([\d.]+)", shown))
+    assert last < first
+
+
+def test_architecture_search__writes_a_correlation(made, tmp_path):
+    candidates = ["convnet:width=2,depth=1", "convnet:width=8,depth=2", "timm/test_resnet"]
+    options = [part for name in candidates for part in ("--arch", name)]
+    run("architecture_search.py", made, *options, "--networks", 1, "--full-epochs", 1, "--out", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "architecture_search-digits-ipc2.json").read_text())
+    assert [row["network"] for row in report["rows"]] == candidates
+    assert -1 <= report["spearman"] <= 1
+    assert "Spearman" in (tmp_path / "out" / "architecture_search-digits-ipc2.md").read_text()
