@@ -22,6 +22,7 @@ from distillkit.data.augment import Augmentation
 from distillkit.data.decode import resize_and_crop, to_mode
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import to_inputs
+from distillkit.environment import resolve_device
 from distillkit.errors import ArtifactError, ConfigError, DataError, StorageError
 from distillkit.evaluation.recipe import recipe_from_json
 from distillkit.hub.address import Address, looks_like_address, parse_address
@@ -174,7 +175,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ConfigError: the model does not take such images or has another number of outputs, or a number is not
                 positive.
         """
-        place = torch.device(device) if device is not None else next(model.parameters()).device
+        place = resolve_device(str(device)) if device is not None else _device_of(model)
         model.to(place)
         self._check(model, place)
         recipe = recipe_from_json(self._overridden(lr, epochs, batch_size, augment))
@@ -225,7 +226,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             data_root: where local copies of registered data sets lie.
         """
         test = self._test_images(dataset, data_root)
-        device = next(model.parameters()).device
+        device = _device_of(model)
         return accuracy(model, self.preprocess(test.images.to(device)), test.labels.to(device))
 
     def _test_images(self, dataset: str | ImageSet | SourceData | None, data_root: str | None) -> ImageSet:
@@ -318,6 +319,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         tag: str | None = None,
         create_pr: bool = False,
         commit_message: str | None = None,
+        replace: bool = False,
         token: str | bool | None = None,
     ) -> PushReport:
         """Publish the artifact as a Hub data set repository: what ``distillkit push`` does.
@@ -329,13 +331,21 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             tag: of the commit; default the next free ``v<n>``.
             create_pr: open a pull request instead.
             commit_message: default says what it is.
+            replace: also among foreign files; the artifact's own section of the card wins over the Hub's.
             token: default the saved one.
 
         Raises:
             DistillkitError: as ``distillkit.sharing.push.push`` says.
         """
-        options = PushOptions(private, revision, tag, create_pr, commit_message)
+        options = PushOptions(private, revision, tag, create_pr, commit_message, replace)
         return push(self._whole_folder(), repo_id, options, token, update_folder=self._origin is None)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise ConfigError("the model has no parameters; nothing in it can be trained")
+    return parameter.device
 
 
 def _positive(name: str, value: float | None) -> float | None:
@@ -361,6 +371,14 @@ class TensorLoader:
         self._passes += 1
         for indices in order.to(self.images.device).split(self.batch_size):
             yield self.images[indices], self.targets[indices]
+
+
+def is_folder(source: str) -> bool:
+    """Whether ``source`` names a folder here."""
+    try:
+        return Path(source).is_dir()
+    except (OSError, ValueError):  # too long for a path, or not fit to be one
+        return False
 
 
 def load_distilled(
@@ -390,7 +408,7 @@ def load_distilled(
         NotFoundError: no such repository (or a private one), or no such revision.
         NetworkError: the Hub is out of reach and the cache does not have it.
     """
-    if isinstance(source, Path) or Path(source).is_dir() or not looks_like_address(source):
+    if isinstance(source, Path) or is_folder(source) or not looks_like_address(source):
         if revision is not None:
             raise ConfigError(f"{source} is a folder and has no revisions; leave out revision={revision!r}")
         return DistilledDataset(read_artifact(Path(source)))

@@ -233,6 +233,17 @@ def evaluate(
     return reports
 
 
+def check_free(ds: DistilledDataset, architectures: Sequence[str]) -> None:
+    """Whether rows of these names can be added to an artifact's results.
+
+    Raises:
+        ConfigError: one is there; what a run measured is not overwritten.
+    """
+    taken = [name for name in architectures if name in ds.results["architectures"]]
+    if taken:
+        raise ConfigError(f"{ds.folder} has results for {', '.join(taken)} already; leave out --save, or that --arch")
+
+
 def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
     """Add rows to the ``architectures`` of an artifact's results.json, and to its card.
 
@@ -241,9 +252,7 @@ def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
     """
     artifact = read_artifact(folder)
     results = artifact.results
-    taken = [name for name in reports if name in results["architectures"]]
-    if taken:
-        raise ConfigError(f"{folder} has results for {', '.join(taken)} already; leave out --save, or that --arch")
+    check_free(load_distilled(folder), list(reports))
     results["architectures"] |= {name: report.to_json() for name, report in reports.items()}
     storage.write_json(folder / FILES.results, results)
     write_card(folder, artifact.config, artifact.recipe, results)

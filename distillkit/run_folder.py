@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from distillkit import storage
-from distillkit.artifact.layout import FILES
+from distillkit.artifact.layout import FILES, PUBLISHED
 from distillkit.errors import ConfigError, StorageError
 from distillkit.records import EvalReport, SyntheticSet
 
@@ -109,8 +109,9 @@ class RunFolder:
                 shutil.rmtree(path)
             elif path.name != ".lock":
                 path.unlink()
-        for name in (FILES.config, FILES.card, FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results):
-            (self.out / name).unlink(missing_ok=True)
+        for name in PUBLISHED:
+            if name != FILES.card:  # it may hold the user's own section, which the next card takes over
+                (self.out / name).unlink(missing_ok=True)
 
     # metrics
 

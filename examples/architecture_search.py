@@ -3,7 +3,7 @@
 Every candidate is trained on the distilled set by its recipe and scored on validation data, as a searcher would, and
 on all training images and scored on test data. Prints both, the Spearman rank correlation and the times.
 
-python examples/architecture_search.py cards/digits-ipc1-mtt --out examples/benchmarks/results
+python examples/architecture_search.py cards/digits-ipc1-mtt cards/digits-ipc10-mtt --out examples/benchmarks/results
 """
 
 import argparse
@@ -16,7 +16,6 @@ import torch
 from scipy.stats import spearmanr
 
 from distillkit import load_distilled
-from distillkit.data.preprocess import to_inputs
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import recipe_from_json
 from distillkit.networks.build import build_network, parse_architecture
@@ -49,10 +48,10 @@ def scores(names, build_of, training, exam, recipe, networks):
 
 def parsed_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help="artifact folder, or org/name")
+    parser.add_argument("source", nargs="+", help="artifact folders or org/name, of the same data set")
     parser.add_argument("--arch", action="append", help="a candidate; repeatable; default twelve small networks")
     parser.add_argument("--networks", type=int, default=3, help="fresh networks of each candidate")
-    parser.add_argument("--full-epochs", type=int, default=50, help="passes over the full data")
+    parser.add_argument("--full-epochs", type=int, default=200, help="passes over the full data")
     parser.add_argument("--full-lr", type=float, default=0.01)
     parser.add_argument("--data-root", help="where local copies of registered data sets lie")
     parser.add_argument("--out", type=Path, help="folder for a JSON and a Markdown table")
@@ -61,45 +60,53 @@ def parsed_arguments():
 
 def main():
     arguments = parsed_arguments()
-    ds = load_distilled(arguments.source)
+    sets = [load_distilled(source) for source in arguments.source]
+    ds = sets[0]
     data = ds.load_source(data_root=arguments.data_root)
-    base = NetworkSettings.model_validate(ds.recipe["architecture"])
     names = arguments.arch or CANDIDATES
+    base = NetworkSettings.model_validate(ds.recipe["architecture"])
 
     def build_of(name):
         settings = parse_architecture(name, base)
         return lambda index: build_network(settings, ds.image_shape, ds.num_classes, 0, "search", index)
 
-    validation = Examination(ds.preprocess(data.validation.images), data.validation.labels)
     test = Examination(ds.preprocess(data.test.images), data.test.labels)
-    full = TrainingSet(to_inputs(ds._artifact.preprocess, data.train.images), data.train.labels)
+    full = TrainingSet(ds.preprocess(data.train.images), data.train.labels)
     epochs = arguments.full_epochs
     schedule = {**ds.recipe["schedule"], "epochs": epochs, "lr_drop_epochs": [epochs // 2 + 1]}
     longer = recipe_from_json({**ds.recipe, "lr": arguments.full_lr, "schedule": schedule})
-    print(f"on {len(ds)} distilled images (validation accuracy)")
-    quick, quick_seconds = scores(
-        names, build_of, TrainingSet(ds.images, ds.targets), validation, recipe_from_json(ds.recipe), arguments.networks
-    )
     print(f"on {len(data.train)} training images (test accuracy)")
-    slow, slow_seconds = scores(names, build_of, full, test, longer, arguments.networks)
-    correlation = spearmanr([quick[name] for name in names], [slow[name] for name in names])
-    report = {
-        "source": ds.config["source"]["source"],
+    slow = scores(names, build_of, full, test, longer, arguments.networks)
+    for ds in sets:
+        print(f"on {len(ds)} distilled images (validation accuracy)")
+        validation = Examination(ds.preprocess(data.validation.images), data.validation.labels)
+        training, recipe = TrainingSet(ds.images, ds.targets), recipe_from_json(ds.recipe)
+        quick = scores(names, build_of, training, validation, recipe, arguments.networks)
+        report = compared(ds, names, quick, slow, arguments)
+        print(table(report))
+        if arguments.out:
+            stem = arguments.out / f"architecture_search-{report['data']}-ipc{report['ipc']}"
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+            stem.with_suffix(".md").write_text(table(report))
+
+
+def compared(ds, names, quick, slow, arguments):
+    """The figures of one distilled set beside those of the full data."""
+    (distilled, distilled_seconds), (full, full_seconds) = quick, slow
+    correlation = spearmanr([distilled[name] for name in names], [full[name] for name in names])
+    return {
+        "data": ds.config["source"]["name"],
         "ipc": ds.config["ipc"],
         "method": ds.config["method"],
-        "rows": [{"network": name, "distilled": quick[name], "full": slow[name]} for name in names],
+        "rows": [{"network": name, "distilled": distilled[name], "full": full[name]} for name in names],
         "spearman": correlation.statistic,
         "p_value": correlation.pvalue,
-        "seconds": {"distilled": quick_seconds, "full": slow_seconds, "ratio": slow_seconds / quick_seconds},
+        "seconds": {"distilled": distilled_seconds, "full": full_seconds, "ratio": full_seconds / distilled_seconds},
         "networks": arguments.networks,
+        "full_epochs": arguments.full_epochs,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
-    print(table(report))
-    if arguments.out:
-        stem = arguments.out / f"architecture_search-{ds.config['source']['name']}-ipc{ds.config['ipc']}"
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-        stem.with_suffix(".md").write_text(table(report))
 
 
 def table(report):
@@ -112,7 +119,7 @@ def table(report):
         f"Spearman {report['spearman']:.2f} (p = {report['p_value']:.2g}); search {seconds['distilled']:.0f} s on the "
     )
     words += f"distilled set, {seconds['full']:.0f} s on the full data: {seconds['ratio']:.1f} times; "
-    words += f"{report['networks']} networks each; {report['machine']}"
+    words += f"{report['networks']} networks each, {report['full_epochs']} full epochs; {report['machine']}"
     return "\n".join([*lines, "", words, ""])
 
 

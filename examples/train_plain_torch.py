@@ -13,13 +13,14 @@ from torch import nn
 folder, files = Path(sys.argv[1]), ("distill_config.json", "recipe.json", "results.json")
 config, recipe, results = (json.loads((folder / file).read_text()) for file in files)
 stored, space = load_file(folder / "distilled.safetensors"), load_file(folder / "preprocess.safetensors")
-X, Y = stored["images"].float(), stored["labels"].float()
+X, Y, sgd = stored["images"].float(), stored["labels"].float(), recipe["optimizer"]
 Y = Y.softmax(1) if config["label_kind"] == "logits" else Y
+assert config["dtype"] != "uint8" and "mean" in space, "8-bit and whitened sets are for load_distilled"  # noqa: PT018
 pixels, labels = datasets.load_digits(return_X_y=True)  # the test images: in [0, 1], then as the distilled ones are
 _, pixels, _, labels = model_selection.train_test_split(pixels, labels, test_size=0.25, stratify=labels, random_state=0)
 test = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8)
 test = (test - space["mean"].view(-1, 1, 1)) / space["std"].view(-1, 1, 1)
-(C, H, W), operations, plan = X.shape[1:], recipe["augmentation"]["strategy"].split("_"), recipe["schedule"]
+(C, H, W), operations, plan = X.shape[1:], recipe["augmentation"].get("strategy", "none").split("_"), recipe["schedule"]
 width, depth, pad, scores = recipe["architecture"]["width"], recipe["architecture"]["depth"], H // 8, []
 for seed in range(5):
     torch.manual_seed(seed)
@@ -30,8 +31,7 @@ for seed in range(5):
     for epoch in range(plan["epochs"]):
         if epoch in (0, *plan["lr_drop_epochs"]):  # a lower lr comes with a new optimiser
             lr *= plan["lr_drop_factor"] if epoch else 1
-            how = {key: recipe["optimizer"][key] for key in ("momentum", "weight_decay")}
-            optimizer = torch.optim.SGD(model.parameters(), lr, **how)
+            optimizer = torch.optim.SGD(model.parameters(), lr, sgd["momentum"], weight_decay=sgd["weight_decay"])
         for batch in torch.randperm(len(X)).split(recipe["batch_size"]):
             x, r, warp = X[batch], torch.rand(3, len(batch)), torch.eye(2, 3).repeat(len(batch), 1, 1)
             operation = operations[torch.randint(len(operations), ())]  # DSA: one for the batch, r for each image
@@ -54,6 +54,6 @@ for seed in range(5):
             optimizer.zero_grad()
             F.cross_entropy(model(x), Y[batch]).backward()
             optimizer.step()
-    scores.append(100 * (model(test).argmax(1) == torch.tensor(labels)).float().mean().item())
+    scores += [100 * (model(test).argmax(1) == torch.tensor(labels)).float().mean().item()]
 mean, std, card = torch.tensor(scores).mean(), torch.tensor(scores).std(), results["architectures"]["convnet"]
 print(f"{mean:.1f} ± {std:.1f}; the card says {100 * card['mean']:.1f} ± {100 * card['std']:.1f}")

@@ -233,6 +233,8 @@ class StandIn:
                 for kind, word, known in (("branches", "heads", repo.branches), ("tags", "tags", repo.tags))
             }
             refs["branches"] = [ref for ref in refs["branches"] if not ref["name"].startswith("refs/")]
+            pulls = [(name, oid) for name, oid in repo.branches.items() if name.startswith("refs/pr/")]
+            refs["pullRequests"] = [{"name": name[5:], "ref": name, "targetCommit": oid} for name, oid in pulls]
             raise Answer(200, {**refs, "converts": []})
         if rest == "" or rest.startswith("/revision/"):
             commit = self.at(repo, rest.removeprefix("/revision/") or "main")

@@ -19,9 +19,12 @@ from distillkit.artifact.card_words import (
     load_lines,
     load_words,
     lr_words,
+    one_line,
+    origin_words,
     results_table,
     selection_words,
     tensor_bytes,
+    unfenced,
 )
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile
@@ -107,14 +110,19 @@ def front_matter(about: ArtifactConfig) -> dict[str, Any]:
         **_license(about),
         "task_categories": ["image-classification"],
         "tags": ["distillkit", "dataset-distillation", about.method],
-        "size_categories": ["n<1K" if count < 1000 else "1K<n<10K" if count < 10_000 else "10K<n<100K"],
+        "size_categories": [_size_category(count)],
     }
     if about.source.hub_id:
         matter["source_datasets"] = [about.source.hub_id]
-    data_files = [{"split": "train", "path": "data/train-*"}]
+    data_files = [{"split": "train", "path": FILES.parquet}]  # by name: nothing else in the folder is part of the set
     matter["configs"] = [{"config_name": "default", "default": True, "data_files": data_files}]
     matter["dataset_info"] = {"features": _features(about), "splits": [_split(about)]}
     return matter
+
+
+def _size_category(count: int) -> str:
+    steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for limit, name in steps if count < limit), "1M<n<10M")
 
 
 def _license(about: ArtifactConfig) -> dict[str, str]:
@@ -139,13 +147,13 @@ def _split(about: ArtifactConfig) -> dict[str, Any]:
 
 def _title(about: ArtifactConfig) -> str:
     images = "image" if about.ipc == 1 else "images"
-    return f"{about.source.name} distilled to {about.ipc} {images} per class ({about.method})"
+    return f"{one_line(about.source.name)} distilled to {about.ipc} {images} per class ({about.method})"
 
 
 def _identity(about: ArtifactConfig) -> dict[str, str]:
     channels, height, width = about.image_shape
     source_bytes = about.source.train_images * channels * height * width
-    source = f"`{about.source.source}`"
+    source = f"`{one_line(about.source.source)}`"
     if about.source.hub_id:
         at = f" (revision `{about.source.revision}`)" if about.source.revision else ""
         source = f"[{about.source.hub_id}](https://huggingface.co/datasets/{about.source.hub_id}){at}"
@@ -162,20 +170,20 @@ def _identity(about: ArtifactConfig) -> dict[str, str]:
         "share": f"{about.size / about.source.train_images:.2%}",
         "byte_share": f"{tensor_bytes(about) / source_bytes:.2%}",
         "train_images": str(about.source.train_images),
-        "method": about.method_title,
+        "origin": origin_words(about),
         "load_lines": load_lines(about),
         "load_words": load_words(about),
         "command": _command(about),
         "made": _made(about),
         "license": license_words(about),
         "citations": "\n\n".join(
-            f"```bibtex\n{text.strip()}\n```" for text in (about.citation, about.source.citation) if text
+            f"```bibtex\n{unfenced(text.strip())}\n```" for text in (about.citation, about.source.citation) if text
         ),
     }
 
 
 def _command(about: ArtifactConfig) -> str:
-    return about.command.replace("```", "'''")
+    return unfenced(about.command)
 
 
 def _made(about: ArtifactConfig) -> str:
@@ -216,7 +224,7 @@ def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> d
     return {
         "table": results_table(how, measured),
         "lr_words": lr_words(how, measured),
-        "selection": selection_words(measured.selection),
+        "selection": selection_words(about, measured.selection),
         "curves": "![matching loss and accuracy over the run](curves.png)" if about.experts else "",
         "limits": limits(about, how, measured),
     }

@@ -37,12 +37,8 @@ def results_table(how: RecipeFile, measured: ResultsFile) -> str:
     for name in dict.fromkeys(names):
         others = [measured.uint8, *(measured.baselines[key] for key in baselines)]
         cells = [percent(measured.architectures[name]), *(percent(row if name == main else None) for row in others)]
-        lines.append("| " + " | ".join([_cell(name), *cells]) + " |")
+        lines.append("| " + " | ".join([one_line(name), *cells]) + " |")
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def lr_words(how: RecipeFile, measured: ResultsFile) -> str:
@@ -53,8 +49,28 @@ def lr_words(how: RecipeFile, measured: ResultsFile) -> str:
     return f"Learning rates: {', '.join(rates)}." if rates else ""
 
 
-def selection_words(selection: Selection) -> str:
+def one_line(text: str) -> str:
+    """``text`` without what would end a line, a cell or a code span of Markdown."""
+    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+
+
+def unfenced(text: str) -> str:
+    """``text`` without what would end a code block."""
+    return text.replace("```", "'''")
+
+
+def origin_words(about: ArtifactConfig) -> str:
+    """Who made the images."""
+    if about.imported_from is None:
+        return f"Made with distillkit by {one_line(about.method_title)}."
+    made = f"Made elsewhere by {one_line(about.method_title)}; imported with distillkit from"
+    return f"{made} `{one_line(about.imported_from)}`, and measured."
+
+
+def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     """Which checkpoint was kept, and by what."""
+    if about.imported_from is not None:
+        return f"How the images were chosen: {one_line(selection.split)}. It may have been on these test data."
     if selection.step is None:
         return f"Test data chose nothing; chosen by: {selection.split}."
     kept = f"outer step {selection.step} of {selection.outer_steps}"
@@ -122,10 +138,8 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
     baseline = measured.baselines.get("full")
     main = measured.architectures.get(how.architecture.name)
     if baseline is not None and main is not None:
-        lines.append(
-            f"It does not replace the data: all training images give {100 * (baseline.mean - main.mean):.1f} points "
-            f"more on {how.architecture.name}."
-        )
+        gap = 100 * (baseline.mean - main.mean)
+        lines.append(f"Against all training images: {-gap:+.1f} points on {how.architecture.name}.")
     if about.experts:
         lines.append(
             "The images were learned for the recipe above; another learning rate or no augmentation costs accuracy."
@@ -139,7 +153,7 @@ def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
     if main is None or not others:
         name = how.architecture.name
         return [f"Measured on {name} alone. Another architecture usually reaches less: measure before relying on it."]
-    lost = [f"{_cell(name)} {100 * (others[name].mean - main.mean):+.1f}" for name in sorted(others)]
+    lost = [f"{one_line(name)} {100 * (others[name].mean - main.mean):+.1f}" for name in sorted(others)]
     return [f"Other architectures, in points of accuracy against {how.architecture.name}: {', '.join(lost)}."]
 
 

@@ -15,18 +15,19 @@ def wrap(text: str) -> str:
     return f"{BEGIN}\n{text.strip()}\n{END}" if text.strip() else f"{BEGIN}\n\n{END}"
 
 
-def find(card: str) -> str:
+def find(card: str, whose: str = "the card") -> str:
     """What the user wrote in a card, stripped; empty if nothing, or if the card has no such section.
 
     Raises:
-        ConfigError: the markers are damaged, so nobody can tell what is the user's.
+        ConfigError: the markers are damaged, so nobody can tell what is the user's; ``whose`` names the card.
     """
+    card = card.replace("\r\n", "\n")
     begins, ends = card.count(BEGIN), card.count(END)
     if begins == 0 and ends == 0:
         return ""
     if begins != 1 or ends != 1 or card.index(END) < card.index(BEGIN):
         raise ConfigError(
-            f"the card has {begins} lines {BEGIN!r} and {ends} lines {END!r}, expected one of each in this order; "
+            f"{whose} has {begins} lines {BEGIN!r} and {ends} lines {END!r}, expected one of each in this order; "
             "mend them, so that your section is not lost"
         )
     return card.split(BEGIN)[1].split(END)[0].strip()
@@ -43,10 +44,10 @@ def merge(ours: str, theirs: str, last_pushed: str | None, *, ours_wins: bool) -
     Raises:
         ConfigError: both were changed.
     """
-    if ours == theirs or ours_wins or not theirs:
+    if ours == theirs or ours_wins:
         return ours
-    if not ours and last_pushed is None:
-        return theirs
+    if last_pushed is None and not (ours and theirs):
+        return ours or theirs
     if last_pushed == digest(ours):
         return theirs
     if last_pushed == digest(theirs):

@@ -180,7 +180,7 @@ def _check_augmentation(recipe: dict[str, Any]) -> None:
 
 def _check_finite(file: str, name: str, tensor: Tensor) -> None:
     if tensor.is_floating_point() and not all(
-        bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(2**20)
+        bool(torch.isfinite(part).all()) for part in tensor.reshape(-1).split(2**18)
     ):
         raise StorageError(f"{file}: {name} has values that are not finite")
 
@@ -195,7 +195,9 @@ def _synthetic(tensors: dict[str, Tensor], config: ArtifactConfig, preprocessing
         raise StorageError(f"{FILES.tensors}: the learning rate {float(tensors['lr'])} is not positive")
     if config.label_kind == "probabilities":
         _check_probabilities(tensors["labels"])
-    return decode(tensors, config.uint8_range, preprocessing, config.label_kind)
+    synthetic = decode(tensors, config.uint8_range, preprocessing, config.label_kind)
+    _check_finite(FILES.tensors, "images, decoded,", synthetic.images)
+    return synthetic
 
 
 def _check_probabilities(labels: Tensor) -> None:

@@ -163,9 +163,11 @@ def evaluate(
     from distillkit.errors import ConfigError
     from distillkit.interrupt import stop_on_signals
 
-    if save and not Path(artifact).is_dir():
+    if save and not console.is_folder(artifact):
         raise ConfigError(f"--save writes into a folder, {artifact!r} is none; 'distillkit pull' it first")
     ds = load_distilled(artifact, token=token)
+    if save:
+        pipeline.check_free(ds, arch or ["convnet"])
     with console.progress(quiet) as progress, stop_on_signals() as stop:
         reports = pipeline.evaluate(
             ds,

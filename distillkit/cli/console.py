@@ -85,18 +85,39 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 # What decides where things are and what is shown, not what comes out: the record leaves it away, paths above all.
 _LOCAL = ("--out", "--data-root", "--tracker", "--token")
+_LOCAL_KEY = "dataset.data_root="
 _LOCAL_FLAGS = ("--yes", "-y", "--json", "--quiet", "-q", "--debug")
 
 
+def is_folder(text: str) -> bool:
+    """Whether ``text`` names a folder here."""
+    try:
+        return Path(text).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
 def command_line() -> str:
-    """The command as typed, without options that have no influence on the result."""
-    kept, rest = ["distillkit"], iter(sys.argv[1:])
-    for word in rest:
-        if word in _LOCAL:
-            next(rest, None)
-        elif word not in _LOCAL_FLAGS and not word.startswith(tuple(f"{option}=" for option in _LOCAL)):
-            kept.append(word)
+    """The command as typed, without options that have no influence on the result and with names instead of paths."""
+    kept, words = ["distillkit"], sys.argv[1:]
+    skip = False
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        dropped = skip or word in _LOCAL_FLAGS or option in _LOCAL or (word == "--set" and after.startswith(_LOCAL_KEY))
+        skip = not skip and (word in _LOCAL or (word == "--set" and after.startswith(_LOCAL_KEY)))
+        if not dropped:
+            kept.append(f"{option}={_without_folders(value)}" if value else _without_folders(word))
     return shlex.join(kept)
+
+
+def _without_folders(word: str) -> str:
+    """The last part of a path; what names no file here (a Hub id, an architecture) as it is."""
+    path = Path(word)
+    try:
+        local = path.is_absolute() or word.startswith((".", "~")) or path.exists()
+    except (OSError, ValueError):
+        return word
+    return (path.name or word) if local and "/" in word else word
 
 
 def print_lines(lines: dict[str, str]) -> None:

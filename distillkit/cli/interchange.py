@@ -52,7 +52,7 @@ def import_files(
     from distillkit.interrupt import stop_on_signals
     from distillkit.stages.importing import Lost
 
-    lost = Lost(bool(zca), rate, labels, _numbers("--mean", mean), _numbers("--std", std))
+    lost = Lost(bool(zca), rate, lr == "search", labels, _numbers("--mean", mean), _numbers("--std", std))
     layers = opt.layers(assignments, config, seed, "auto", opt.DataOptions(data_root=data_root))
     with console.progress(quiet) as progress, stop_on_signals() as stop:
         ds = pipeline.import_files(

@@ -18,7 +18,7 @@ Dataset = Annotated[
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
 Artifact = Annotated[str, typer.Argument(help="An artifact: a folder, or org/name or org/name@revision on the Hub.")]
 Token = Annotated[
-    str | None, typer.Option("--token", envvar="HF_TOKEN", show_envvar=True, help="Of the Hub; default the saved one.")
+    str | None, typer.Option("--token", help="Of the Hub; default HF_TOKEN, or the saved one of 'hf auth login'.")
 ]
 Ipc = Annotated[int, typer.Option("--ipc", help="Images per class.")]
 MethodName = Annotated[str, typer.Option("--method", help="See 'distillkit methods'.")]

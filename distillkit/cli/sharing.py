@@ -41,7 +41,8 @@ def push(
     ] = False,
     token: opt.Token = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Your section of the card replaces the Hub's where both were changed.")
+        bool,
+        typer.Option("--yes", "-y", help="Push among foreign files too; your section of the card wins over the Hub's."),
     ] = False,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
@@ -62,6 +63,8 @@ def push(
             f"Would be pushed to {repo}", ["file", "bytes"], [*rows, ["all", f"{sum(files.values()):,}"]]
         )
         console.results.print(f"visibility of a new repository: {visibility}", markup=False)
+        where = "a pull request" if create_pr else f"branch {revision or 'main'}, tag {tag or 'the next free v<n>'}"
+        console.results.print(f"to: {where}", markup=False)
         return
     report = publish(artifact, repo, options, token)
     if as_json:

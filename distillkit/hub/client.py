@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distillkit.errors import ArtifactError, AuthError, ConfigError, NotFoundError
+from distillkit.errors import ArtifactError, AuthError, ConfigError, NetworkError, NotFoundError
 from distillkit.hub.address import Address
 from distillkit.hub.failures import LOGIN, is_transient, translated
 from distillkit.version import __version__
@@ -26,7 +27,21 @@ T = TypeVar("T")
 def _api(token: Token) -> Any:
     from huggingface_hub import HfApi
 
-    return HfApi(library_name="distillkit", library_version=__version__, token=token)
+    return HfApi(library_name="distillkit", library_version=__version__, token=clean_token(token))
+
+
+def clean_token(token: Token) -> Token:
+    """A token without the white space around it that files and shells add.
+
+    Raises:
+        AuthError: it has characters that no token has; they are not shown, nor sent.
+    """
+    if not isinstance(token, str):
+        return token
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise AuthError(f"the token that was given is empty or has characters that no token has; {LOGIN}")
+    return token
 
 
 def _no_bars() -> None:
@@ -48,9 +63,10 @@ def retried(action: Callable[[], T], before_retry: Callable[[], T | None] = lamb
             if not is_transient(error):
                 raise
         time.sleep(seconds)
-        found = before_retry()
-        if found is not None:
-            return found
+        with contextlib.suppress(NetworkError):  # out of order too: the next attempt will tell
+            found = before_retry()
+            if found is not None:
+                return found
     return action()
 
 
@@ -125,7 +141,7 @@ def fetch_file(address: Address, commit: str, name: str, cache: Cache) -> Path:
                 name,
                 repo_type=KIND,
                 revision=commit,
-                token=cache.token,
+                token=clean_token(cache.token),
                 cache_dir=cache.folder,
                 local_files_only=cache.local_files_only,
                 force_download=cache.force_download,
@@ -157,7 +173,7 @@ def fetch(address: Address, commit: str, names: Sequence[str], cache: Cache) -> 
                 address.repo,
                 repo_type=KIND,
                 revision=commit,
-                token=cache.token,
+                token=clean_token(cache.token),
                 cache_dir=cache.folder,
                 local_files_only=cache.local_files_only,
                 force_download=cache.force_download,
@@ -223,7 +239,7 @@ def create_repository(repo: str, private: bool | None, token: Token) -> None:
     api = _api(token)
     with translated(repo):
         retried(lambda: api.create_repo(repo, repo_type=KIND, private=private, exist_ok=True))
-        if private and not api.repo_info(repo, repo_type=KIND).private:
+        if private and not retried(lambda: api.repo_info(repo, repo_type=KIND)).private:
             raise ConfigError(f"{repo} is there already and public; make it private on the Hub, or leave out --private")
 
 
@@ -231,16 +247,17 @@ def create_branch(repo: str, branch: str, token: Token) -> None:
     """Create the branch unless it is there."""
     api = _api(token)
     with translated(f"{repo}@{branch}"):
-        if branch not in {ref.name for ref in api.list_repo_refs(repo, repo_type=KIND).branches}:
-            api.create_branch(repo, branch=branch, repo_type=KIND, exist_ok=True)
+        refs = retried(lambda: api.list_repo_refs(repo, repo_type=KIND))
+        if branch not in {ref.name for ref in refs.branches}:
+            retried(lambda: api.create_branch(repo, branch=branch, repo_type=KIND, exist_ok=True))
 
 
 def remote_state(repo: str, revision: str | None, token: Token) -> RemoteState:
     """The newest commit of a branch, or the commit of a tag."""
     api = _api(token)
     with translated(str(Address(repo, revision))):
-        info = api.repo_info(repo, repo_type=KIND, revision=revision)
-        tree = api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=KIND)
+        info = retried(lambda: api.repo_info(repo, repo_type=KIND, revision=revision))
+        tree = retried(lambda: list(api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=KIND)))
         files = {entry.path: _hash(entry) for entry in tree if hasattr(entry, "blob_id")}
         return RemoteState(str(info.sha), files, bool(info.private))
 
@@ -257,11 +274,25 @@ def remote_file(repo: str, name: str, commit: str, token: Token) -> bytes | None
         return None
 
 
-def tags(repo: str, token: Token) -> dict[str, str]:
-    """Commits by tag."""
+@dataclass(frozen=True)
+class References:
+    """Commits by tag, by branch, and by pull request (``refs/pr/1``)."""
+
+    tags: dict[str, str]
+    branches: dict[str, str]
+    pull_requests: dict[str, str]
+
+
+def references(repo: str, token: Token) -> References:
+    """All references of a repository."""
+    api = _api(token)
     with translated(repo):
-        refs = _api(token).list_repo_refs(repo, repo_type=KIND)
-        return {ref.name: ref.target_commit for ref in refs.tags}
+        refs = retried(lambda: api.list_repo_refs(repo, repo_type=KIND, include_pull_requests=True))
+        return References(
+            {ref.name: ref.target_commit for ref in refs.tags},
+            {ref.name: ref.target_commit for ref in refs.branches},
+            {ref.ref: ref.target_commit for ref in refs.pull_requests or []},
+        )
 
 
 @dataclass(frozen=True)
@@ -312,7 +343,7 @@ def upload(
             parent_commit=parent,
             delete_patterns=list(obsolete) or None,
         )
-        return Published(str(info.oid), str(info.commit_url), getattr(info, "pr_revision", None))
+        return Published(str(info.oid), str(info.pr_url or info.commit_url), info.pr_revision)
 
     with translated(repo):
         return retried(attempt, is_there)
@@ -329,12 +360,13 @@ def create_tag(repo: str, tag: str, commit: str, token: Token) -> None:
     with translated(f"tag {tag} of {repo}"):
         retried(
             lambda: api.create_tag(repo, tag=tag, revision=commit, repo_type=KIND, exist_ok=False),
-            lambda: True if tags(repo, token).get(tag) == commit else None,
+            lambda: True if references(repo, token).tags.get(tag) == commit else None,
         )
 
 
-def repository_url(repo: str) -> str:
-    """The page of a data set repository."""
+def repository_url(repo: str, pull_request: str | None = None) -> str:
+    """The page of a data set repository, or of a pull request (``refs/pr/1``) to it."""
     from huggingface_hub import constants
 
-    return f"{constants.ENDPOINT}/datasets/{repo}"
+    page = f"{constants.ENDPOINT}/datasets/{repo}"
+    return page if pull_request is None else f"{page}/discussions/{pull_request.rsplit('/', 1)[1]}"

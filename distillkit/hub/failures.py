@@ -54,6 +54,8 @@ def is_transient(error: BaseException) -> bool:
 def _is_connection_error(error: BaseException) -> bool:
     """The HTTP library's own errors: which library it is depends on the client's version."""
     library = type(error).__module__.split(".")[0]
+    if type(error).__name__ in ("LocalProtocolError", "InvalidURL", "UnsupportedProtocol"):
+        return False  # our own request is at fault
     return library in ("httpx", "httpx2", "httpcore", "requests", "urllib3") or isinstance(
         error, (ConnectionError, TimeoutError)
     )
@@ -96,10 +98,11 @@ def _known(error: BaseException, what: str) -> DistillkitError | None:
     if isinstance(error, hub.GatedRepoError):
         return AuthError(f"{what} is gated: accept its terms on the Hub and {LOGIN}")
     if isinstance(error, hub.RepositoryNotFoundError):
-        return NotFoundError(f"the Hub has no data set {what}, or it is private and your token does not open it")
+        words = f"the Hub has no data set {what}, or it is private and your token does not open it"
+        return NotFoundError(f"{words}; and there is no folder of that name here")
     if isinstance(error, hub.RevisionNotFoundError):
         return NotFoundError(f"{what}: the Hub has no such revision")
-    if isinstance(error, hub.LocalEntryNotFoundError):
+    if isinstance(error, (hub.LocalEntryNotFoundError, hub.RevisionResolutionError)):
         if error.__cause__ is not None and status_code(error.__cause__) is not None:
             return _by_status(error.__cause__, what)
         return NetworkError(f"{what} is not in the local cache, and the Hub is out of reach or not to be asked")
@@ -124,6 +127,8 @@ def _by_status(error: BaseException, what: str) -> DistillkitError | None:
         return ConfigError(f"{what} is there already: {first_line(error)}")
     if code == 412:
         return DataError(f"{what} was changed on the Hub in the meantime; nothing was published, run it again")
+    if code is not None and 400 <= code < 500 and code not in (408, 429):
+        return DataError(f"the Hub does not accept {what}: {first_line(error)}")
     if code is not None:
         return NetworkError(f"the Hub answered {code} for {what}; try again later")
     return None
@@ -135,5 +140,6 @@ def _unreachable(error: BaseException, what: str) -> DistillkitError | None:
         return ConfigError(f"the Hub does not accept the card of {what}: {text}")
     library = type(error).__module__.split(".")[0]
     if _is_connection_error(error) or library in ("huggingface_hub", "hf_xet"):
-        return NetworkError(f"the Hub cannot be reached for {what} ({type(error).__name__}: {text})")
+        # the text of a connection error may quote the request, and so the token: only its kind is told
+        return NetworkError(f"the Hub cannot be reached for {what} ({type(error).__name__}); try again later")
     return None

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -49,12 +49,13 @@ def read_field_files(paths: Sequence[Path]) -> FieldFiles:
     for file in files:
         value = _load(file)
         if isinstance(value, dict) and "data" in value:  # DC: {"data": [[images, labels] of each experiment], ...}
-            values |= _of_experiment(value["data"], file)
-            continue
-        part = _part_of(file)
-        if part in values:
-            raise DataError(f"{file} is a second file of {part}; name one of them")
-        values[part] = value
+            found = _of_experiment(value["data"], file)
+        else:
+            found = {_part_of(file): value}
+        for part in found:
+            if part in values:
+                raise DataError(f"{file} is a second file of {part}; name one of them")
+        values |= found
     for part in ("images", "labels"):
         if part not in values:
             raise NotFoundError(f"no file of {part} among {', '.join(file.name for file in files) or 'them'}")
@@ -99,7 +100,19 @@ def _load(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(f"{file} holds more than tensors, or is damaged; it was not executed") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except (
+        OSError,
+        AssertionError,
+        ArithmeticError,
+        MemoryError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        TypeError,
+    ) as error:
         raise DataError(
             f"{file} is no file of torch.save: {str(error).splitlines()[0] if str(error) else error}"
         ) from error
@@ -108,13 +121,18 @@ def _load(file: Path) -> Any:
 def _of_experiment(data: Any, file: Path) -> dict[str, Any]:
     try:
         images, labels = data[0][0], data[0][1]
+        experiments = len(data)
     except (TypeError, IndexError, KeyError) as error:
         raise DataError(f"{file}: 'data' is not a list of [images, labels]") from error
+    if experiments > 1:
+        raise DataError(
+            f"{file} holds {experiments} experiments; save the one that is wanted as images.pt and labels.pt"
+        )
     return {"images": images, "labels": labels}
 
 
 def _images(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.dim() != 4 or not value.is_floating_point():
+    if not _plain(value) or value.dim() != 4 or not value.is_floating_point():
         raise DataError(f"images are {_kind(value)}; expected a float tensor [S, C, H, W]")
     images = value.detach().float()
     if not bool(torch.isfinite(images).all()):
@@ -125,23 +143,32 @@ def _images(value: Any) -> Tensor:
 
 
 def _labels(value: Any) -> Tensor:
-    if not isinstance(value, Tensor) or value.dim() not in (1, 2):
+    if not _plain(value) or value.dim() not in (1, 2):
         raise DataError(f"labels are {_kind(value)}; expected class ids [S], or probabilities or logits [S, K]")
     labels = value.detach()
     if labels.dim() == 1:
         ids = labels.long()
-        if not torch.equal(ids.to(labels.dtype), labels) or int(ids.min()) < 0:
-            raise DataError("labels [S] are not class ids")
+        if not torch.equal(ids.to(labels.dtype), labels) or int(ids.min()) < 0 or int(ids.max()) >= len(ids):
+            raise DataError("labels [S] are not class ids (from 0 on, with an image of each)")
         return ids
+    if labels.shape[1] < 2:
+        raise DataError("soft labels [S, K] need two classes or more")
     if not bool(torch.isfinite(labels).all()):
         raise DataError("some labels are not finite")
     return labels.float()
 
 
+def _plain(value: Any) -> TypeGuard[Tensor]:
+    """A dense tensor of at least one value, in this machine's memory."""
+    return (
+        isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "cpu" and value.numel() > 0
+    )
+
+
 def _lr(value: Any) -> float:
     try:
         lr = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(f"the learning rate is {_kind(value)}; expected one number") from error
     if not 0 < lr < float("inf"):
         raise DataError(f"the learning rate is {lr}; expected a positive number")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from distillkit.errors import ConfigError, DataError
 from distillkit.interchange.read_pt import FieldFiles
@@ -54,9 +55,26 @@ def to_synthetic(files: FieldFiles, num_classes: int, lr: float, kind: LabelKind
     """
     if files.num_classes != num_classes:
         raise DataError(f"the files have {files.num_classes} classes, the data set has {num_classes}")
-    if files.labels.dim() == 2:
-        ids = torch.arange(num_classes).repeat_interleave(len(files.images) // num_classes)
-        return SyntheticSet(files.images, files.labels, ids, lr, kind)
-    order = torch.argsort(files.labels, stable=True)
-    ids = files.labels[order]
-    return SyntheticSet(files.images[order], torch.eye(num_classes)[ids], ids, lr, kind)
+    ids = files.labels if files.labels.dim() == 1 else _ids_of_soft_labels(files.labels)
+    labels = torch.eye(num_classes)[ids] if files.labels.dim() == 1 else files.labels
+    order = torch.argsort(ids, stable=True)
+    return SyntheticSet(files.images[order], labels[order], ids[order], lr, kind)
+
+
+def _ids_of_soft_labels(labels: Tensor) -> Tensor:
+    """The class that each image stands for, int64 [S]: the largest entry where that gives as many of each class.
+
+    Learned labels may put another class first; then the field's order (all images of class 0, then of 1, ...) decides,
+    if most labels agree with it.
+
+    Raises:
+        DataError: they do not.
+    """
+    count, classes = labels.shape
+    largest = labels.argmax(1)
+    if bool((torch.bincount(largest, minlength=classes) == count // classes).all()):
+        return largest
+    in_order = torch.arange(classes).repeat_interleave(count // classes)
+    if int((largest == in_order).sum()) * 2 < count:
+        raise DataError("the soft labels fit no order of classes: neither as many of each, nor class after class")
+    return in_order

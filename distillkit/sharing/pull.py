@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from distillkit import storage
 from distillkit.artifact.layout import FILES, LOADED, PUBLISHED, check_format
-from distillkit.artifact.read import Artifact, largest_sizes, read_artifact, read_config
+from distillkit.artifact.read import MAX_JSON, Artifact, largest_sizes, read_artifact, read_config
 from distillkit.artifact.schema import ArtifactConfig, Identity
 from distillkit.errors import ArtifactError, ConfigError, NetworkError, StorageError
 from distillkit.hub import client
@@ -55,8 +55,9 @@ def glance(address: Address, token: Token = None) -> Glance:
 def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:
     """Resolve the revision once, get the files into the Hub's cache, read and check them.
 
-    The config comes first and everything is checked against it, sizes included, before anything else is fetched.
-    ``whole`` asks for the pictures and the parquet view too, which loading does not need.
+    The config comes first, if it is no larger than it may be, and everything is checked against it, sizes included,
+    before anything else is fetched. ``whole`` asks for the pictures and the parquet view too, which loading does not
+    need.
 
     Raises:
         ArtifactError: no artifact, of a newer format, or damaged.
@@ -71,29 +72,28 @@ def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:
 
 
 def _download(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> Path:
+    sizes = {} if cache.local_files_only else _sizes(address, commit, names, cache)
+    _check_sizes(address, {FILES.config: MAX_JSON}, sizes)
     config = client.fetch_file(address, commit, FILES.config, cache)
     about = ArtifactConfig.model_validate(read_config(config.parent, str(address)))
-    if not cache.local_files_only:
-        _check_sizes(address, about, _sizes(address, commit, names, cache))
+    for name in LOADED:
+        if sizes and name not in sizes:
+            raise ArtifactError(f"{address} is damaged: it has no {name}")
+    _check_sizes(address, largest_sizes(about), sizes)
     return client.fetch(address, commit, names, cache)
 
 
-def _sizes(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> dict[str, int] | None:
+def _sizes(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> dict[str, int]:
     try:
         return client.file_sizes(address, commit, names, cache)
     except NetworkError:
-        return None  # out of reach: what the cache holds is all there is to read
+        return {}  # out of reach: what the cache holds is all there is to read
 
 
-def _check_sizes(address: Address, about: ArtifactConfig, sizes: dict[str, int] | None) -> None:
-    if sizes is None:
-        return
-    for name in LOADED:
-        if name not in sizes:
-            raise ArtifactError(f"{address} is damaged: it has no {name}")
-    for name, limit in largest_sizes(about).items():
+def _check_sizes(address: Address, limits: dict[str, int], sizes: dict[str, int]) -> None:
+    for name, limit in limits.items():
         if sizes.get(name, 0) > limit:
-            raise ArtifactError(f"{address} is damaged: {name} has {sizes[name]} bytes, its config allows {limit}")
+            raise ArtifactError(f"{address} is damaged: {name} has {sizes[name]} bytes, it may have {limit}")
 
 
 def plan_pull(address: Address, cache: Cache) -> tuple[str, dict[str, int]]:

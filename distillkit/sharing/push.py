@@ -1,6 +1,6 @@
 """Publish an artifact folder: one commit to a Hub data set repository, and a tag on it.
 
-    folder -> [validate] -> [stage: card with its real address, the user's section] -> [one commit] -> [tag]
+    folder -> [validate] -> [content: card with its real address, the user's section] -> [one commit] -> [tag]
 
 The card inside a commit cannot name that commit, so it names a tag; without ``tag`` that is the next free ``v<n>``.
 What is on the Hub already is found by content hashes, so a repeated push makes neither a commit nor a tag.
@@ -8,12 +8,10 @@ What is on the Hub already is found by content hashes, so a repeated push makes 
 
 from __future__ import annotations
 
+import contextlib
 import re
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,15 @@ from distillkit import storage
 from distillkit.artifact import own_section
 from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import FILES, PUBLISHED
-from distillkit.errors import ConfigError, StorageError
+from distillkit.errors import ConfigError, DistillkitError, StorageError
 from distillkit.hub import client
 from distillkit.hub.address import parse_address
-from distillkit.hub.client import Published, RemoteState, Token
+from distillkit.hub.client import Published, References, RemoteState, Token
 from distillkit.sharing.validate import Checked, validate
 
-TAG = re.compile(r"[\w][\w.-]{0,99}", re.ASCII)
+TAG = re.compile(r"[A-Za-z0-9_](?:[\w-]|\.(?!\.))*(?<!\.)(?<!\.lock)", re.ASCII)
+BRANCH_WORDS = ("main", "HEAD")
+OF_THE_HUB = (".gitattributes",)  # what a fresh repository holds
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class PushOptions:
 
     ``private``: create the repository as a private one (None: as the account's settings say); ``branch``: where to
     (None is main); ``tag``: on the commit, never moved (None: the next free v<n>); ``create_pr``: open a pull request
-    instead, with no tag; ``replace_own_section``: the folder's section of the card wins where both were changed.
+    instead, with no tag; ``replace``: also into a repository that holds something else, and the folder's section of the
+    card wins where both were changed.
     """
 
     private: bool | None = None
@@ -44,7 +45,7 @@ class PushOptions:
     tag: str | None = None
     create_pr: bool = False
     message: str | None = None
-    replace_own_section: bool = False
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,24 @@ class PushReport:
         return {**vars(self), "load": self.load_line}
 
 
+@dataclass(frozen=True)
+class _Push:
+    """One push: the checked folder, where it goes, whose token, the user's section, and the Hub as it was found."""
+
+    folder: Path
+    checked: Checked
+    repo: str
+    options: PushOptions
+    token: Token
+    own: str
+    remote: RemoteState
+    known: References
+
+    def content(self, revision: str | None) -> dict[str, bytes]:
+        """The files with a card that names ``revision``."""
+        return _content(self.folder, self.checked, self.repo, revision, self.own)
+
+
 def plan_push(folder: Path, repo: str, options: PushOptions) -> dict[str, int]:
     """What would be uploaded: bytes by file name. Validates; needs no network and no token.
 
@@ -78,8 +97,7 @@ def plan_push(folder: Path, repo: str, options: PushOptions) -> dict[str, int]:
     _check_names(repo, options)
     checked = validate(folder)
     revision = None if options.create_pr else options.tag or "v1"
-    with _staged(folder, checked, repo, revision, checked.own_section) as stage:
-        return _sizes(stage)
+    return _sizes(_content(folder, checked, repo, revision, checked.own_section))
 
 
 def push(
@@ -89,10 +107,11 @@ def push(
 
     Raises:
         ConfigError: a name is not acceptable, the tag exists on another commit, the repository is public though a
-            private one was asked for, or the user's section was changed here and there.
+            private one was asked for, it holds something that is no artifact, or the user's section was changed here
+            and there.
         ArtifactError: the folder is not fit to be published.
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach; nothing was
-            published then.
+            published then, or the message says what was.
     """
     _check_names(repo, options)
     checked = validate(folder)
@@ -100,13 +119,14 @@ def push(
     if options.branch is not None and not options.create_pr:
         client.create_branch(repo, options.branch, token)
     remote = client.remote_state(repo, options.branch, token)
-    theirs = client.remote_file(repo, FILES.card, remote.head, token) if FILES.card in remote.files else None
-    own = _merged_section(checked, theirs, options)
-    taken = client.tags(repo, token)
-    report = _unchanged(folder, checked, repo, options, own, remote, taken, token)
-    report = report or _publish(folder, checked, repo, options, own, remote, taken, token)
+    _check_repository(repo, remote, options)
+    own = _merged_section(checked, repo, remote, options, token)
+    known = client.references(repo, token)
+    one = _Push(folder, checked, repo, options, token, own, remote, known)
+    report = _unchanged_request(one) if options.create_pr else _unchanged(one)
+    report = report or _publish(one)
     if update_folder and not options.create_pr:
-        _settle(folder, checked, report, own)
+        _settle(one, report)
     return report
 
 
@@ -114,36 +134,45 @@ def _check_names(repo: str, options: PushOptions) -> None:
     address = parse_address(repo, options.branch)
     if "@" in repo or address.repo != repo:
         raise ConfigError(f"push expects org/name, got {repo!r}; name a branch with --revision, a tag with --tag")
-    if options.tag is not None and not TAG.fullmatch(options.tag):
-        raise ConfigError(f"{options.tag!r} is no tag; use letters, digits, dot, dash and underscore")
+    if options.tag is not None and (not TAG.fullmatch(options.tag) or options.tag in BRANCH_WORDS):
+        raise ConfigError(f"{options.tag!r} is no tag; use letters, digits, dash, underscore and single dots")
     if options.tag is not None and options.create_pr:
         raise ConfigError("a pull request has no tag; leave out --tag, and tag it after it is merged")
 
 
-def _merged_section(checked: Checked, theirs: bytes | None, options: PushOptions) -> str:
-    hub = own_section.find(theirs.decode("utf-8", errors="replace")) if theirs else ""
+def _check_repository(repo: str, remote: RemoteState, options: PushOptions) -> None:
+    """A repository that somebody fills with other things is not silently made an artifact."""
+    others = sorted(name for name in remote.files if name not in OF_THE_HUB)
+    if others and FILES.config not in remote.files and not options.replace:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise ConfigError(
+            f"{repo} is there and no distillkit artifact: it holds {shown}; choose another name, or --yes to push "
+            "among them (its README.md would be replaced)"
+        )
+
+
+def _merged_section(checked: Checked, repo: str, remote: RemoteState, options: PushOptions, token: Token) -> str:
+    if options.replace or FILES.card not in remote.files:
+        return checked.own_section
+    card = client.remote_file(repo, FILES.card, remote.head, token) or b""
+    theirs = own_section.find(card.decode("utf-8", errors="replace"), f"the card of {repo}")
     home = checked.about.hub
-    last = home.own_section if home else None
-    return own_section.merge(checked.own_section, hub, last, ours_wins=options.replace_own_section)
+    return own_section.merge(checked.own_section, theirs, home.own_section if home else None, ours_wins=False)
 
 
-@contextmanager
-def _staged(folder: Path, checked: Checked, repo: str, revision: str | None, own: str) -> Iterator[Path]:
-    """A temporary folder with exactly what is to be published."""
-    config = _config_with_home(checked, repo, revision, own)
-    with tempfile.TemporaryDirectory(prefix="distillkit-push-") as name:
-        stage = Path(name)
-        try:
-            for file in checked.names:
-                if file not in (FILES.card, FILES.config):
-                    (stage / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(folder / file, stage / file)
-        except OSError as error:
-            raise StorageError(f"could not copy {folder} to {stage}: {error.strerror or error}") from error
-        storage.write_json(stage / FILES.config, config)
-        artifact = checked.artifact
-        storage.write_bytes(stage / FILES.card, render_card(config, artifact.recipe, artifact.results, own).encode())
-        yield stage
+def _content(folder: Path, checked: Checked, repo: str, revision: str | None, own: str) -> dict[str, bytes]:
+    """Exactly what is to be published, by file name."""
+    files: dict[str, bytes] = {}
+    for name in checked.names:
+        if name not in (FILES.card, FILES.config):
+            try:
+                files[name] = (folder / name).read_bytes()
+            except OSError as error:
+                raise StorageError(f"could not read {folder / name}: {error.strerror or error}") from error
+    config = _public(_config_with_home(checked, repo, revision, own))
+    files[FILES.config] = storage.json_bytes(config)
+    files[FILES.card] = render_card(config, checked.artifact.recipe, checked.artifact.results, own).encode()
+    return files
 
 
 def _config_with_home(checked: Checked, repo: str, revision: str | None, own: str) -> dict[str, Any]:
@@ -151,91 +180,100 @@ def _config_with_home(checked: Checked, repo: str, revision: str | None, own: st
     return {**checked.artifact.config, "hub": home}
 
 
-def _sizes(stage: Path) -> dict[str, int]:
-    return {name: (stage / name).stat().st_size for name in PUBLISHED if (stage / name).is_file()}
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without paths of this machine: a folder of images is known by its name."""
+    dataset = config["settings"]["dataset"]
+    if config["source"].get("hub_id") is None and Path(dataset["name"]).name != dataset["name"]:
+        dataset = {**dataset, "name": Path(dataset["name"]).name}
+    dataset = {**dataset, "data_root": None}
+    return {**config, "settings": {**config["settings"], "dataset": dataset}}
 
 
-def _same(stage: Path, remote: RemoteState) -> bool:
-    """Whether every staged file is on the Hub with the same content, and none of ours is there that is not staged."""
-    staged = {name for name in PUBLISHED if (stage / name).is_file()}
-    if {name for name in PUBLISHED if name in remote.files} != staged:
+def _sizes(content: dict[str, bytes]) -> dict[str, int]:
+    return {name: len(content[name]) for name in PUBLISHED if name in content}
+
+
+def _same(content: dict[str, bytes], remote: RemoteState) -> bool:
+    """Whether every file is on the Hub with the same content, and no file of an artifact is there that is not ours."""
+    if {name for name in PUBLISHED if name in remote.files} != set(content):
         return False
-    return all(remote.files[name] in client.content_hashes((stage / name).read_bytes()) for name in staged)
+    return all(remote.files[name] in client.content_hashes(value) for name, value in content.items())
 
 
-def _unchanged(
-    folder: Path,
-    checked: Checked,
-    repo: str,
-    options: PushOptions,
-    own: str,
-    remote: RemoteState,
-    taken: dict[str, str],
-    token: Token,
-) -> PushReport | None:
+def _unchanged(one: _Push) -> PushReport | None:
     """The report of a push that has nothing to add but perhaps the tag of an interrupted one."""
-    home = checked.about.hub
-    named = home.revision if home is not None and home.repo == repo else None
-    candidates = [options.tag] if options.tag is not None else [named, *taken, _next_version(taken)]
+    home, tags, head = one.checked.about.hub, one.known.tags, one.remote.head
+    named = home.revision if home is not None and home.repo == one.repo else None
+    candidates = [one.options.tag] if one.options.tag is not None else [named, *tags, _next_version(tags)]
     for revision in dict.fromkeys(candidates):
-        with _staged(folder, checked, repo, revision, own) as stage:
-            if not _same(stage, remote):
-                continue
-            sizes = _sizes(stage)
-        if revision is not None and not options.create_pr and taken.get(revision, remote.head) != remote.head:
+        content = one.content(revision)
+        if not _same(content, one.remote) or (revision is not None and tags.get(revision, head) != head):
             continue
-        if revision is not None and revision not in taken and not options.create_pr:
-            client.create_tag(repo, revision, remote.head, token)
-        return PushReport(repo, client.repository_url(repo), remote.head, revision, False, sizes)
+        if revision is not None and revision not in tags:
+            _tag(one, revision, head)
+        return PushReport(one.repo, client.repository_url(one.repo), head, revision, False, _sizes(content))
     return None
 
 
-def _publish(
-    folder: Path,
-    checked: Checked,
-    repo: str,
-    options: PushOptions,
-    own: str,
-    remote: RemoteState,
-    taken: dict[str, str],
-    token: Token,
-) -> PushReport:
-    if options.tag is not None and options.tag in taken:
+def _unchanged_request(one: _Push) -> PushReport | None:
+    """The report of a pull request that is open already, or that has nothing to ask for."""
+    content = one.content(None)
+    for reference, commit in one.known.pull_requests.items():
+        if _same(content, client.remote_state(one.repo, reference, one.token)):
+            url = client.repository_url(one.repo, reference)
+            return PushReport(one.repo, url, commit, reference, False, _sizes(content))
+    return None
+
+
+def _publish(one: _Push) -> PushReport:
+    options, known = one.options, one.known
+    if options.tag is not None and options.tag in known.tags:
         raise ConfigError(
-            f"{repo} has a tag {options.tag} on other content, and a tag is never moved; choose another --tag"
+            f"{one.repo} has a tag {options.tag} on other content, and a tag is never moved; choose another --tag"
         )
-    revision = None if options.create_pr else options.tag or _next_version(taken)
-    with _staged(folder, checked, repo, revision, own) as stage:
-        published = _commit(stage, checked, repo, options, remote, token)
-        sizes = _sizes(stage)
+    if options.tag is not None and options.tag in known.branches:
+        raise ConfigError(f"{one.repo} has a branch {options.tag}; choose another --tag")
+    revision = None if options.create_pr else options.tag or _next_version(known.tags)
+    content = one.content(revision)
+    published = _commit(one, content)
     if revision is not None:
-        client.create_tag(repo, revision, published.commit, token)
-    url = published.url if options.create_pr else client.repository_url(repo)
-    return PushReport(repo, url, published.commit, published.pull_request or revision, True, sizes)
+        _tag(one, revision, published.commit)
+    url = published.url if options.create_pr else client.repository_url(one.repo)
+    return PushReport(one.repo, url, published.commit, published.pull_request or revision, True, _sizes(content))
 
 
-def _commit(
-    stage: Path, checked: Checked, repo: str, options: PushOptions, remote: RemoteState, token: Token
-) -> Published:
+def _tag(one: _Push, tag: str, commit: str) -> None:
+    try:
+        client.create_tag(one.repo, tag, commit, one.token)
+    except DistillkitError as error:
+        words = f"published as commit {commit}, but not tagged {tag}: {error}; push again to tag it"
+        raise type(error)(words) from error
+
+
+def _commit(one: _Push, content: dict[str, bytes]) -> Published:
     def is_there() -> Published | None:
-        if options.create_pr:
-            return None
-        now = client.remote_state(repo, options.branch, token)
-        return Published(now.head, client.repository_url(repo)) if _same(stage, now) else None
+        if one.options.create_pr:
+            again = _unchanged_request(replace(one, known=client.references(one.repo, one.token)))
+            return None if again is None else Published(again.commit, again.url, again.revision)
+        now = client.remote_state(one.repo, one.options.branch, one.token)
+        return Published(now.head, client.repository_url(one.repo)) if _same(content, now) else None
 
-    about = checked.about
+    about = one.checked.about
     message = f"{about.source.name}, {about.ipc} images per class, {about.method} (distillkit)"
-    return client.upload(
-        stage,
-        repo,
-        options.message or message,
-        branch=options.branch,
-        parent=remote.head,
-        create_pr=options.create_pr,
-        obsolete=[name for name in PUBLISHED if name in remote.files and not (stage / name).is_file()],
-        token=token,
-        is_there=is_there,
-    )
+    with tempfile.TemporaryDirectory(prefix="distillkit-push-") as name:
+        for file, value in content.items():
+            storage.write_bytes(Path(name) / file, value)
+        return client.upload(
+            Path(name),
+            one.repo,
+            one.options.message or message,
+            branch=one.options.branch,
+            parent=one.remote.head,
+            create_pr=one.options.create_pr,
+            obsolete=[name for name in PUBLISHED if name in one.remote.files and name not in content],
+            token=one.token,
+            is_there=is_there,
+        )
 
 
 def _next_version(taken: dict[str, str]) -> str:
@@ -243,14 +281,13 @@ def _next_version(taken: dict[str, str]) -> str:
     return f"v{max(used, default=0) + 1}"
 
 
-def _settle(folder: Path, checked: Checked, report: PushReport, own: str) -> None:
+def _settle(one: _Push, report: PushReport) -> None:
     """The folder's own card and config name their repository; a folder that cannot be written stays as it is."""
-    config = _config_with_home(checked, report.repo, report.revision, own)
-    if config == checked.artifact.config and own == checked.own_section:
+    config = _config_with_home(one.checked, one.repo, report.revision, one.own)
+    artifact = one.checked.artifact
+    if config == artifact.config and one.own == one.checked.own_section:
         return
-    artifact = checked.artifact
-    try:
-        storage.write_bytes(folder / FILES.card, render_card(config, artifact.recipe, artifact.results, own).encode())
-        storage.write_json(folder / FILES.config, config)
-    except StorageError:
-        return  # published all the same; a read-only folder is no reason to call it a failure
+    card = render_card(_public(config), artifact.recipe, artifact.results, one.own)
+    with contextlib.suppress(StorageError):  # it is published all the same, from a read-only folder too
+        storage.write_bytes(one.folder / FILES.card, card.encode())
+        storage.write_json(one.folder / FILES.config, config)

@@ -39,9 +39,7 @@ def validate(folder: Path) -> Checked:
     names = tuple(name for name in PUBLISHED if (folder / name).is_file() or name == FILES.card)
     missing = [name for name in PUBLISHED if name not in names and not (name == FILES.curves and not about.experts)]
     if missing:
-        raise ArtifactError(
-            f"{folder} is incomplete: it has no {missing[0]}; run 'distillkit compress' again to mend it"
-        )
+        raise ArtifactError(f"{folder} is incomplete: it has no {missing[0]}; make it again")
     if not artifact.results["architectures"]:
         raise ArtifactError(
             f"{folder} has no results: nothing says how well it trains; run 'distillkit evaluate --save'"

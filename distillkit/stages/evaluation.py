@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from distillkit import storage
 from distillkit.artifact.encoding import as_stored
 from distillkit.artifact.schema import Dtype
 from distillkit.data.coresets import select_coreset
+from distillkit.data.preprocess import Whiten
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
@@ -118,6 +120,10 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     """Training on all training images; cached, since it does not depend on the method or the ipc."""
     settings = run.settings.evaluate
     setup = {key: value for key, value in expert_setup(run, prepared).items() if key != "recipe"}
+    if isinstance(prepared.preprocess, Whiten):  # fitted on more images for imported sets than for others
+        digest = hashlib.sha256()
+        storage.sha256_tensor(digest, prepared.preprocess.matrix)
+        setup["zca"] = digest.hexdigest()
     keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "paper_protocol"}
     setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
     path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"

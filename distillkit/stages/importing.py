@@ -35,12 +35,15 @@ _DATM_BIB = """@inproceedings{guo2024datm,
 
 @dataclass(frozen=True)
 class Lost:
-    """What the files do not say. ``lr`` None: as the file says, else searched on validation data; ``labels`` None: as
+    """What the files do not say.
+
+    ``lr`` None: as the file says, else (or with ``search``) the best of a few on validation data; ``labels`` None: as
     they look; ``mean`` and ``std`` None: the constants that the method's code uses for the data set.
     """
 
     zca: bool
     lr: float | None = None
+    search: bool = False
     labels: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -53,13 +56,15 @@ def provenance(kind: str, title: str | None, files: FieldFiles) -> Provenance:
         ConfigError: unknown kind.
     """
     names = ", ".join(files.names)
+    if title is not None and len(title) > 300:
+        raise ConfigError(f"--title has {len(title)} characters; 300 are enough for a card")
     if kind == "mtt":
-        return Provenance("mtt", title or f"{METHODS['mtt'].title} (imported)", METHODS["mtt"].citation, names)
+        return Provenance("mtt", title or METHODS["mtt"].title, METHODS["mtt"].citation, names)
     if kind == "datm":
-        words = title or "DATM: difficulty-aligned trajectory matching (imported)"
+        words = title or "DATM: difficulty-aligned trajectory matching"
         return Provenance("datm", words, _DATM_BIB, names)
     if kind == "pt":
-        return Provenance("imported", title or "a method that the files do not name (imported)", "", names)
+        return Provenance("imported", title or "a method that the files do not name", "", names)
     raise ConfigError(f"--from {kind!r} is unknown; known: mtt, datm, pt")
 
 
@@ -71,6 +76,8 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
     """
     values: dict[str, Any] = {"dataset.max_train": None, "dataset.image_size": files.images.shape[-1]}
     values["dataset.color"] = "gray" if files.images.shape[1] == 1 else "rgb"
+    if lost.zca and (lost.mean is not None or lost.std is not None):
+        raise ConfigError("--zca and --mean or --std contradict each other: whitened images are not standardised")
     if lost.zca:
         return Layer("import", {**values, "dataset.preprocessing": "zca"})
     mean, std = lost.mean, lost.std
@@ -91,7 +98,8 @@ def import_set(run: Run, files: FieldFiles, made_by: Provenance, lost: Lost, out
     with folder.claimed(_identity(run, prepared, files, lost), replace):
         known = folder.load_synthetic()
         if known is None:
-            synthetic, selection = _complete(run, prepared, files, lost)
+            with folder.timed("import"):
+                synthetic, selection = _complete(run, prepared, files, lost)
             folder.save_synthetic(synthetic, selection)
         else:
             synthetic, selection = known
@@ -108,7 +116,7 @@ def _identity(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> di
     digest = hashlib.sha256()
     for tensor in (files.images, files.labels):
         storage.sha256_tensor(digest, tensor)
-    said = {"sha256": digest.hexdigest(), "lr": [files.lr, lost.lr], "labels": lost.labels}
+    said = {"sha256": digest.hexdigest(), "lr": [files.lr, lost.lr, lost.search], "labels": lost.labels}
     return {**run_identity(run, prepared), "imported": said}
 
 
@@ -119,12 +127,10 @@ def _complete(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> tu
         )
     lr = lost.lr if lost.lr is not None else files.lr
     kind = label_kind(files, lost.labels)
-    selection: dict[str, Any] = {"split": "unknown: the files do not say how these images were chosen"}
-    if lr is None:
+    selection: dict[str, Any] = {"split": "unknown, the files do not say"}
+    if lr is None or lost.search:
         lr = _searched_lr(run, prepared, to_synthetic(files, prepared.num_classes, 1.0, kind))
-        selection["split"] += (
-            f"; the learning rate, which they lack, was chosen from {list(SEARCHED_LRS)} on validation"
-        )
+        selection["split"] += f"; the learning rate was chosen from {list(SEARCHED_LRS)} on validation data"
     return to_synthetic(files, prepared.num_classes, lr, kind), selection
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from distillkit import plots, storage
 from distillkit.artifact.layout import FILES
+from distillkit.artifact.read import read_config
 from distillkit.artifact.write import ArtifactContent, write_artifact
 from distillkit.config import find_method
 from distillkit.data.registry import DATASETS
 from distillkit.environment import hardware, versions
+from distillkit.errors import ArtifactError
 from distillkit.evaluation.recipe import evaluation_recipe, recipe_json
 from distillkit.records import EvalReport, SourceInfo, SyntheticSet
 from distillkit.run_folder import RunFolder
@@ -47,7 +49,7 @@ def package(
     architecture = prepared.network.model_dump(mode="json")
     recipe = evaluation_recipe(settings.evaluate, synthetic.lr, prepared.augmentation)
     results = _results_json(run, prepared, folder, selection, rows)
-    if made_by.imported_from is None:
+    if _is_learned(run, made_by):
         levels = {"this set": rows[_main_row(settings)].mean}
         levels |= {name: rows[name].mean for name in settings.evaluate.baselines}
         storage.write_bytes(folder.out / FILES.curves, plots.curves_png(folder.read_metrics(), levels))
@@ -55,12 +57,25 @@ def package(
         synthetic=synthetic,
         preprocess=prepared.preprocess,
         classes=prepared.data.classes,
-        config=_config_json(run, prepared, synthetic, folder.seconds(), made_by),
+        config=_config_json(run, prepared, synthetic, folder.seconds(), made_by) | _published_as(folder),
         recipe=recipe_json(recipe, settings.evaluate, settings.dataset.augmentation, architecture),
         results=results,
         dtype=settings.artifact.dtype,
     )
     write_artifact(folder.out, content)
+
+
+def _published_as(folder: RunFolder) -> dict[str, Any]:
+    """Where an artifact that is packed again was pushed to."""
+    try:
+        return {"hub": read_config(folder.out).get("hub")}
+    except ArtifactError:
+        return {}
+
+
+def _is_learned(run: Run, made_by: Provenance) -> bool:
+    """Whether this run learned the images: they are neither a coreset nor other people's."""
+    return run.settings.distill.outer_steps > 0 and made_by.imported_from is None
 
 
 def _main_row(settings: RunSettings) -> str:
@@ -101,8 +116,9 @@ def _config_json(
     stored = settings.model_dump(mode="json")
     stored["dataset"]["data_root"] = None  # a path of this machine says nothing elsewhere
     stored["dataset"]["revision"] = data.info.revision
+    stood_for = len(data.train) + (len(data.validation) if made_by.imported_from else 0)
     experts = None
-    if settings.distill.outer_steps > 0 and made_by.imported_from is None:
+    if _is_learned(run, made_by):
         experts = {
             "count": settings.experts.count,
             "fingerprint": storage.fingerprint(expert_setup(run, prepared)),
@@ -121,9 +137,9 @@ def _config_json(
         "label_kind": synthetic.label_kind,
         "settings": stored,
         "origins": run.origins,
-        "source": _source_json(data.info) | {"train_images": len(data.train), "test_images": len(data.test)},
+        "source": _source_json(data.info) | {"train_images": stood_for, "test_images": len(data.test)},
         "experts": experts,
-        "command": run.command,
+        "command": shortened(run.command, 15_000),
         "versions": versions(),
         "hardware": hardware(run.device),
         "wall_time_seconds": seconds,
@@ -135,4 +151,10 @@ def _source_json(info: SourceInfo) -> dict[str, Any]:
     if known is not None and info.source not in (known.hub_id, f"scikit-learn: {known.name}"):
         known = None  # a folder that happens to have this name
     hub_id = known.hub_id if known else (info.source if info.revision else None)
-    return {**asdict(info), "hub_id": hub_id, "citation": known.citation if known else ""}
+    facts = asdict(info) | {"license": shortened(info.license, 1_000) if info.license else None}
+    return {**facts, "hub_id": hub_id, "citation": known.citation if known else ""}
+
+
+def shortened(text: str, length: int) -> str:
+    """``text``, cut to ``length`` characters where it is longer: the format bounds what a reader must take."""
+    return text if len(text) <= length else text[: length - 3] + "..."

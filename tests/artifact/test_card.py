@@ -62,7 +62,7 @@ def test_limits__are_the_measured_losses():
     text = card(measured=measured)
     assert "timm/resnet18 -15.0" in text
     assert "measured -5.0 points against float images" in text
-    assert "all training images give 20.0 points more" in text
+    assert "Against all training images: -20.0 points on convnet" in text
     assert "Measured on convnet alone" in card()
     measured["uint8"] = None
     assert "whose accuracy was not measured" in card(measured=measured)
@@ -149,6 +149,8 @@ def test_own_section__survives_and_damaged_markers_are_not_overwritten(copy):
         ("a", "b", "a", "b"),  # edited there since the last push
         ("a", "b", "b", "a"),  # edited here
         ("", "b", "b", ""),  # deleted here
+        ("a", "", "a", ""),  # deleted there
+        ("a", "", "", "a"),  # written here since
         ("a", "b", "c", ConfigError),
         ("a", "b", None, ConfigError),
     ],

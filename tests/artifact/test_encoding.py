@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from distillkit import compress, load_distilled
+from distillkit.artifact import own_section
 from distillkit.artifact.encoding import as_stored
 from distillkit.artifact.layout import FILES
 from distillkit.data.preprocess import Standardise
@@ -68,6 +69,25 @@ def test_compress__stores_what_was_measured_and_packs_a_finished_run_again(tmp_p
     assert f"Stored as {dtype}" in (tmp_path / "set" / FILES.card).read_text()
     view = ds.to_hf_dataset()
     assert view.to_dict() == load_distilled(tmp_path / "set").to_hf_dataset().to_dict()
+
+
+def test_compress__packed_again_keeps_repository_and_own_section(tmp_path):
+    arguments = {"ipc": 2, "preset": "smoke", "out": tmp_path / "set", "device": "cpu"}
+    compress("digits", settings=TINY, **arguments)
+    path = tmp_path / "set" / FILES.config
+    home = {"repo": "org/x", "revision": "v3", "own_section": "0" * 64}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hub": home}))
+    card = tmp_path / "set" / FILES.card
+    card.write_text(card.read_text().replace(own_section.wrap(""), own_section.wrap("MY NOTES")))
+    ds = compress("digits", settings={**TINY, "artifact.dtype": "float16"}, **arguments)
+    assert ds.config["hub"] == home
+    assert own_section.find(card.read_text()) == "MY NOTES"
+    other = compress(
+        "digits", method="random", replace=True, **{**arguments, "ipc": 3}, settings=TINY | {"distill.outer_steps": 0}
+    )
+    assert own_section.find(card.read_text()) == "MY NOTES"  # another run in the same folder
+    assert other.config.get("hub") is None
+    assert not (tmp_path / "set" / FILES.curves).exists()  # nothing was learned, and the old picture is another run's
 
 
 def test_load__dtype_of_the_config_and_of_the_file_must_agree(tmp_path):

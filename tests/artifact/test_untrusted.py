@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load, save
+from safetensors.torch import load, save, save_file
 
 from distillkit import load_distilled
 from distillkit.artifact.card import render_card
@@ -62,10 +62,12 @@ def _watch(event, arguments):
 sys.addaudithook(_watch)
 
 
-@pytest.fixture
-def victim(tmp_path):
+@pytest.fixture(params=["float32"])
+def victim(tmp_path, request):
     """A folder with a small artifact, its good content, and a check that nothing around it was touched."""
-    folder = write_small(tmp_path / "around" / "artifact")
+    form = request.param
+    options = {"zca": True} if form == "zca" else {"dtype": form}
+    folder = write_small(tmp_path / "around" / "artifact", **options)
     good = {name: (folder / name).read_bytes() for name in LOADED}
     for path in folder.rglob("*"):
         if path.is_file() and path.name not in LOADED:
@@ -139,6 +141,7 @@ def change_somewhere(value, data):
     return data.draw(values)
 
 
+@pytest.mark.parametrize("victim", ["uint8"], indirect=True)
 @CASES
 @given(data=st.data())
 def test_json__values_of_another_type(victim, data):
@@ -150,6 +153,7 @@ def test_json__values_of_another_type(victim, data):
     try_to_load(folder, good, name, json.dumps(value).encode())
 
 
+@pytest.mark.parametrize("victim", ["zca"], indirect=True)
 @CASES
 @given(data=st.data())
 def test_headers__names_dtypes_shapes_and_offsets(victim, data):
@@ -174,6 +178,7 @@ def test_headers__names_dtypes_shapes_and_offsets(victim, data):
     try_to_load(folder, good, name, struct.pack("<Q", claimed) + text + good[name][8 + length :])
 
 
+@pytest.mark.parametrize("victim", ["uint8"], indirect=True)
 @CASES
 @given(data=st.data())
 def test_tensors__values_shapes_and_dtypes_of_a_valid_file(victim, data):
@@ -220,6 +225,17 @@ def test_worst__one_by_one(victim, name, content):
     with pytest.raises(ArtifactError, match=name.replace(".", r"\.")):
         load_distilled(folder)
     (folder / name).write_bytes(good[name])
+
+
+def test_eight_bit__that_decodes_to_infinity_is_refused(tmp_path):
+    folder = write_small(tmp_path / "a", dtype="uint8")
+    save_file({"mean": torch.zeros(1), "std": torch.full((1,), 1e-40)}, folder / FILES.preprocess)
+    with pytest.raises(ArtifactError, match="images, decoded, has values that are not finite"):
+        load_distilled(folder)
+    config = json.loads((folder / FILES.config).read_text())
+    (folder / FILES.config).write_text(json.dumps({**config, "uint8_range": {"low": -1e308, "high": 1e308}}))
+    with pytest.raises(ArtifactError, match="not finite"):
+        load_distilled(folder)
 
 
 def test_pipe__in_place_of_a_file_is_not_waited_for(tmp_path):

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.cli import console
 from distillkit.cli.app import app
 from tests.conftest import TINY
 
@@ -105,6 +106,19 @@ def test_import_export__commands(copy, tmp_path):
     assert "this set, convnet" in result.stdout
     stored = torch.load(tmp_path / "pt" / "images_best.pt", weights_only=True)
     assert stored.shape == (20, 1, 8, 8)
+
+
+def test_command_line__is_recorded_without_paths_and_what_is_only_shown(monkeypatch, tmp_path):
+    (tmp_path / "acme").mkdir()
+    words = f"distillkit compress {tmp_path}/acme --ipc 1 --set dataset.data_root=/srv/x --set seed=3 --out /home/me/x"
+    words += f" --data-root=/srv --config {tmp_path}/acme -q --yes --json --tracker wandb --arch timm/resnet18"
+    monkeypatch.setattr(sys, "argv", words.split())
+    assert console.command_line() == "distillkit compress acme --ipc 1 --set seed=3 --config acme --arch timm/resnet18"
+
+
+def test_evaluate_save__a_row_that_is_there_is_told_before_the_training(copy):
+    result = invoke("evaluate", copy, "--save", "--networks", 99999)
+    assert (result.exit_code, "has results for convnet already" in result.stderr) == (2, True)
 
 
 def test_control_characters__of_others_do_not_reach_the_terminal(copy):

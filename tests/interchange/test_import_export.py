@@ -1,7 +1,9 @@
 """The field's files: read without executing anything, completed with what they lost, measured; and written."""
 
+import contextlib
 import json
 import pickle
+import random
 
 import datasets
 import numpy as np
@@ -79,7 +81,7 @@ def test_import__unsorted_hard_labels_and_their_images_are_put_in_class_order(tm
 
 
 def test_import__soft_labels_are_told_apart_and_what_was_said_is_checked(tmp_path):
-    logits = torch.randn(20, 10)
+    logits = torch.randn(20, 10) + 9 * torch.eye(10).repeat_interleave(2, 0)
     soft = read_field_files([save(tmp_path / "p", images_best=images(), labels_best=logits.softmax(1), lr_best=0.1)])
     raw = read_field_files([save(tmp_path / "l", images_best=images(), labels_best=logits, lr_best=0.1)])
     assert (label_kind(soft, None), label_kind(raw, None)) == ("probabilities", "logits")
@@ -134,6 +136,81 @@ def test_import__nothing_in_a_pickle_runs(tmp_path):
 def test_import__what_does_not_fit_is_told(tmp_path, values, error, message):
     with pytest.raises(error, match=message):
         read_field_files([save(tmp_path / "x", **values)])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"images": torch.zeros(0, 1, 8, 8), "labels": torch.arange(0)},
+        {"images": torch.zeros(20, 1, 8, 8), "labels": torch.zeros(20, 0)},
+        {"images": torch.zeros(20, 1, 8, 8), "labels": torch.zeros(20, 1)},
+        {"images": torch.zeros(2, 1, 8, 8), "labels": torch.tensor([0, 2**40])},
+        {"images": torch.zeros(2, 1, 8, 8).to_sparse(), "labels": torch.arange(2)},
+        {"images": torch.zeros(2, 1, 8, 8, device="meta"), "labels": torch.arange(2)},
+        {"images": torch.zeros(2, 1, 8, 8), "labels": torch.arange(2), "lr": 10**400},
+        {"images": [1, 2], "labels": {"a": 1}},
+    ],
+)
+def test_import__odd_tensors_are_our_error(tmp_path, values):
+    with pytest.raises(DataError):
+        read_field_files([save(tmp_path / "x", **values)])
+
+
+def test_import__flipped_bytes_are_our_error(tmp_path):
+    buffer = tmp_path / "good.pt"
+    torch.save(images(4), buffer, _use_new_zipfile_serialization=False)
+    good, numbers = buffer.read_bytes(), random.Random(0)
+    save(tmp_path / "x", labels=torch.arange(4))
+    for _ in range(300):
+        content = bytearray(good)
+        for _ in range(numbers.randint(1, 4)):
+            content[numbers.randrange(min(600, len(content)))] = numbers.randrange(256)
+        (tmp_path / "x" / "images.pt").write_bytes(content)
+        with contextlib.suppress(DataError):
+            read_field_files([tmp_path / "x"])
+
+
+def test_import__contradictions_and_several_experiments_are_told(tmp_path):
+    good = save(tmp_path / "good", images=images(), labels=torch.arange(10).repeat_interleave(2), lr=0.1)
+    with pytest.raises(ConfigError, match="contradict"):
+        import_set(tmp_path, good, lost=Lost(True, mean=(0.0,), std=(1.0,)))
+    searched = import_set(tmp_path, good, lost=Lost(False, search=True, mean=(0.3,), std=(0.4,)))
+    assert searched.lr in SEARCHED_LRS
+    assert "chosen from" in searched.results["selection"]["split"]
+    torch.save({"data": [[images(), torch.arange(20)]] * 2}, tmp_path / "res.pt")
+    with pytest.raises(DataError, match="holds 2 experiments"):
+        read_field_files([tmp_path / "res.pt"])
+
+
+def test_import__soft_labels_in_another_order_are_sorted_by_class(tmp_path):
+    order = torch.arange(10).repeat(2)
+    soft = (torch.randn(20, 10) + 9 * torch.eye(10)[order]).softmax(1)
+    files = read_field_files([save(tmp_path / "x", images=images(), labels=soft, lr=0.1)])
+    synthetic = to_synthetic(files, 10, 0.1, "probabilities")
+    assert synthetic.class_ids.tolist() == sorted(order.tolist())
+    assert torch.equal(synthetic.labels.argmax(1), synthetic.class_ids)
+    assert torch.equal(synthetic.images[1], files.images[10])
+    learned = soft[torch.argsort(order, stable=True)].clone()
+    learned[3] = torch.eye(10)[7]  # one that was learned to look like another class keeps its place
+    kept = to_synthetic(
+        read_field_files([save(tmp_path / "y", images=images(), labels=learned)]), 10, 0.1, "probabilities"
+    )
+    assert kept.class_ids.tolist() == sorted(order.tolist())
+    shuffled = save(tmp_path / "z", images=images(), labels=torch.eye(10)[torch.randint(1, 3, (20,))])
+    with pytest.raises(DataError, match="fit no order of classes"):
+        to_synthetic(read_field_files([shuffled]), 10, 0.1, "probabilities")
+
+
+def test_import__card_says_whose_images_these_are_and_claims_nothing_of_their_choice(made, tmp_path):
+    load_distilled(made).export("pt", tmp_path / "pt")
+    again = import_set(tmp_path, tmp_path / "pt")
+    card = (tmp_path / "imported" / "README.md").read_text()
+    assert "Made elsewhere by" in card
+    assert "imported with distillkit from `images_best.pt, labels_best.pt, lr_best.pt`" in card
+    assert "It may have been on these test data" in card
+    assert "Test data chose nothing" not in card
+    source = again.load_source()
+    assert again.config["source"]["train_images"] == len(source.train) + len(source.validation)
 
 
 def test_import__files_and_data_must_agree(tmp_path):

@@ -25,6 +25,7 @@ from distillkit.hub.client import Cache
 from distillkit.networks.convnet import ConvNet
 from distillkit.sharing.pull import glance, pull
 from distillkit.sharing.push import PushOptions, plan_push, push
+from tests.hub_stand_in import Answer
 
 REPO = "org/digits-ipc2"
 
@@ -164,7 +165,9 @@ def test_push__pull_request_and_branch(hub, copy):
     push(copy, REPO, PushOptions())
     write_own(copy, "from a friend")
     report = push(copy, REPO, PushOptions(create_pr=True))
-    assert (report.revision, "discussions/1" in report.url or "commit" in report.url) == ("refs/pr/1", True)
+    assert (report.revision, report.url) == ("refs/pr/1", f"{hub.url}/datasets/{REPO}/discussions/1")
+    again = push(copy, REPO, PushOptions(create_pr=True))
+    assert (again.changed, again.revision, again.url, hub.repos[REPO].pulls) == (False, "refs/pr/1", report.url, 1)
     assert list(hub.repos[REPO].tags) == ["v1"]
     assert load_distilled(f"{REPO}@refs/pr/1").revision == report.commit
     branch = push(copy, REPO, PushOptions(branch="next"))
@@ -206,7 +209,7 @@ def test_own_section__written_on_the_hub_or_here_survives_and_a_conflict_is_refu
     with pytest.raises(ConfigError, match="both were changed"):
         push(copy, REPO, PushOptions())
     assert repo.branches["main"] == report.commit
-    push(copy, REPO, PushOptions(replace_own_section=True))
+    push(copy, REPO, PushOptions(replace=True))
     assert own_section.find(files_of(hub)[FILES.card].decode()) == "Here"
 
 
@@ -216,8 +219,6 @@ def test_plan__lists_files_without_a_network(copy, monkeypatch):
     assert sizes[FILES.tensors] == (copy / FILES.tensors).stat().st_size
     with pytest.raises(ConfigError, match="org/name"):
         plan_push(copy, "no-namespace", PushOptions())
-    with pytest.raises(ConfigError, match="is no tag"):
-        plan_push(copy, REPO, PushOptions(tag="../x"))
 
 
 @pytest.mark.parametrize(
@@ -261,6 +262,135 @@ def test_push__by_xet_as_the_client_does_by_default(hub, copy, tmp_path, monkeyp
     assert stored[FILES.tensors] == b"xet:" + hashlib.sha256((copy / FILES.tensors).read_bytes()).hexdigest().encode()
     assert hub.asked("xet-write-token")
     assert not hub.asked("PUT /large/")
+
+
+def test_push__pull_request_whose_answer_was_lost_is_not_opened_twice(hub, copy):
+    push(copy, REPO, PushOptions())
+    write_own(copy, "from a friend")
+    original = hub.commit
+
+    def commit_and_break(*arguments):
+        try:
+            original(*arguments)
+        finally:
+            hub.commit = original
+            raise ConnectionResetError
+
+    hub.commit = commit_and_break
+    report = push(copy, REPO, PushOptions(create_pr=True))
+    assert (report.revision, hub.repos[REPO].pulls) == ("refs/pr/1", 1)
+
+
+def test_push__reads_are_tried_again_too(hub, copy):
+    hub.fail("GET /api/datasets/org/digits-ipc2$", 503, 1)
+    hub.fail("GET .*/refs", 503, 1)
+    assert push(copy, REPO, PushOptions()).changed
+    write_own(copy, "again")
+    hub.fail("POST .*/commit/", 503, 1)
+    state, broken = hub.read, []  # the look whether the commit was made fails as well, at first
+
+    def read(name, repo, rest, query, body):
+        if len(hub.asked("POST .*/commit/")) == 2 and len(broken) < 5:
+            broken.append(rest)
+            raise Answer(503, {"error": "out of order"})
+        state(name, repo, rest, query, body)
+
+    hub.read = read
+    assert push(copy, REPO, PushOptions()).revision == "v2"
+    assert broken
+
+
+def test_push__into_a_repository_of_something_else_only_when_asked(hub, copy, tmp_path):
+    (tmp_path / "other" / "data").mkdir(parents=True)
+    (tmp_path / "other" / "README.md").write_text("# Written by hand")
+    (tmp_path / "other" / "data" / "train-00000-of-00002.parquet").write_bytes(b"rows")
+    hub.add(REPO, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"no distillkit artifact: it holds README\.md, data/train-00000-of-00002"):
+        push(copy, REPO, PushOptions())
+    assert files_of(hub)["README.md"] == b"# Written by hand"
+    push(copy, REPO, PushOptions(replace=True))
+    matter = yaml.safe_load(files_of(hub)[FILES.card].decode().split("---\n")[1])
+    assert matter["configs"][0]["data_files"][0]["path"] == FILES.parquet  # not the foreign rows
+
+
+def test_push__a_failed_tag_says_what_was_published(hub, copy):
+    hub.fail("POST .*/tag/", 400, 9)
+    with pytest.raises(DataError, match=r"published as commit [0-9a-f]{40}, but not tagged v1: .*push again to tag it"):
+        push(copy, REPO, PushOptions())
+    assert commits(hub) == 1
+
+
+@pytest.mark.parametrize("tag", ["../x", "v1..2", "v1.", "a.lock", "main", "HEAD", "", "-x", "a b"])
+def test_tag__that_git_or_we_would_stumble_over_is_refused(copy, tag):
+    with pytest.raises(ConfigError, match="is no tag"):
+        plan_push(copy, REPO, PushOptions(tag=tag))
+
+
+def test_push__other_answers_keep_the_reason_and_are_not_called_a_network_problem(hub, copy):
+    hub.fail("POST .*/commit/", 400, 1)
+    with pytest.raises(DataError, match="does not accept"):
+        push(copy, REPO, PushOptions())
+    assert len(hub.asked("POST .*/commit/")) == 1
+
+
+def test_push__read_only_token_on_a_repository_that_is_there(hub, copy):
+    push(copy, REPO, PushOptions())
+    write_own(copy, "changed")
+    with pytest.raises(AuthError, match="refuses"):
+        push(copy, REPO, PushOptions(), "read-token")
+    assert commits(hub) == 1
+
+
+@pytest.mark.parametrize("token", ["sec ret", "sécret", "", "a\nb"])
+def test_token__of_odd_characters_is_neither_sent_nor_shown(hub, copy, token):
+    with pytest.raises(AuthError, match="characters that no token has") as caught:
+        push(copy, REPO, PushOptions(), token)
+    assert not token or token not in str(caught.value)
+    assert hub.requests == []
+
+
+def test_token__white_space_around_it_does_not_matter(hub, copy, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "read-token")
+    assert push(copy, REPO, PushOptions(), " write-token\n").changed
+
+
+def test_push__paths_of_this_machine_stay_here(hub, copy):
+    config = json.loads((copy / FILES.config).read_text())
+    config["settings"]["dataset"]["name"] = "/home/alice/clients/acme"
+    config["source"] |= {"hub_id": None, "name": "acme", "source": "acme"}
+    (copy / FILES.config).write_text(json.dumps(config))
+    push(copy, REPO, PushOptions())
+    assert all(b"alice" not in content for content in files_of(hub).values())
+    assert json.loads((copy / FILES.config).read_text())["settings"]["dataset"]["name"] == "/home/alice/clients/acme"
+    assert push(copy, REPO, PushOptions()).changed is False
+
+
+def test_own_section__of_windows_and_damaged_ones_on_the_hub(hub, copy, made, tmp_path):
+    write_own(copy, "Line one\nline two")
+    push(copy, REPO, PushOptions())
+    repo, files = hub.repos[REPO], dict(files_of(hub))
+    crlf = files[FILES.card].replace(b"\n", b"\r\n")
+    repo.commit("main", {**files, FILES.card: crlf}, "from Windows")
+    push(copy, REPO, PushOptions())
+    assert own_section.find(files_of(hub)[FILES.card].decode()) == "Line one\nline two"
+    broken = files_of(hub)[FILES.card].replace(own_section.END.encode(), b"")
+    repo.commit("main", {**files_of(hub), FILES.card: broken}, "damaged")
+    with pytest.raises(ConfigError, match=f"the card of {REPO} has 1 lines"):
+        push(copy, REPO, PushOptions())
+    push(copy, REPO, PushOptions(replace=True))
+
+
+def test_gated__is_an_authentication_error(hub, copy):
+    push(copy, REPO, PushOptions())
+    original = hub.resolve
+
+    def gated(*_):
+        raise Answer(403, {"error": "gated"}, {"X-Error-Code": "GatedRepo"})
+
+    hub.resolve = gated
+    with pytest.raises(AuthError, match="is gated"):
+        load_distilled(REPO)
+    hub.resolve = original
 
 
 # load
@@ -355,9 +485,14 @@ def test_load__no_artifact_newer_format_damaged_or_too_large(hub, copy, tmp_path
         load_distilled("org/cut")
     variant("org/huge", **{FILES.tensors: files[FILES.tensors] + b"\0" * 2_000_000})
     hub.requests.clear()
-    with pytest.raises(ArtifactError, match="its config allows"):
+    with pytest.raises(ArtifactError, match="it may have"):
         load_distilled("org/huge")
     assert not hub.asked("resolve/.*safetensors")  # refused before it was fetched
+    variant("org/endless", **{FILES.config: files[FILES.config] + b" " * 2**20})
+    hub.requests.clear()
+    with pytest.raises(ArtifactError, match=r"distill_config\.json has \d+ bytes, it may have"):
+        load_distilled("org/endless")
+    assert not hub.asked("resolve/.*json")
     variant("org/without", **{FILES.recipe: None})
     with pytest.raises(ArtifactError, match=r"it has no recipe\.json"):
         load_distilled("org/without")
@@ -450,7 +585,7 @@ def test_card__front_matter_of_the_pushed_card_is_what_the_hub_wants(hub, copy):
     push(copy, REPO, PushOptions())
     text = files_of(hub)[FILES.card].decode()
     matter = yaml.safe_load(text.split("---\n")[1])
-    assert matter["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
+    assert matter["configs"][0]["data_files"] == [{"split": "train", "path": FILES.parquet}]
     assert matter["dataset_info"]["splits"][0]["num_examples"] == 20
     assert hub.asked("POST /api/validate-yaml")
 
