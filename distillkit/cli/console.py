@@ -101,7 +101,7 @@ def command_line() -> str:
     """The command as typed, without options that have no influence on the result and with names instead of paths."""
     kept, words = ["distillkit"], sys.argv[1:]
     skip = False
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         option, _, value = word.partition("=")
         dropped = skip or word in _LOCAL_FLAGS or option in _LOCAL or (word == "--set" and after.startswith(_LOCAL_KEY))
         skip = not skip and (word in _LOCAL or (word == "--set" and after.startswith(_LOCAL_KEY)))

@@ -116,6 +116,11 @@ def test_command_line__is_recorded_without_paths_and_what_is_only_shown(monkeypa
     assert console.command_line() == "distillkit compress acme --ipc 1 --set seed=3 --config acme --arch timm/resnet18"
 
 
+def test_command_line__of_a_program_without_words(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x"])
+    assert console.command_line() == "distillkit"
+
+
 def test_evaluate_save__a_row_that_is_there_is_told_before_the_training(copy):
     result = invoke("evaluate", copy, "--save", "--networks", 99999)
     assert (result.exit_code, "has results for convnet already" in result.stderr) == (2, True)
