@@ -64,7 +64,7 @@ class RunFolder:
             with lock:
                 if self._check_owner(identity, replace):
                     self._remove_run()
-                for folder in (self.out, self.path):
+                for folder in (self.out, self.out / "data", self.path, self.path / "images"):
                     storage.remove_leftovers(folder)
                 storage.write_json(self.path / "config.json", identity)
                 yield

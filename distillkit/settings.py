@@ -101,6 +101,10 @@ class ExpertSettings(Section):
     """Factor of each lr drop."""
     loss: str = "cross-entropy"
     """Loss part."""
+    penalty: str = "two-sided-logits"
+    """Form of the gradient penalty, where the loss has one: ``two-sided-logits`` (AST's code) or ``one-sided-loss``."""
+    penalty_weight: float = Field(2.0, ge=0)
+    """λ of the gradient penalty, where the loss has one."""
     order: str = "shuffle"
     """Data order part: which images an epoch sees, in which order."""
     augment: bool = True
@@ -125,6 +129,12 @@ class DistillSettings(Section):
     """Segment sampler part."""
     matching: str = "parameter-distance"
     """Matching loss part."""
+    perturbation: str = "none"
+    """Start perturbation part: ``conv-relative`` multiplies convolution weights by noise (AST)."""
+    perturbation_scale: float = Field(1.0, ge=0)
+    """α of the start perturbation: the Frobenius norm of the relative noise of each tensor."""
+    inner_scale: str = "none"
+    """Part that scales the inner loss by start epoch: ``log-balanced`` (AST)."""
     outer_steps: int = Field(5000, ge=0)
     """Updates of the synthetic set; 0 leaves the initial images (the coresets)."""
     inner_steps: int = Field(30, ge=1)

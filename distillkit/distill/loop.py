@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,25 +15,16 @@ from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.matching import MatchingPart, MatchingProblem
 from distillkit.distill.segments import SegmentSampler
+from distillkit.distill.start import InnerScale, Perturbation, unperturbed, unscaled
 from distillkit.distill.state import Best, OuterState
 from distillkit.distill.student import StudentLoss, plan_inner_steps
 from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.errors import DivergenceError
 from distillkit.networks.functional import FlatNetwork
-from distillkit.records import Segment, SyntheticSet, TrajectorySource
+from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.settings import DistillSettings
 
 MAX_SKIPPED_IN_A_ROW = 10
-
-
-def unperturbed(start_P: Tensor, step: int) -> Tensor:
-    """The neutral start perturbation."""
-    return start_P
-
-
-def unscaled(segment: Segment) -> float:
-    """The neutral scale of the inner loss."""
-    return 1.0
 
 
 @dataclass(frozen=True)
@@ -52,8 +42,8 @@ class DistillTask:
     labels: LabelPart
     augmentation: Augmentation | None
     seed: int
-    perturb: Callable[[Tensor, int], Tensor] = unperturbed
-    inner_scale: Callable[[Segment], float] = unscaled
+    perturb: Perturbation = unperturbed
+    inner_scale: InnerScale = unscaled
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,36 @@ def end_of_segment(loss: MatchingLoss) -> MatchingPart:
     return terms
 
 
+def with_intermediate(loss: MatchingLoss, expert_epochs: int, *, growing: bool) -> MatchingPart:
+    """AST: compare also with the expert after k = 1 .. M - 1 epochs, at inner step k * floor(N / M).
+
+    L = L_M + sum_k b_k L_k, each in units of its own distance from the start, b_k = 1 or, ``growing``, k / M. Where
+    floor(N / M) = 0 there is no step to compare at, and no term.
+    """
+
+    def terms(problem: MatchingProblem) -> list[MatchingTerm]:
+        found = end_of_segment(loss)(problem)
+        start, stride = problem.start_P, problem.inner_steps // expert_epochs
+        for k in range(1, expert_epochs) if stride else ():
+            target, weight = problem.point(problem.segment.start + k), k / expert_epochs if growing else 1.0
+            found.append(MatchingTerm(k * stride, _weighted(loss, weight, start, target)))
+        return found
+
+    return terms
+
+
+def _weighted(loss: MatchingLoss, weight: float, start: Tensor, target: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda student: weight * loss(student, start, target)
+
+
 MATCHING: dict[str, Callable[[DistillSettings], MatchingPart]] = {
     "parameter-distance": lambda settings: end_of_segment(normalised_parameter_distance),
+    "intermediate": lambda settings: with_intermediate(
+        normalised_parameter_distance, settings.expert_epochs, growing=False
+    ),
+    "intermediate-growing": lambda settings: with_intermediate(
+        normalised_parameter_distance, settings.expert_epochs, growing=True
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """The exact hypergradient of an unrolled student, in memory that does not grow with the number of inner steps.
 
-The only module in which second-order graphs are built. Legend: ``_P`` a flat parameter vector [P]; N inner steps;
-η the student's lr; μ its momentum.
+Second-order graphs are built here, by ``training.second_order``. Legend: ``_P`` a flat parameter vector [P]; N inner
+steps; η the student's lr; μ its momentum.
 
 The student runs v_i = μ v_{i-1} + g_i, θ_{i+1} = θ_i - η v_i with g_i = ∇_θ ℓ(θ_i; X[b_i], Y[b_i]), and is compared
 with the expert after one or several of its steps: L = Σ_n L_n(θ_n). The field's scripts differentiate L through a
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from distillkit.distill.student import InnerStep, StudentLoss
+from distillkit.training.second_order import differentiable_gradient
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Unroll:
         images_B = images_B.detach().requires_grad_()
         labels_B = labels_B.detach().requires_grad_(learn_labels)
         loss = self.loss(pieces, images_B, labels_B, step.draw)
-        gradients = torch.autograd.grad(loss, pieces, create_graph=True)
+        gradients = differentiable_gradient(loss, pieces)
         directions = self.loss.network.split(w_P)
         s = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)]).sum()
         wanted = [images_B, *pieces, *([labels_B] if learn_labels else [])]

@@ -7,14 +7,25 @@ from typing import TypeVar
 
 from distillkit.data.augment import Augmentation
 from distillkit.errors import ConfigError
+from distillkit.experts.smooth import PENALTIES, Penalty, SmoothLoss
 from distillkit.settings import ExpertSettings
 from distillkit.training.recipe import LossPart, OptimizerPart, OrderPart, Recipe, Sgd, cross_entropy, shuffle
+
+
+def _penalty(settings: ExpertSettings) -> Penalty:
+    if settings.penalty not in PENALTIES:
+        raise ConfigError(f"experts.penalty={settings.penalty!r} is unknown; known: {', '.join(PENALTIES)}")
+    return PENALTIES[settings.penalty]
+
 
 OPTIMIZERS: dict[str, Callable[[ExpertSettings], OptimizerPart]] = {
     "sgd": lambda settings: Sgd(settings.momentum, settings.weight_decay),
 }
 LOSSES: dict[str, Callable[[ExpertSettings], LossPart]] = {
     "cross-entropy": lambda settings: cross_entropy,
+    "clipping": lambda settings: SmoothLoss(True, None, 0.0),
+    "gradient-penalty": lambda settings: SmoothLoss(False, _penalty(settings), settings.penalty_weight),
+    "clipping-gradient-penalty": lambda settings: SmoothLoss(True, _penalty(settings), settings.penalty_weight),
 }
 ORDERS: dict[str, Callable[[ExpertSettings], OrderPart]] = {
     "shuffle": lambda settings: shuffle,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from distillkit import storage
+import torch
+from torch import Tensor
+
+from distillkit import rng, storage
 from distillkit.artifact.views import preview_png
 from distillkit.distill.labels import label_part
 from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
 from distillkit.distill.matching import matching_part
 from distillkit.distill.segments import PlannedTrajectories, segment_sampler
+from distillkit.distill.start import INNER_SCALES, PERTURBATIONS, check_start
 from distillkit.distill.state import OuterState
 from distillkit.distill.synthetic_init import RealData, check_init, initial_images
 from distillkit.errors import ConfigError, StorageError
@@ -19,7 +24,7 @@ from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork
-from distillkit.records import SyntheticSet
+from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
@@ -53,6 +58,7 @@ def check_distillation(settings: RunSettings) -> None:
     label_part(settings.distill)
     matching_part(settings.distill)
     check_init(settings.distill.init)
+    check_start(settings.distill)
     if settings.distill.outer_steps == 0:
         return
     check_form(settings.trajectories.form)
@@ -70,21 +76,25 @@ def distill_set(
 
     A method of no outer steps (a coreset) returns its initial images and needs no trajectories.
     """
-    state = _load_or_start(run, prepared, folder)
-    if store is None:
+    trajectories, network = None, None
+    if store is not None:
+        trajectories = open_trajectories(run.settings.trajectories.form, store, run.settings.experts.count)
+        network = FlatNetwork(prepared.build(prepared.network, run.settings.seed, "student")(0).to(run.device))
+    state = _load_or_start(run, prepared, folder, _expert_logits(run, prepared, trajectories, network))
+    if trajectories is None or network is None:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
     settings = run.settings.distill
-    trajectories = open_trajectories(run.settings.trajectories.form, store, run.settings.experts.count)
-    network = prepared.build(prepared.network, run.settings.seed, "student")(0).to(run.device)
     task = DistillTask(
         settings=settings,
-        network=FlatNetwork(network),
+        network=network,
         trajectories=trajectories,
         segments=segment_sampler(settings, trajectories, run.settings.seed),
         matching=matching_part(settings),
         labels=label_part(settings),
         augmentation=prepared.augmentation,
         seed=run.settings.seed,
+        perturb=PERTURBATIONS[settings.perturbation](settings, network, run.settings.seed),
+        inner_scale=INNER_SCALES[settings.inner_scale](settings),
     )
     tracker = open_tracker(run.tracker, folder.path, run.settings.model_dump(mode="json"))
     run.progress.stage("distilling", settings.outer_steps, state.step)
@@ -107,7 +117,24 @@ def distill_set(
     return best.synthetic, selection
 
 
-def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder) -> OuterState:
+def _expert_logits(
+    run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork | None
+) -> Callable[[], Tensor] | None:
+    """Logits [n, K] of the un-augmented training images by the last point of one expert, drawn at random."""
+    if trajectories is None or network is None:
+        return None
+
+    @torch.no_grad()
+    def logits() -> Tensor:
+        generator = rng.generator(run.settings.seed, "distill", "init expert")
+        expert = int(torch.randint(trajectories.count, (1,), generator=generator))
+        point = trajectories.point(expert, trajectories.final_epoch).to(run.device)
+        return torch.cat([network(point, part) for part in prepared.train_images.split(512)]).cpu()
+
+    return logits
+
+
+def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, logits: Callable[[], Tensor] | None) -> OuterState:
     settings = run.settings
     if folder.checkpoint.exists():
         try:
@@ -118,7 +145,7 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder) -> OuterStat
         except (StorageError, KeyError, TypeError, AttributeError) as error:
             run.progress.note(f"the checkpoint cannot be used ({error}); distilling from the start")
     folder.truncate_metrics(-1, keep_selection=False)
-    real = RealData(prepared.train_images, prepared.train_labels, prepared.num_classes)
+    real = RealData(prepared.train_images, prepared.train_labels, prepared.num_classes, logits)
     images, class_ids = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
     labels = label_part(settings.distill)
     state = start_state(images.to(run.device), class_ids, labels, prepared.num_classes, settings.distill.lr_init)

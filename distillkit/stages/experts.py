@@ -6,7 +6,7 @@ from typing import Any
 
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.train import ExpertData, train_expert
-from distillkit.settings import DatasetSettings
+from distillkit.settings import DatasetSettings, ExpertSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.trajectories.store import TrajectoryStore
 
@@ -21,11 +21,16 @@ def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
         "preprocessing": [settings.dataset.preprocessing, settings.dataset.zca_eps, *_given(settings.dataset)],
         "augmentation": settings.dataset.augmentation,
         "network": prepared.network.model_dump(mode="json"),
-        "recipe": settings.experts.model_dump(mode="json", exclude={"count"}),
+        "recipe": settings.experts.model_dump(mode="json", exclude={"count", *_unused(settings.experts)}),
         "seed": settings.seed,
         "precision": settings.precision,
         "device": run.device.type,
     }
+
+
+def _unused(settings: ExpertSettings) -> set[str]:
+    """Settings that this recipe does not read: they make no other experts."""
+    return set() if "penalty" in settings.loss else {"penalty", "penalty_weight"}
 
 
 def _given(settings: DatasetSettings) -> list[Any]:

@@ -8,6 +8,7 @@ from distillkit.config import compose, known_keys
 from distillkit.distill.labels import LABELS
 from distillkit.distill.matching import MATCHING
 from distillkit.distill.segments import SEGMENTS
+from distillkit.distill.start import INNER_SCALES, PERTURBATIONS
 from distillkit.distill.synthetic_init import INITS
 from distillkit.errors import ConfigError
 from distillkit.experts.recipe import LOSSES, OPTIMIZERS, ORDERS
@@ -23,6 +24,8 @@ PARTS = {
     "distill.matching": MATCHING,
     "distill.init": INITS,
     "distill.labels": LABELS,
+    "distill.perturbation": PERTURBATIONS,
+    "distill.inner_scale": INNER_SCALES,
 }
 each_method = pytest.mark.parametrize("method", METHODS)
 
