@@ -141,6 +141,7 @@ def list_(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     console.print_table("Cached expert trajectories", header, rows)
 
 
+@experts.command("inspect", hidden=True)  # the same under its other name
 @experts.command()
 @console.guarded
 def show(fingerprint: Fingerprint, as_json: opt.Json = False, debug: opt.Debug = False) -> None:
