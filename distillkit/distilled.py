@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from distillkit import rng
 from distillkit.artifact.layout import LOADED
 from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.artifact.views import eight_bit, parquet_bytes
@@ -25,7 +24,7 @@ from distillkit.data.preprocess import to_inputs
 from distillkit.environment import resolve_device
 from distillkit.errors import ArtifactError, ConfigError, DataError, StorageError
 from distillkit.evaluation.recipe import recipe_from_json
-from distillkit.hub.address import Address, looks_like_address, parse_address
+from distillkit.hub.address import Address, is_folder, looks_like_address, parse_address
 from distillkit.hub.client import Cache
 from distillkit.interchange.export import export
 from distillkit.progress import Silent
@@ -34,6 +33,7 @@ from distillkit.settings import DatasetSettings
 from distillkit.sharing.pull import copy_files, fetch
 from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, fit
+from distillkit.training.loader import TensorLoader
 
 
 @dataclass(frozen=True)
@@ -352,33 +352,6 @@ def _positive(name: str, value: float | None) -> float | None:
     if value is not None and not value > 0:
         raise ConfigError(f"{name} must be positive, got {value}")
     return value
-
-
-class TensorLoader:
-    """Iterates over tensors on their device in batches, in a new order each pass if ``shuffle``."""
-
-    def __init__(self, images: Tensor, targets: Tensor, batch_size: int, shuffle: bool, seed: int) -> None:
-        self.images, self.targets, self.batch_size = images, targets, batch_size
-        self._shuffle, self._seed, self._passes = shuffle, seed, 0
-
-    def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.arange(len(self.images))
-        if self._shuffle:
-            order = torch.randperm(len(order), generator=rng.generator(self._seed, "loader", self._passes))
-        self._passes += 1
-        for indices in order.to(self.images.device).split(self.batch_size):
-            yield self.images[indices], self.targets[indices]
-
-
-def is_folder(source: str) -> bool:
-    """Whether ``source`` names a folder here."""
-    try:
-        return Path(source).is_dir()
-    except (OSError, ValueError):  # too long for a path, or not fit to be one
-        return False
 
 
 def load_distilled(

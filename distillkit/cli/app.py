@@ -80,15 +80,10 @@ def compress(
     data = opt.DataOptions(
         data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
     )
-    from distillkit.config import compose, find_method
-    from distillkit.methods import Layer
+    from distillkit.config import compose
 
-    layers = opt.layers(assignments, config, seed, precision, data)
-    if paper_protocol:
-        layers.append(Layer("--paper-protocol", {"evaluate.paper_protocol": True}))
-    if dtype is not None:
-        layers.append(Layer("--dtype", {"artifact.dtype": dtype}))
-    find_method(method)
+    flags = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
+    layers = opt.layers(assignments, config, seed, precision, data, flags)
     compose(dataset, ipc, method, preset, "cpu", layers)  # usage errors before torch is loaded
 
     from distillkit import pipeline
@@ -161,9 +156,10 @@ def evaluate(
     """Train fresh networks on an artifact by its own recipe and print their test accuracies."""
     from distillkit import load_distilled, pipeline
     from distillkit.errors import ConfigError
+    from distillkit.hub.address import is_folder
     from distillkit.interrupt import stop_on_signals
 
-    if save and not console.is_folder(artifact):
+    if save and not is_folder(artifact):
         raise ConfigError(f"--save writes into a folder, {artifact!r} is none; 'distillkit pull' it first")
     ds = load_distilled(artifact, token=token)
     if save:

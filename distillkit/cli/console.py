@@ -89,14 +89,6 @@ _LOCAL_KEY = "dataset.data_root="
 _LOCAL_FLAGS = ("--yes", "-y", "--json", "--quiet", "-q", "--debug")
 
 
-def is_folder(text: str) -> bool:
-    """Whether ``text`` names a folder here."""
-    try:
-        return Path(text).is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def command_line() -> str:
     """The command as typed, without options that have no influence on the result and with names instead of paths."""
     kept, words = ["distillkit"], sys.argv[1:]

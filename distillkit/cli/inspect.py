@@ -19,9 +19,9 @@ def info(
     debug: opt.Debug = False,
 ) -> None:
     """Say what an artifact is, how it was made and how well it trains; one on the Hub is not downloaded for it."""
-    from distillkit.hub.address import looks_like_address
+    from distillkit.hub.address import is_folder, looks_like_address
 
-    if not console.is_folder(artifact) and looks_like_address(artifact):
+    if not is_folder(artifact) and looks_like_address(artifact):
         _remote_info(artifact, token, as_json)
     else:
         _local_info(Path(artifact), as_json)

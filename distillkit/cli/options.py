@@ -70,12 +70,17 @@ class DataOptions:
 
 
 def layers(
-    assignments: list[str] | None, config: Path | None, seed: int | None, precision: str, data: DataOptions
+    assignments: list[str] | None,
+    config: Path | None,
+    seed: int | None,
+    precision: str,
+    data: DataOptions,
+    more: dict[str, Any] | None = None,
 ) -> list[Layer]:
-    """The user's layers, weakest first: config file, flags, ``--set``."""
+    """The user's layers, weakest first: config file, flags (``more`` by dotted key, None is not given), ``--set``."""
     if precision not in ("auto", "fp32", "tf32"):
         raise ConfigError(f"--precision {precision!r} is unknown; expected auto, fp32 or tf32")
-    flags: dict[str, Any] = data.values()
+    flags: dict[str, Any] = data.values() | {key: value for key, value in (more or {}).items() if value is not None}
     if seed is not None:
         flags["seed"] = seed
     if precision != "auto":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from distillkit.errors import ConfigError
 
@@ -24,8 +25,16 @@ class Address:
         return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
 
 
+def is_folder(text: str) -> bool:
+    """Whether ``text`` names a folder here, which goes before a repository of the same name."""
+    try:
+        return Path(text).is_dir()
+    except (OSError, ValueError):  # too long for a path, or not fit to be one
+        return False
+
+
 def looks_like_address(text: str) -> bool:
-    """Whether ``text`` could name a repository; a local folder of that name goes first."""
+    """Whether ``text`` could name a repository."""
     repo = text.partition("@")[0]
     return text.startswith(SCHEME) or REPOSITORY.fullmatch(repo) is not None
 

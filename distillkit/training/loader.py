@@ -1,0 +1,29 @@
+"""Batches of a set that is small enough to live on the device whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from distillkit import rng
+
+
+class TensorLoader:
+    """Iterates over tensors on their device in batches, in a new order each pass if ``shuffle``."""
+
+    def __init__(self, images: Tensor, targets: Tensor, batch_size: int, shuffle: bool, seed: int) -> None:
+        self.images, self.targets, self.batch_size = images, targets, batch_size
+        self._shuffle, self._seed, self._passes = shuffle, seed, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.arange(len(self.images))
+        if self._shuffle:
+            order = torch.randperm(len(order), generator=rng.generator(self._seed, "loader", self._passes))
+        self._passes += 1
+        for indices in order.to(self.images.device).split(self.batch_size):
+            yield self.images[indices], self.targets[indices]
