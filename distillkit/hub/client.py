@@ -93,6 +93,19 @@ class Cache:
     force_download: bool = False
 
 
+def _downloads(cache: Cache) -> dict[str, Any]:
+    """What every download is called with."""
+    return {
+        "repo_type": KIND,
+        "token": clean_token(cache.token),
+        "cache_dir": cache.folder,
+        "local_files_only": cache.local_files_only,
+        "force_download": cache.force_download,
+        "library_name": "distillkit",
+        "library_version": __version__,
+    }
+
+
 def resolve(address: Address, cache: Cache) -> str:
     """The commit of an address; from the cache when the Hub is out of reach.
 
@@ -136,18 +149,7 @@ def fetch_file(address: Address, commit: str, name: str, cache: Cache) -> Path:
     _no_bars()
     with translated(str(address)):
         try:
-            path = hf_hub_download(
-                address.repo,
-                name,
-                repo_type=KIND,
-                revision=commit,
-                token=clean_token(cache.token),
-                cache_dir=cache.folder,
-                local_files_only=cache.local_files_only,
-                force_download=cache.force_download,
-                library_name="distillkit",
-                library_version=__version__,
-            )
+            path = hf_hub_download(address.repo, name, revision=commit, **_downloads(cache))
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError):
                 raise
@@ -168,20 +170,8 @@ def fetch(address: Address, commit: str, names: Sequence[str], cache: Cache) -> 
 
     _no_bars()
     with translated(str(address)):
-        return Path(
-            snapshot_download(
-                address.repo,
-                repo_type=KIND,
-                revision=commit,
-                token=clean_token(cache.token),
-                cache_dir=cache.folder,
-                local_files_only=cache.local_files_only,
-                force_download=cache.force_download,
-                allow_patterns=list(names),
-                library_name="distillkit",
-                library_version=__version__,
-            )
-        )
+        options = _downloads(cache)
+        return Path(snapshot_download(address.repo, revision=commit, allow_patterns=list(names), **options))
 
 
 def tensor_header(address: Address, name: str, token: Token = None) -> tuple[dict[str, str], dict[str, Any]]:

@@ -25,14 +25,13 @@ PUBLISHED_EXPERTS: dict[str, Any] = {
 }
 """``buffer.py``: one drop after epoch index 26; 50 experts in ``buffer.sh``, 100 in the README. The student alike."""
 
-# N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init, and which of perturbation, intermediate terms and balance were on.
-_Row = tuple[int, int, int, int | None, bool, float, float, float, str]
-PUBLISHED: dict[tuple[str, int], _Row] = {
-    ("cifar10", 10): (30, 2, 20, None, True, 1000, 1e-5, 0.01, "perturb intermediate balance"),
-    ("cifar100", 1): (20, 3, 20, None, True, 1000, 1e-5, 0.01, "perturb intermediate balance"),
-    ("cifar100", 10): (20, 2, 30, 128, False, 1000, 1e-5, 0.01, "perturb intermediate"),
-    ("cifar100", 50): (80, 2, 40, 700, False, 1000, 1e-5, 0.01, ""),
-    ("tiny-imagenet", 1): (10, 2, 10, None, False, 1e4, 1e-4, 0.01, "perturb intermediate"),
+# MTT's columns (N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init), and which of AST's parts the authors' command had.
+PUBLISHED: dict[tuple[str, int], tuple[mtt.Row, str]] = {
+    ("cifar10", 10): ((30, 2, 20, None, True, 1000, 1e-5, 0.01), "perturb intermediate balance"),
+    ("cifar100", 1): ((20, 3, 20, None, True, 1000, 1e-5, 0.01), "representative perturb intermediate balance"),
+    ("cifar100", 10): ((20, 2, 30, 128, False, 1000, 1e-5, 0.01), "representative perturb intermediate"),
+    ("cifar100", 50): ((80, 2, 40, 700, False, 1000, 1e-5, 0.01), "representative"),
+    ("tiny-imagenet", 1): ((10, 2, 10, None, False, 1e4, 1e-4, 0.01), "perturb intermediate"),
 }
 FROM_MTT = (("cifar10", 1), ("cifar10", 50), ("tiny-imagenet", 10), ("tiny-imagenet", 50))
 
@@ -41,25 +40,15 @@ def published(problem: Problem) -> Layer | None:
     """The settings of the authors' command for a data set and ipc, or MTT's row with AST's parts."""
     key = (problem.dataset, problem.ipc)
     if key in PUBLISHED:
-        inner_steps, expert_epochs, max_start, batch, zca, lr_img, lr_lr, lr_init, flags = PUBLISHED[key]
-        return Layer(
-            "published (AST, the authors' commands)",
-            {
-                **PUBLISHED_EXPERTS,
-                "dataset.preprocessing": "zca" if zca else "standardise",
-                "distill.outer_steps": 5000,
-                "distill.inner_steps": inner_steps,
-                "distill.expert_epochs": expert_epochs,
-                "distill.max_start_epoch": max_start,
-                "distill.batch_size": batch,
-                "distill.lr_img": lr_img,
-                "distill.lr_lr": lr_lr,
-                "distill.lr_init": lr_init,
-                "distill.perturbation": "conv-relative" if "perturb" in flags else "none",
-                "distill.matching": "intermediate" if "intermediate" in flags else "parameter-distance",
-                "distill.inner_scale": "log-balanced" if "balance" in flags else "none",
-            },
-        )
+        columns, flags = PUBLISHED[key]
+        parts = {
+            "distill.init": "kmeans-logits" if "representative" in flags else "real",
+            "distill.perturbation": "conv-relative" if "perturb" in flags else "none",
+            "distill.matching": "intermediate" if "intermediate" in flags else "parameter-distance",
+            "distill.inner_scale": "log-balanced" if "balance" in flags else "none",
+        }
+        values = {**PUBLISHED_EXPERTS, **mtt.row_settings(columns), **parts}
+        return Layer("published (AST, the authors' commands)", values)
     row = mtt.published(problem) if key in FROM_MTT or problem.dataset.startswith("imagenet-") else None
     if row is None:
         return None

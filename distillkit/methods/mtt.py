@@ -7,8 +7,8 @@ from typing import Any
 from distillkit.methods.base import Layer, Method, Problem
 
 # DD-Ranking's reproduction guide of MTT (branch methods, 80ba54e): N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init.
-_Row = tuple[int, int, int, int | None, bool, float, float, float]
-PUBLISHED: dict[tuple[str, int], _Row] = {
+Row = tuple[int, int, int, int | None, bool, float, float, float]
+PUBLISHED: dict[tuple[str, int], Row] = {
     ("cifar10", 1): (50, 2, 2, None, True, 100, 1e-7, 0.01),
     ("cifar10", 10): (30, 2, 20, None, True, 100, 1e-5, 0.001),
     ("cifar10", 50): (30, 2, 40, None, False, 1000, 1e-5, 0.001),
@@ -20,10 +20,26 @@ PUBLISHED: dict[tuple[str, int], _Row] = {
     ("tiny-imagenet", 50): (20, 2, 40, 300, False, 1e4, 1e-4, 0.01),
 }
 # ImageNet subsets: the authors' issue #1 has lr_img 1e5, the readme's command 1000; the issue came later.
-_IMAGENET: dict[int, _Row] = {
+_IMAGENET: dict[int, Row] = {
     1: (20, 2, 10, None, False, 1e5, 1e-6, 0.01),
     10: (20, 2, 10, 20, False, 1e5, 1e-6, 0.01),
 }
+
+
+def row_settings(row: Row) -> dict[str, Any]:
+    """The settings of a row of the published table."""
+    inner_steps, expert_epochs, max_start, batch, zca, lr_img, lr_lr, lr_init = row
+    return {
+        "dataset.preprocessing": "zca" if zca else "standardise",
+        "distill.outer_steps": 5000,
+        "distill.inner_steps": inner_steps,
+        "distill.expert_epochs": expert_epochs,
+        "distill.max_start_epoch": max_start,
+        "distill.batch_size": batch,
+        "distill.lr_img": lr_img,
+        "distill.lr_lr": lr_lr,
+        "distill.lr_init": lr_init,
+    }
 
 
 def published(problem: Problem) -> Layer | None:
@@ -33,21 +49,7 @@ def published(problem: Problem) -> Layer | None:
         row = _IMAGENET.get(problem.ipc)
     if row is None:
         return None
-    inner_steps, expert_epochs, max_start, batch, zca, lr_img, lr_lr, lr_init = row
-    return Layer(
-        "published (MTT, by DD-Ranking's reproduction guide)",
-        {
-            "dataset.preprocessing": "zca" if zca else "standardise",
-            "distill.outer_steps": 5000,
-            "distill.inner_steps": inner_steps,
-            "distill.expert_epochs": expert_epochs,
-            "distill.max_start_epoch": max_start,
-            "distill.batch_size": batch,
-            "distill.lr_img": lr_img,
-            "distill.lr_lr": lr_lr,
-            "distill.lr_init": lr_init,
-        },
-    )
+    return Layer("published (MTT, by DD-Ranking's reproduction guide)", row_settings(row))
 
 
 # Found on training and validation images of digits; select_margin below is the one answer to test accuracies.

@@ -9,12 +9,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from distillkit import load_distilled
+from distillkit import compress, load_distilled
 from distillkit.artifact.layout import FILES, PUBLISHED, check_format
 from distillkit.artifact.views import eight_bit
 from distillkit.data.preprocess import Standardise
 from distillkit.errors import ArtifactError, ConfigError
 from distillkit.records import SyntheticSet
+from tests.conftest import TINY
 
 
 def test_folder__has_every_promised_file_and_no_pickle(made):
@@ -94,6 +95,21 @@ def test_train__any_module_by_the_recipe_and_bad_modules_are_refused(made):
         ds.train(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)))
     with pytest.raises(ConfigError, match="does not take images"):
         ds.train(torch.nn.Linear(7, 10))
+
+
+def test_train__without_parameters_or_on_a_device_that_is_not_there(made):
+    ds = load_distilled(made)
+    with pytest.raises(ConfigError, match="no parameters"):
+        ds.train(torch.nn.Flatten())
+    with pytest.raises(ConfigError, match="asks for a GPU"):
+        ds.train(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), device="cuda:77")
+
+
+def test_compress__a_command_longer_than_the_format_allows_is_cut_not_fatal(tmp_path):
+    settings = {**TINY, "distill.outer_steps": 0, "experts.count": 0}
+    words, out = "x" * 50_000, tmp_path / "set"
+    compress("digits", ipc=1, method="random", preset="smoke", settings=settings, out=out, device="cpu", command=words)
+    assert load_distilled(out).config["command"] == "x" * 14_997 + "..."
 
 
 def test_save__and_load_again_is_the_same(made, tmp_path):

@@ -87,3 +87,18 @@ def test_run__repeats_to_the_byte_and_trains(method, tiny, tmp_path, monkeypatch
     for row in [ds.results["architectures"]["convnet"], ds.results["uint8"], *ds.results["baselines"].values()]:
         assert row["n"] == len(row["accuracies"])
         assert all(0 <= accuracy <= 1 for accuracy in row["accuracies"])
+
+
+def test_ast__published_rows_have_the_parts_of_the_authors_commands():
+    first = compose("cifar10", 10, "ast", "paper", "cuda").settings
+    assert (first.distill.init, first.distill.inner_scale, first.distill.perturbation) == (
+        "real",
+        "log-balanced",
+        "conv-relative",
+    )
+    last = compose("cifar100", 50, "ast", "paper", "cuda").settings
+    assert (last.distill.init, last.distill.matching) == ("kmeans-logits", "parameter-distance")
+    assert (last.distill.perturbation, last.distill.inner_scale, last.distill.batch_size) == ("none", "none", 700)
+    for settings in (first, last):
+        assert (settings.experts.loss, settings.experts.lr_drop_epochs) == ("clipping-gradient-penalty", (27,))
+        assert settings.distill.inner_momentum == 0.9

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkit import load_distilled, pipeline
+from distillkit import compress, load_distilled, pipeline, storage
 from distillkit.errors import ConfigError, DataError, NotFoundError
 from distillkit.interchange.export import folder_names
 from distillkit.interchange.read_pt import read_field_files
@@ -241,6 +241,11 @@ def test_import__zca_is_fitted_on_all_training_images(tmp_path):
     values, vectors = torch.linalg.eigh(centred.T @ centred / (len(pixels) - 1))
     matrix = vectors @ torch.diag((values.clamp_min(0) + 0.1) ** -0.5) @ vectors.T
     torch.testing.assert_close(ds._artifact.preprocess.matrix, matrix, rtol=0, atol=1e-6)
+    rows = storage.cache_root() / "baselines"
+    assert len(list(rows.glob("full-*.json"))) == 1
+    own = {**TINY, "dataset.preprocessing": "zca", "distill.outer_steps": 0, "experts.count": 0}
+    compress("digits", ipc=2, method="random", preset="smoke", settings=own, out=tmp_path / "own", device="cpu")
+    assert len(list(rows.glob("full-*.json"))) == 2  # another whitening, so another row for the full data
 
 
 def test_normalisation__constants_of_the_mtt_family():

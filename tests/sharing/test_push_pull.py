@@ -52,6 +52,19 @@ def write_own(folder, text):
     path.write_text(before.replace(inside, own_section.wrap(text)))
 
 
+def lose_the_answer_of_the_next_commit(hub):
+    original = hub.commit
+
+    def commit_and_break(*arguments):
+        try:
+            original(*arguments)
+        finally:
+            hub.commit = original
+            raise ConnectionResetError
+
+    hub.commit = commit_and_break
+
+
 def test_push__one_commit_a_tag_and_a_card_with_its_own_address(hub, copy):
     report = push(copy, REPO, PushOptions())
     assert (report.revision, report.changed, commits(hub)) == ("v1", True, 1)
@@ -120,16 +133,7 @@ def test_push__connection_cut_in_the_middle_of_an_upload(hub, copy, what):
 
 
 def test_push__answer_of_the_commit_lost_makes_no_second_one(hub, copy):
-    original = hub.commit
-
-    def commit_and_break(*arguments):
-        try:
-            original(*arguments)
-        finally:
-            hub.commit = original
-            raise ConnectionResetError
-
-    hub.commit = commit_and_break
+    lose_the_answer_of_the_next_commit(hub)
     report = push(copy, REPO, PushOptions())
     assert (commits(hub), report.commit) == (1, hub.repos[REPO].branches["main"])
 
@@ -267,16 +271,7 @@ def test_push__by_xet_as_the_client_does_by_default(hub, copy, tmp_path, monkeyp
 def test_push__pull_request_whose_answer_was_lost_is_not_opened_twice(hub, copy):
     push(copy, REPO, PushOptions())
     write_own(copy, "from a friend")
-    original = hub.commit
-
-    def commit_and_break(*arguments):
-        try:
-            original(*arguments)
-        finally:
-            hub.commit = original
-            raise ConnectionResetError
-
-    hub.commit = commit_and_break
+    lose_the_answer_of_the_next_commit(hub)
     report = push(copy, REPO, PushOptions(create_pr=True))
     assert (report.revision, hub.repos[REPO].pulls) == ("refs/pr/1", 1)
 
