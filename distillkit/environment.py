@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
+import sys
 from importlib import metadata
 
 import torch
@@ -36,6 +39,22 @@ def set_precision(precision: str, device: torch.device) -> None:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU, let the C library keep freed blocks instead of returning them to the system.
+
+    By default every large tensor is mapped anew and its pages are zeroed by the kernel at first touch: a third of the
+    time of a training step on two cores. Peak memory stays what it was. Elsewhere than on glibc nothing happens.
+    """
+    if device.type != "cpu" or sys.platform != "linux":
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
+        mallopt(top_pad, 64 << 20)
 
 
 def versions() -> dict[str, str]:

@@ -26,6 +26,7 @@ from distillkit.stages.evaluation import set_rows
 from distillkit.stages.experts import expert_setup
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
+from distillkit.trajectories.forms import find_form
 from distillkit.trajectories.store import TrajectoryStore
 
 PROBE_STEPS = 3  # steps timed after one that warms up
@@ -144,7 +145,8 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
 def _sizes(run: Run, prepared: Prepared, missing: int) -> dict[str, Any]:
     settings = run.settings
     parameters = sum(p.numel() for p in prepared.build(prepared.network, 0, "plan")(0).parameters())
-    disk = missing * (settings.experts.epochs + 1) * parameters * 4
+    form = find_form(settings.trajectories.form)
+    disk = missing * form.size(settings.trajectories, settings.experts.epochs, parameters)
     path = (settings.distill.inner_steps + 1) * parameters * 4 if settings.distill.outer_steps else 0
     if run.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(run.device)

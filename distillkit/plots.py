@@ -36,6 +36,30 @@ def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float]) -> b
     accuracy_axes.set(xlabel="outer step", ylabel="accuracy (%)")
     if points or levels:
         accuracy_axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _png(figure)
+
+
+def experts_png(groups: dict[str, Sequence[dict[str, Any]]]) -> bytes:
+    """Validation accuracy (left) and parameter change per epoch (right) of experts, a colour for each group.
+
+    Args:
+        groups: rows of ``experts.report.expert_report`` by name.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    accuracy_axes, change_axes = figure.subplots(1, 2)
+    for index, (name, rows) in enumerate(groups.items()):
+        for position, row in enumerate(rows):
+            epochs = range(1, len(row["parameter_change"]) + 1)
+            style = {"color": f"C{index}", "linewidth": 1.0, "alpha": 0.8, "label": None if position else name}
+            accuracy_axes.plot(epochs, [100 * value for value in row["validation_accuracy"]], **style)
+            change_axes.plot(epochs, row["parameter_change"], **style)
+    accuracy_axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    change_axes.set(xlabel="epoch", ylabel="parameter change per epoch", ylim=(0, None))
+    change_axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": "distillkit"})
     return buffer.getvalue()

@@ -91,6 +91,10 @@ class TrajectorySource(Protocol):
     def final_epoch(self) -> int:
         """The last epoch of each; 0 is the initialisation."""
 
+    @property
+    def continuous(self) -> bool:
+        """Whether there is a point at any real epoch, or at whole ones only."""
+
     def point(self, expert: int, epoch: float) -> Tensor:
         """Flat parameters [P], float32, of ``expert`` after ``epoch`` epochs.
 

@@ -5,6 +5,7 @@
 ``synthetic.safetensors``  the selected set, once distillation is over
 ``evaluation.json``  rows of the results table that are done
 ``seconds.json``  wall time of each stage, summed over interruptions
+``experts.json``, ``experts.png``  accuracy and parameter change of each expert
 ``metrics.jsonl``  a line per outer step, and one per validation
 ``test_checkpoints.json``  test accuracies of checkpoints, under ``--paper-protocol`` only
 ``images/``  pictures of the synthetic images as they form

@@ -83,6 +83,8 @@ class ExpertSettings(Section):
 
     count: int = Field(100, ge=0)
     """Experts to train."""
+    seed: int | None = Field(None, ge=0)
+    """Root seed of the experts; default the run's. With one given, runs of several seeds share their experts."""
     epochs: int = Field(50, ge=1)
     """Epochs of each; parameters are kept at every boundary, the initialisation included."""
     batch_size: int = Field(256, ge=1)
@@ -115,7 +117,19 @@ class TrajectorySettings(Section):
     """The form in which trajectories are stored and read."""
 
     form: str = "raw"
-    """Trajectory form part: ``raw`` keeps the parameters of every epoch."""
+    """Trajectory form part: ``raw`` keeps the parameters of every epoch, ``convex`` (MCT) a few waypoints."""
+    waypoints: int = Field(4, ge=2)
+    """Waypoints of the convex form, spread over the epochs; 2 are the initialisation and the end."""
+    waypoint_epochs: tuple[int, ...] | None = None
+    """Their epochs, ascending from 0 to the last; default as ``waypoints`` spreads them."""
+    smooth: bool = True
+    """Inner waypoints are the mean of the epochs beside them, the last that of the last two (if more than two)."""
+    beta: str = "path-length"
+    """How far along a segment an epoch is: ``path-length`` per tensor, or ``uniform``, ``projection`` (ablations)."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of the stored waypoints; refused where it would move segments by more than 2 % of their length."""
+    keep_raw: bool = False
+    """Also keep the raw epochs of experts that are trained for the convex form."""
 
 
 class DistillSettings(Section):
@@ -126,7 +140,7 @@ class DistillSettings(Section):
     labels: str = "hard"
     """Label part: ``hard`` is one-hot and fixed."""
     segments: str = "uniform"
-    """Segment sampler part."""
+    """Segment sampler part: ``uniform`` starts at whole epochs, ``continuous`` (MCT) at any time."""
     matching: str = "parameter-distance"
     """Matching loss part."""
     perturbation: str = "none"
@@ -139,14 +153,16 @@ class DistillSettings(Section):
     """Updates of the synthetic set; 0 leaves the initial images (the coresets)."""
     inner_steps: int = Field(30, ge=1)
     """N, SGD steps of the student; the papers' ``syn_steps``."""
-    expert_epochs: int = Field(2, ge=1)
-    """M, epochs of the expert that the N steps should reproduce."""
+    expert_epochs: int | float = Field(2, gt=0)
+    """M, epochs of the expert that the N steps should reproduce; a real number with ``segments=continuous``."""
     min_start_epoch: int = Field(0, ge=0)
     """T-, the earliest start epoch."""
     max_start_epoch: int = Field(20, ge=1)
     """T+, start epochs are below it (excluded, as in the released code)."""
     batch_size: int | None = Field(None, ge=1)
     """Synthetic images an inner step; default all."""
+    hypergradient: Literal["exact", "truncated"] = "exact"
+    """``truncated`` is TESLA's approximation: each inner gradient is differentiated with the student held fixed."""
     inner_momentum: float = Field(0.0, ge=0, lt=1)
     """Momentum of the student's SGD."""
     augment: bool = True

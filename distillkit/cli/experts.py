@@ -59,13 +59,13 @@ def train(
 
 
 def _summary(folder: Path) -> dict[str, Any]:
+    from distillkit.experts.report import expert_report
     from distillkit.trajectories.store import TrajectoryStore
 
     store = TrajectoryStore.open(folder)
     numbers = store.experts()
-    curves = [store.record(number)["curve"] for number in numbers]
+    report = expert_report([store.record(number) for number in numbers])
     recipe = store.setup["recipe"]
-    last = [curve["validation_accuracy"][-1] for curve in curves]
     return {
         "fingerprint": folder.name,
         "dataset": store.setup["dataset"],
@@ -74,8 +74,10 @@ def _summary(folder: Path) -> dict[str, Any]:
         "experts": len(numbers),
         "epochs": recipe["epochs"],
         "bytes": store.size_bytes(),
-        "validation_accuracy": sum(last) / len(last) if last else None,
-        "curves": curves,
+        "form": store.setup.get("form", {"form": "raw"})["form"],
+        "validation_accuracy": report["mean"].get("last_validation_accuracy"),
+        "test_accuracy": report["mean"].get("test_accuracy"),
+        "report": report,
     }
 
 
@@ -89,18 +91,30 @@ def _print_store(summary: dict[str, Any], as_json: bool) -> None:
         f"on {summary['dataset']}, {size:.1f} MB",
         markup=False,
     )
-    curves = summary["curves"]
+    curves = summary["report"]["experts"]
     if not curves:
         return
+    _print_each(curves)
     rows = []
     epochs = len(curves[0]["loss"])
     for epoch in sorted({*range(0, epochs, max(1, epochs // 10)), epochs - 1}):
-        means = {name: sum(curve[name][epoch] for curve in curves) / len(curves) for name in curves[0]}
+        names = ("loss", "parameter_change", "validation_accuracy")
+        means = {name: sum(curve[name][epoch] for curve in curves) / len(curves) for name in names}
         bar = "█" * round(40 * means["validation_accuracy"])
         accuracy = f"{100 * means['validation_accuracy']:.1f}"
         rows.append([str(epoch + 1), f"{means['loss']:.3f}", f"{means['parameter_change']:.3f}", accuracy, bar])
     header = ["epoch", "loss", "parameter change", "validation accuracy (%)", ""]
     console.print_table("Means over experts", header, rows)
+
+
+def _print_each(rows: list[dict[str, Any]]) -> None:
+    table = []
+    for number, row in enumerate(rows):
+        shares = [row["test_accuracy"], row["last_validation_accuracy"]]
+        accuracies = ["-" if share is None else f"{100 * share:.1f}" for share in shares]
+        table.append([str(number), *accuracies, f"{row['largest_change']:.3f}", f"{row['path_length']:.2f}"])
+    header = ["expert", "test accuracy (%)", "validation (%)", "largest change of an epoch", "path length"]
+    console.print_table("Experts", header, table)
 
 
 def _folders() -> list[Path]:
@@ -126,7 +140,7 @@ def list_(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     summaries = [_summary(folder) for folder in _folders()]
     if as_json:
         for summary in summaries:
-            del summary["curves"]
+            del summary["report"]
         console.print_json({"trajectories": summaries, "bytes": sum(summary["bytes"] for summary in summaries)})
         return
     rows = []
@@ -144,9 +158,21 @@ def list_(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
 @experts.command("inspect", hidden=True)  # the same under its other name
 @experts.command()
 @console.guarded
-def show(fingerprint: Fingerprint, as_json: opt.Json = False, debug: opt.Debug = False) -> None:
-    """Show the training curve and the storage of one set of trajectories."""
-    _print_store(_summary(_find(fingerprint)), as_json)
+def show(
+    fingerprint: Fingerprint,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for experts.json and the plot experts.png.")] = None,
+    as_json: opt.Json = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Show accuracy, smoothness and storage of one set of trajectories."""
+    summary = _summary(_find(fingerprint))
+    if out is not None:
+        from distillkit import plots, storage
+
+        storage.write_json(out / "experts.json", summary["report"])
+        rows = {summary["fingerprint"]: summary["report"]["experts"]}
+        storage.write_bytes(out / "experts.png", plots.experts_png(rows))
+    _print_store(summary, as_json)
 
 
 @experts.command()

@@ -130,7 +130,7 @@ def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
     terms = task.matching(MatchingProblem(start, len(steps), segment, point))
     loss = StudentLoss(task.network, task.labels, task.inner_scale(segment))
     lr = torch.tensor(state.lr, dtype=start.dtype, device=device)
-    unroll = Unroll(loss, steps, settings.inner_momentum)
+    unroll = Unroll(loss, steps, settings.inner_momentum, settings.hypergradient == "exact")
     return unroll.hypergradient(start, state.images, state.labels, lr, terms, learn_labels=task.labels.learned)
 
 

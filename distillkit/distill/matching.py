@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,17 +61,20 @@ def end_of_segment(loss: MatchingLoss) -> MatchingPart:
     return terms
 
 
-def with_intermediate(loss: MatchingLoss, expert_epochs: int, *, growing: bool) -> MatchingPart:
+def with_intermediate(loss: MatchingLoss, expert_epochs: float, *, growing: bool) -> MatchingPart:
     """AST: compare also with the expert after k = 1 .. M - 1 epochs, at inner step k * floor(N / M).
 
     L = L_M + sum_k b_k L_k, each in units of its own distance from the start, b_k = 1 or, ``growing``, k / M. Where
-    floor(N / M) = 0 there is no step to compare at, and no term.
+    floor(N / M) = 0 there is no step to compare at, and no term; nor is there where the step or the epoch of a term
+    would not come before the segment's own (a real M, or a target clamped at the end).
     """
 
     def terms(problem: MatchingProblem) -> list[MatchingTerm]:
         found = end_of_segment(loss)(problem)
-        start, stride = problem.start_P, problem.inner_steps // expert_epochs
-        for k in range(1, expert_epochs) if stride else ():
+        start, stride = problem.start_P, int(problem.inner_steps // expert_epochs)
+        for k in range(1, math.ceil(expert_epochs)) if stride else ():
+            if k * stride >= problem.inner_steps or problem.segment.start + k >= problem.segment.target:
+                break
             target, weight = problem.point(problem.segment.start + k), k / expert_epochs if growing else 1.0
             found.append(MatchingTerm(k * stride, _weighted(loss, weight, start, target)))
         return found

@@ -22,6 +22,7 @@ class PlannedTrajectories:
 
     count: int
     final_epoch: int
+    continuous: bool = False
 
     def point(self, expert: int, epoch: float) -> Tensor:
         """There is none.
@@ -42,26 +43,68 @@ def uniform_segments(settings: DistillSettings, trajectories: TrajectorySource, 
     """Start epochs uniform on the integers T- .. T+ - 1 (upper bound excluded), target M epochs later (MTT Alg. 1).
 
     Raises:
-        ConfigError: the trajectories are too short for it.
+        ConfigError: the trajectories are too short for it, or M is no whole number.
     """
     low, high, length = settings.min_start_epoch, settings.max_start_epoch, settings.expert_epochs
-    if low >= high:
-        raise ConfigError(f"distill.min_start_epoch={low} must be below distill.max_start_epoch={high}")
-    if high - 1 + length > trajectories.final_epoch:
+    _check_bounds(settings)
+    if length != int(length):
         raise ConfigError(
-            f"distill.max_start_epoch={high} with distill.expert_epochs={length} needs experts of {high - 1 + length} "
-            f"epochs, they have {trajectories.final_epoch}; raise experts.epochs or lower one of the two"
+            f"distill.expert_epochs={length} must be a whole number with distill.segments=uniform; "
+            "distill.segments=continuous takes any"
         )
+    _check_length(settings, high - 1 + int(length), trajectories)
 
     def sample(step: int) -> Segment:
         generator = rng.generator(seed, "distill", "segment", step)
         start = int(torch.randint(low, high, (1,), generator=generator))
-        return Segment(shuffled_expert(step, trajectories.count, seed), start, start + length)
+        return Segment(shuffled_expert(step, trajectories.count, seed), start, start + int(length))
 
     return sample
 
 
-SEGMENTS: dict[str, Callable[[DistillSettings, TrajectorySource, int], SegmentSampler]] = {"uniform": uniform_segments}
+def continuous_segments(settings: DistillSettings, trajectories: TrajectorySource, seed: int) -> SegmentSampler:
+    """Start times uniform on the reals of [T-, T+), target at min(t + M, E), M real too (MCT).
+
+    Raises:
+        ConfigError: the trajectories hold whole epochs only, or end before T+.
+    """
+    low, high = settings.min_start_epoch, settings.max_start_epoch
+    _check_bounds(settings)
+    if not trajectories.continuous:
+        raise ConfigError(
+            "distill.segments=continuous needs trajectories between the epochs: trajectories.form=convex, or "
+            "distill.segments=uniform"
+        )
+    _check_length(settings, high, trajectories)
+
+    def sample(step: int) -> Segment:
+        share = float(torch.rand((), generator=rng.generator(seed, "distill", "segment", step), dtype=torch.float64))
+        start = low + share * (high - low)
+        target = min(start + settings.expert_epochs, trajectories.final_epoch)
+        return Segment(shuffled_expert(step, trajectories.count, seed), start, target)
+
+    return sample
+
+
+def _check_bounds(settings: DistillSettings) -> None:
+    low, high = settings.min_start_epoch, settings.max_start_epoch
+    if low >= high:
+        raise ConfigError(f"distill.min_start_epoch={low} must be below distill.max_start_epoch={high}")
+
+
+def _check_length(settings: DistillSettings, needed: int, trajectories: TrajectorySource) -> None:
+    if needed > trajectories.final_epoch:
+        raise ConfigError(
+            f"distill.max_start_epoch={settings.max_start_epoch} with distill.expert_epochs={settings.expert_epochs} "
+            f"needs experts of {needed} epochs, they have {trajectories.final_epoch}; raise experts.epochs or lower "
+            "one of the two"
+        )
+
+
+SEGMENTS: dict[str, Callable[[DistillSettings, TrajectorySource, int], SegmentSampler]] = {
+    "uniform": uniform_segments,
+    "continuous": continuous_segments,
+}
 
 
 def segment_sampler(settings: DistillSettings, trajectories: TrajectorySource, seed: int) -> SegmentSampler:

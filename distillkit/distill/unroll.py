@@ -12,6 +12,10 @@ backwards, rebuilding one step at a time:
     s_i = g_iᵀ w;  dL/dη += s_i;  dL/dX[b_i] += η ∂s_i/∂X;  dL/dY[b_i] += η ∂s_i/∂Y;  u += η ∂s_i/∂θ_i
 
 dL/dη = -Σ_i u_{i+1}ᵀ v_i is reordered to Σ_i g_iᵀ w, so no velocity is stored.
+
+TESLA's approximation (Cui et al., arXiv:2211.10586; also in MCT's released code) holds each θ_i fixed in g_i: the last
+update, u += η ∂s_i/∂θ_i, is left out. ``Unroll(..., exact=False)`` is that, for comparison; with the factor 2 of the
+squared distance, which the authors' scripts lose (their image gradient is half of it).
 """
 
 from __future__ import annotations
@@ -46,11 +50,12 @@ class Hypergradient:
 
 @dataclass(frozen=True)
 class Unroll:
-    """A student's inner loop: the loss, its steps, and the momentum of its SGD."""
+    """A student's inner loop: the loss, its steps, the momentum of its SGD, and whether its derivative is exact."""
 
     loss: StudentLoss
     steps: Sequence[InnerStep]
     momentum: float = 0.0
+    exact: bool = True
 
     def run(self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor) -> Tensor:
         """Parameters after 0 .. N steps, [N + 1, P], without a graph."""
@@ -107,7 +112,8 @@ class Unroll:
             grad_images.index_add_(0, index, d_images * lr)
             if d_labels is not None:
                 grad_labels.index_add_(0, index, d_labels * lr)
-            u = u + d_theta * lr
+            if d_theta is not None:
+                u = u + d_theta * lr
         return Hypergradient(total, grad_images, grad_labels if learn_labels else None, grad_lr)
 
     def _leaves(self, parameters_P: Tensor) -> list[Tensor]:
@@ -121,8 +127,10 @@ class Unroll:
         step: InnerStep,
         w_P: Tensor,
         learn_labels: bool,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-        """S = ∇_θ ℓ · w and its derivatives in the batch's images, labels (or None) and θ; one second-order call."""
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """S = ∇_θ ℓ · w and its derivatives in the batch's images, labels and θ (None if not wanted); one second-order
+        call.
+        """
         pieces = self._leaves(theta_P)
         images_B = images_B.detach().requires_grad_()
         labels_B = labels_B.detach().requires_grad_(learn_labels)
@@ -130,11 +138,11 @@ class Unroll:
         gradients = differentiable_gradient(loss, pieces)
         directions = self.loss.network.split(w_P)
         s = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)]).sum()
-        wanted = [images_B, *pieces, *([labels_B] if learn_labels else [])]
+        wanted = [images_B, *([labels_B] if learn_labels else []), *(pieces if self.exact else [])]
         # a parameter that the gradient does not depend on (the last bias, say) has no path: its derivative is zero
         found = torch.autograd.grad(s, wanted, allow_unused=True, materialize_grads=True)
-        d_theta = self.loss.network.join(found[1 : 1 + len(pieces)])
-        return s.detach(), found[0], found[-1] if learn_labels else None, d_theta
+        d_theta = self.loss.network.join(found[-len(pieces) :]) if self.exact else None
+        return s.detach(), found[0], found[1] if learn_labels else None, d_theta
 
 
 def _adjoints(path: Tensor, terms: Sequence[MatchingTerm]) -> tuple[dict[int, Tensor], Tensor]:

@@ -13,7 +13,7 @@ from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import Preprocess, Standardise, fit, to_inputs
-from distillkit.environment import set_precision
+from distillkit.environment import keep_freed_memory, set_precision
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
 from distillkit.interrupt import StopRequest
@@ -86,6 +86,7 @@ def make_run(
     """
     check_tracker(tracker)
     set_precision(composed.settings.precision, device)
+    keep_freed_memory(device)
     listener = Silent() if progress is None else progress
     request = StopRequest() if stop is None else stop  # an unset request is false
     return Run(composed.settings, composed.origins, device, listener, request, command, tracker)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkit import rng, storage
+from distillkit import plots, rng, storage
 from distillkit.artifact.views import preview_png
 from distillkit.distill.labels import label_part
 from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
@@ -23,6 +23,7 @@ from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
+from distillkit.experts.report import expert_report
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
@@ -30,7 +31,7 @@ from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.experts import train_experts
 from distillkit.tracking import Tracker, open_tracker
-from distillkit.trajectories.forms import check_form, open_trajectories
+from distillkit.trajectories.forms import find_form, open_trajectories
 from distillkit.trajectories.store import TrajectoryStore
 
 
@@ -43,10 +44,17 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     if run.settings.distill.outer_steps > 0:
         with folder.timed("experts"):
             store = train_experts(run, prepared)
+        _report_experts(run, store, folder)
     with folder.timed("distill"):
         synthetic, selection = distill_set(run, prepared, store, folder)
     folder.save_synthetic(synthetic, selection)
     return synthetic, selection
+
+
+def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None:
+    report = expert_report([store.record(index) for index in range(run.settings.experts.count)])
+    storage.write_json(folder.path / "experts.json", report)
+    storage.write_bytes(folder.path / "experts.png", plots.experts_png({run.settings.method: report["experts"]}))
 
 
 def check_distillation(settings: RunSettings) -> None:
@@ -61,11 +69,12 @@ def check_distillation(settings: RunSettings) -> None:
     check_start(settings.distill)
     if settings.distill.outer_steps == 0:
         return
-    check_form(settings.trajectories.form)
+    form = find_form(settings.trajectories.form)
+    form.check(settings.trajectories, settings.experts.epochs)
     expert_recipe(settings.experts, None)
     if settings.experts.count == 0:
         raise ConfigError("experts.count=0 leaves nothing to match; one expert is the least")
-    planned = PlannedTrajectories(settings.experts.count, settings.experts.epochs)
+    planned = PlannedTrajectories(settings.experts.count, settings.experts.epochs, form.continuous)
     segment_sampler(settings.distill, planned, settings.seed)
 
 

@@ -18,7 +18,7 @@ from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.experts import expert_setup
+from distillkit.stages.experts import data_setup
 
 ROW_DTYPES: dict[str, Dtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}
 """Rows of the set itself: how its images are stored."""
@@ -119,7 +119,7 @@ def _cached_row(path: Path) -> EvalReport | None:
 def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     """Training on all training images; cached, since it does not depend on the method or the ipc."""
     settings = run.settings.evaluate
-    setup = {key: value for key, value in expert_setup(run, prepared).items() if key != "recipe"}
+    setup = data_setup(run, prepared) | {"seed": run.settings.seed}
     if isinstance(prepared.preprocess, Whiten):  # fitted on more images for imported sets than for others
         digest = hashlib.sha256()
         storage.sha256_tensor(digest, prepared.preprocess.matrix)

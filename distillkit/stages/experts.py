@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.train import ExpertData, train_expert
-from distillkit.settings import DatasetSettings, ExpertSettings
+from distillkit.settings import DatasetSettings, ExpertSettings, RunSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.trajectories.forms import Builder, RawBuilder, find_form
 from distillkit.trajectories.store import TrajectoryStore
 
 
-def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
-    """Everything that determines expert trajectories; their number is not part of it."""
+def data_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
+    """Everything that determines training on the real data but the recipe and the seed."""
     settings = run.settings
     return {
         "format": 1,
@@ -21,11 +25,28 @@ def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
         "preprocessing": [settings.dataset.preprocessing, settings.dataset.zca_eps, *_given(settings.dataset)],
         "augmentation": settings.dataset.augmentation,
         "network": prepared.network.model_dump(mode="json"),
-        "recipe": settings.experts.model_dump(mode="json", exclude={"count", *_unused(settings.experts)}),
-        "seed": settings.seed,
         "precision": settings.precision,
         "device": run.device.type,
     }
+
+
+def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
+    """Everything that determines expert trajectories; their number is not part of it."""
+    settings = run.settings
+    form = find_form(settings.trajectories.form).setup(settings.trajectories)
+    return {**raw_setup(run, prepared), **form}
+
+
+def raw_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
+    """The same whatever the form: what determines the training of the experts."""
+    settings = run.settings
+    recipe = settings.experts.model_dump(mode="json", exclude={"count", "seed", *_unused(settings.experts)})
+    return {**data_setup(run, prepared), "recipe": recipe, "seed": expert_seed(settings)}
+
+
+def expert_seed(settings: RunSettings) -> int:
+    """The root seed of the experts."""
+    return settings.seed if settings.experts.seed is None else settings.experts.seed
 
 
 def _unused(settings: ExpertSettings) -> set[str]:
@@ -38,7 +59,13 @@ def _given(settings: DatasetSettings) -> list[Any]:
 
 
 def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
-    """Train the experts that the cache lacks; a damaged one is trained again, a good one never."""
+    """Train the experts that the cache lacks; a damaged one is trained again, a good one never.
+
+    A form that is built from raw trajectories takes those that are cached instead of training anew.
+
+    Raises:
+        TrajectoryError: an expert diverged, or its trajectory does not fit the form.
+    """
     settings = run.settings.experts
     store = TrajectoryStore.for_setup(expert_setup(run, prepared))
     states = {index: store.state(index) for index in range(settings.count)}
@@ -48,29 +75,90 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     missing = [index for index, state in states.items() if state != "good"]
     if not missing:
         return store
-    recipe = expert_recipe(settings, prepared.augmentation)
-    data = ExpertData(
-        prepared.train_images,
-        prepared.train_labels,
-        prepared.validation.images,
-        prepared.validation.labels,
-        prepared.num_classes,
-    )
     run.progress.stage(
         "training experts",
         settings.count * settings.epochs,
         (settings.count - len(missing)) * settings.epochs,
     )
-
-    def after_epoch(loss: float, accuracy: float) -> None:
-        run.progress.advance(1, loss=loss, validation=accuracy)
-        run.stop.check("between two epochs of an expert (finished experts are kept)")
-
+    workshop = _Workshop(run, prepared, store, TrajectoryStore.for_setup(raw_setup(run, prepared)))
     for index in missing:
         with store.lock(index):
             if store.state(index) == "good":  # another run made it while this one waited
                 run.progress.advance(settings.epochs)
-                continue
-            result = train_expert(index, data, prepared.network, recipe, run.settings.seed, after_epoch)
-            store.write(index, result.snapshots, result.curve)
+            else:
+                workshop.make(index)
     return store
+
+
+@dataclass(frozen=True)
+class _Workshop:
+    """Makes experts for ``store``, by conversion from ``raw_store`` where they lie there, else by training."""
+
+    run: Run
+    prepared: Prepared
+    store: TrajectoryStore
+    raw_store: TrajectoryStore
+
+    @property
+    def is_raw(self) -> bool:
+        return self.store.folder == self.raw_store.folder
+
+    def make(self, index: int) -> None:
+        if not self.is_raw and self.raw_store.state(index) == "good":
+            self.convert(index)
+        else:
+            self.train(index)
+
+    def builder(self) -> Builder:
+        settings, network = self.run.settings, self.prepared.build(self.prepared.network, 0, "sizes")(0)
+        sizes = tuple(parameter.numel() for parameter in network.parameters())
+        return find_form(settings.trajectories.form).builder(settings.trajectories, sizes, settings.experts.epochs)
+
+    def convert(self, index: int) -> None:
+        builder, raw, epochs = self.builder(), self.raw_store.raw(index), self.run.settings.experts.epochs
+        for epoch in range(epochs + 1):
+            builder.keep(epoch, raw(epoch))
+        kept, record = builder.finish(), self.raw_store.record(index)
+        facts: dict[str, Any] = {key: value for key, value in record.items() if key in ("curve", "test_accuracy")}
+        self.store.write(index, kept.tensors, epochs, {**facts, **kept.facts})
+        self.run.progress.advance(epochs)
+
+    def train(self, index: int) -> None:
+        settings, prepared = self.run.settings, self.prepared
+        builder, epochs = self.builder(), settings.experts.epochs
+        raw = RawBuilder() if settings.trajectories.keep_raw and not self.is_raw else None
+
+        def keep(epoch: int, parameters: Tensor) -> None:
+            builder.keep(epoch, parameters)
+            if raw is not None:
+                raw.keep(epoch, parameters)
+
+        recipe = expert_recipe(settings.experts, prepared.augmentation)
+        seed = expert_seed(settings)
+        result = train_expert(index, self.data(), prepared.network, recipe, seed, keep, self.after_epoch)
+        facts: dict[str, Any] = {"curve": result.curve, "test_accuracy": result.test_accuracy}
+        if raw is not None:
+            with self.raw_store.lock(index):
+                self.raw_store.write(index, raw.finish().tensors, epochs, facts)
+        kept = builder.finish()
+        self.store.write(index, kept.tensors, epochs, {**facts, **kept.facts})
+
+    def data(self) -> ExpertData:
+        prepared, device = self.prepared, self.run.device
+
+        def test() -> tuple[Tensor, Tensor]:
+            exam = prepared.test(device)
+            return exam.images, exam.labels
+
+        return ExpertData(
+            prepared.train_images,
+            prepared.train_labels,
+            prepared.validation.images,
+            prepared.validation.labels,
+            prepared.num_classes,
+            test,
+        )
+
+    def after_epoch(self, loss: float, accuracy: float) -> None:
+        self.run.progress.advance(1, loss=loss, validation=accuracy)
+        self.run.stop.check("between two epochs of an expert (finished experts are kept)")

@@ -1,15 +1,16 @@
 """Cached expert trajectories: a folder per set-up, two files per expert, shared by all runs that agree on the set-up.
 
-``expert-0003.safetensors`` holds one tensor [P] per epoch (``epoch-0000`` is the initialisation), so a point is read
-without the rest; ``expert-0003.json`` holds its SHA-256 and the training curve, and is written last: an expert exists
-when both are there and the checksum fits. ``setup.json`` says what determines them.
+``expert-0003.safetensors`` holds what the trajectory's form keeps: the raw form one tensor [P] per epoch
+(``epoch-0000`` is the initialisation), so that a point is read without the rest. ``expert-0003.json`` holds its SHA-256
+and the training curve, and is written last: an expert exists when both are there and the checksum fits. ``setup.json``
+says what determines them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,13 @@ class TrajectoryStore:
             storage.remove_leftovers(self.folder, f"expert-{expert:04d}.*")
             yield
 
-    def write(self, expert: int, snapshots: Tensor, curve: dict[str, list[float]]) -> None:
-        """Keep an expert: ``snapshots`` [T, P]."""
+    def write(self, expert: int, tensors: Mapping[str, Tensor], epochs: int, facts: Mapping[str, Any]) -> None:
+        """Keep an expert of ``epochs`` epochs: the tensors that its form makes, and facts for its record."""
         if not (self.folder / "setup.json").exists():
             storage.write_json(self.folder / "setup.json", self.setup)
-        tensors = {f"epoch-{epoch:04d}": snapshot for epoch, snapshot in enumerate(snapshots)}
         path = self.tensors_path(expert)
-        storage.write_tensors(path, tensors, {"expert": expert, "epochs": len(snapshots) - 1})
-        record = {"sha256": storage.sha256_file(path), "epochs": len(snapshots) - 1, "curve": curve}
-        storage.write_json(self.record_path(expert), record)
+        storage.write_tensors(path, tensors, {"expert": expert, "epochs": epochs})
+        storage.write_json(self.record_path(expert), {**facts, "sha256": storage.sha256_file(path), "epochs": epochs})
 
     def state(self, expert: int) -> str:
         """``"absent"``, ``"damaged"`` (file or record unreadable, or the checksum does not fit) or ``"good"``."""
@@ -93,6 +92,17 @@ class TrajectoryStore:
         record: dict[str, Any] = storage.read_json(self.record_path(expert))
         return record
 
+    def raw(self, expert: int) -> Callable[[int], Tensor]:
+        """Parameters [P] of an expert of the raw form by whole epoch, read into memory one by one."""
+        path = self.tensors_path(expert)
+
+        def point(epoch: int) -> Tensor:
+            with storage.open_tensors(path) as file:
+                tensor: Tensor = file.get_tensor(f"epoch-{epoch:04d}").clone()
+            return tensor
+
+        return point
+
     def experts(self) -> list[int]:
         """Numbers of the finished experts, ascending."""
         return sorted(int(path.stem.removeprefix("expert-")) for path in self.folder.glob("expert-*.json"))
@@ -108,6 +118,8 @@ class TrajectoryStore:
 
 class RawTrajectories:
     """The raw form of the ``TrajectorySource`` protocol: integer epochs only, read from the store when asked for."""
+
+    continuous = False
 
     def __init__(self, store: TrajectoryStore, count: int) -> None:
         self._store = store

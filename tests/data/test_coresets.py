@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from distillkit.data.coresets import kmeans_representatives, nearest_distinct, select_coreset
 from distillkit.errors import ConfigError
@@ -30,3 +31,21 @@ def test_select_coreset__right_classes_distinct_and_seeded(kind):
     assert torch.equal(few, select_coreset(kind, inputs, labels, 3, 2, 0))
     with pytest.raises(ConfigError, match="fewer than --ipc 11"):
         select_coreset(kind, inputs, labels, 3, 11, 0)
+
+
+@pytest.mark.parametrize("ipc", [1, 5, 10, 50])
+def test_kmeans__distinct_and_nearest_to_the_centroids(ipc):
+    """Against scikit-learn run here: each centroid's nearest point, unless an earlier centroid took it."""
+    points = np.random.default_rng(ipc).normal(0, 1, (60, 10)).astype(np.float32)
+    chosen = kmeans_representatives(points, ipc, seed=1)
+    assert len(set(chosen)) == ipc
+    centres = KMeans(n_clusters=ipc, n_init=4, random_state=1).fit(points).cluster_centers_
+    for position, centre in enumerate(centres):
+        ranking = np.linalg.norm(points - centre, axis=1).argsort(kind="stable")
+        assert chosen[position] == next(int(index) for index in ranking if index not in chosen[:position])
+
+
+def test_kmeans__a_class_with_fewer_images_than_clusters():
+    labels = torch.tensor([0] * 9 + [1] * 4)
+    with pytest.raises(ConfigError, match="class 1 has 4 training images, fewer than --ipc 5"):
+        select_coreset("kmeans", torch.randn(13, 10), labels, 2, 5, 0)

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import pytest
@@ -25,15 +26,23 @@ def expert_data(n=24):
 
 
 def run(settings, index=0, after_epoch=lambda loss, accuracy: None):
-    return train_expert(index, expert_data(), NETWORK, expert_recipe(settings, None), 0, after_epoch)
+    """The snapshots [T, P] and the run."""
+    snapshots, recipe = [], expert_recipe(settings, None)
+
+    def keep(epoch, parameters):
+        assert epoch == len(snapshots)
+        snapshots.append(parameters)
+
+    found = train_expert(index, expert_data(), NETWORK, recipe, 0, keep, after_epoch)
+    return torch.stack(snapshots), found
 
 
 def test_train_expert__snapshots_are_sgd_written_by_hand():
     settings = ExpertSettings(epochs=3, batch_size=24, lr=0.1, momentum=0.5, weight_decay=0.01, lr_drop_epochs=(2,))
-    found = run(settings)
+    snapshots, found = run(settings)
     data = expert_data()
     flat = FlatNetwork(build_network(NETWORK, (1, 8, 8), 3, 0, "expert", 0, "init"))
-    theta, velocity, lr = found.snapshots[0], None, 0.1
+    theta, velocity, lr = snapshots[0], None, 0.1
     for epoch in range(3):
         if epoch == 2:
             velocity, lr = None, 0.1 * settings.lr_drop_factor
@@ -44,17 +53,17 @@ def test_train_expert__snapshots_are_sgd_written_by_hand():
         gradient = torch.func.grad(loss)(theta) + 0.01 * theta
         velocity = gradient if velocity is None else 0.5 * velocity + gradient
         theta = theta - lr * velocity
-        moved = found.snapshots[epoch + 1] - found.snapshots[0]
-        assert (moved - (theta - found.snapshots[0])).norm() < 1e-4 * moved.norm()
+        moved = snapshots[epoch + 1] - snapshots[0]
+        assert (moved - (theta - snapshots[0])).norm() < 1e-4 * moved.norm()
     assert found.curve["parameter_change"] == pytest.approx(
-        [float((b - a).norm()) for a, b in zip(found.snapshots, found.snapshots[1:], strict=False)]
+        [float((b - a).norm()) for a, b in itertools.pairwise(snapshots)]
     )
 
 
 def test_train_expert__experts_differ_and_repeat():
     settings = ExpertSettings(epochs=1, batch_size=8)
-    assert torch.equal(run(settings).snapshots, run(settings).snapshots)
-    assert not torch.equal(run(settings).snapshots, run(settings, 1).snapshots)
+    assert torch.equal(run(settings)[0], run(settings)[0])
+    assert not torch.equal(run(settings)[0], run(settings, 1)[0])
 
 
 def test_train_expert__divergence_is_an_error_with_advice():
@@ -70,7 +79,9 @@ def test_expert_recipe__unknown_part():
 def make_store(tmp_path, experts=2, epochs=3):
     store = TrajectoryStore.for_setup({"a": 1}, tmp_path)
     for expert in range(experts):
-        store.write(expert, torch.arange((epochs + 1) * 5.0).view(epochs + 1, 5) + 100 * expert, {"loss": [1.0]})
+        snapshots = torch.arange((epochs + 1) * 5.0).view(epochs + 1, 5) + 100 * expert
+        tensors = {f"epoch-{epoch:04d}": snapshot for epoch, snapshot in enumerate(snapshots)}
+        store.write(expert, tensors, epochs, {"curve": {"loss": [1.0]}})
     return store
 
 

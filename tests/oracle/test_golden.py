@@ -154,3 +154,30 @@ def test_batches__chunks_from_the_end_of_each_pass():
     assert first[0].tolist() == expected[8:].tolist()
     assert torch.cat(first).sort().values.tolist() == list(range(10))
     assert next(batch_indices(10, 10, generator)).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_unroll__released_tesla_gradient_with_its_lost_factor(common, loss, count):
+    golden = load("tesla_truncated")
+    labels = torch.eye(10).double()[common["labels"]]
+    start, target = common["theta_0"], common["theta_3"]
+    terms = [MatchingTerm(count, lambda s: normalised_parameter_distance(s, start, target))]
+    found = Unroll(loss, full(count), exact=False).hypergradient(start, common["images"], labels, common["lr"], terms)
+    assert rel(found.loss, golden[f"N{count}.loss"]) < 1e-10
+    assert rel(found.images, 2 * golden[f"N{count}.grad_images"]) < 1e-10
+    assert rel(found.lr, golden[f"N{count}.grad_lr"]) < 1e-10
+    exact = load("mtt_unroll")[f"N{count}.grad_images"]
+    cosine = (found.images * exact).sum() / found.images.norm() / exact.norm()
+    assert 0.98 < cosine < 1 - 1e-6
+
+
+def test_unroll__truncated_is_exact_for_one_step(common, loss):
+    labels = torch.eye(10).double()[common["labels"]]
+    start, target = common["theta_0"], common["theta_3"]
+    terms = [MatchingTerm(1, lambda s: normalised_parameter_distance(s, start, target))]
+    both = [
+        Unroll(loss, full(1), exact=exact).hypergradient(start, common["images"], labels, common["lr"], terms)
+        for exact in (True, False)
+    ]
+    assert torch.equal(both[0].images, both[1].images)
+    assert torch.equal(both[0].lr, both[1].lr)

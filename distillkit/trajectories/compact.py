@@ -1,0 +1,104 @@
+"""Convexified trajectories as tensors of a file, in fewer bits.
+
+The first waypoint is stored, and of every later one its difference from the one before. A rounding error of the first
+shifts the whole path, which a student that starts on it does not notice; the error of a difference is relative to the
+segment's own length, where that of a waypoint would be relative to the parameters, which are far longer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillkit.errors import TrajectoryError
+from distillkit.trajectories.convex import ConvexTrajectory
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+LARGEST_ERROR = 0.02
+"""Of a one-epoch segment's vector, relative to its length; its square is what the matching loss sees."""
+
+
+def encode(trajectory: ConvexTrajectory, dtype: str) -> dict[str, Tensor]:
+    """The tensors of the file: epochs, sizes, β, the start and the differences in ``dtype``.
+
+    Raises:
+        TrajectoryError: a parameter is too large for ``dtype``.
+    """
+    kind = DTYPES[dtype]
+    steps, position = [], trajectory.waypoints[0].to(kind).float()
+    for before, after in zip(trajectory.waypoints, trajectory.waypoints[1:], strict=False):
+        steps.append((after.float() - before.float()).to(kind))
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (position, *steps)):
+        raise TrajectoryError(f"a parameter is too large to be stored as {dtype}; use trajectories.dtype=float32")
+    tensors = {
+        "waypoint-epochs": torch.tensor(trajectory.epochs),
+        "sizes": torch.tensor(trajectory.sizes),
+        "start": position.to(kind),
+    }
+    tensors |= {f"step-{index:02d}": step for index, step in enumerate(steps, start=1)}
+    tensors |= {f"beta-{index:02d}": beta.float() for index, beta in enumerate(trajectory.betas, start=1)}
+    return tensors
+
+
+def decode(tensors: Mapping[str, Tensor]) -> ConvexTrajectory:
+    """The inverse of ``encode`` but for the rounding; float32.
+
+    Raises:
+        TrajectoryError: tensors are missing or do not fit each other.
+    """
+    try:
+        epochs = tuple(int(epoch) for epoch in tensors["waypoint-epochs"])
+        sizes = tuple(int(size) for size in tensors["sizes"])
+        positions = [tensors["start"].float()]
+        for index in range(1, len(epochs)):
+            positions.append(positions[-1] + tensors[f"step-{index:02d}"].float())
+        betas = tuple(tensors[f"beta-{index:02d}"].float() for index in range(1, len(epochs)))
+        waypoints = torch.stack(positions)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise TrajectoryError(f"this is no file of a convexified trajectory ({error})") from error
+    spans = [end - begin for begin, end in itertools.pairwise(epochs)]
+    shapes = [tuple(beta.shape) for beta in betas]
+    whole = waypoints.dim() == 2 and sum(sizes) == waypoints.shape[1] and min(sizes, default=0) > 0
+    if not whole or epochs[:1] != (0,) or min(spans, default=0) < 1 or len(epochs) < 2:
+        raise TrajectoryError("a convexified trajectory is damaged: its waypoints and sizes do not fit each other")
+    if shapes != [(span + 1, len(sizes)) for span in spans]:
+        raise TrajectoryError("a convexified trajectory is damaged: its β do not fit its waypoints")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (waypoints, *betas)):
+        raise TrajectoryError("a convexified trajectory is damaged: not all of its numbers are finite")
+    return ConvexTrajectory(epochs, waypoints, betas, sizes)
+
+
+def storage_error(exact: ConvexTrajectory, stored: ConvexTrajectory) -> dict[str, Any]:
+    """How far storage moved a trajectory, in units of its one-epoch segments: the shortest that anybody matches.
+
+    Returns:
+        ``segment``: the largest |(q(t+1) - q(t)) - (p(t+1) - p(t))| / |p(t+1) - p(t)| over t, what the matching loss
+        sees; ``position``: the largest |q(t) - p(t)| / |p(t+1) - p(t)|, which counts the shift of the whole path too.
+    """
+    segment, position = 0.0, 0.0
+    p, q = exact.point(0).float(), stored.point(0)
+    for epoch in range(exact.epochs[-1]):
+        after_p, after_q = exact.point(epoch + 1).float(), stored.point(epoch + 1)
+        length = float((after_p - p).norm())
+        if length > 0:
+            segment = max(segment, float(((after_q - q) - (after_p - p)).norm()) / length)
+            position = max(position, float((q - p).norm()) / length)
+        p, q = after_p, after_q
+    return {"segment": segment, "position": position}
+
+
+def check_storage_error(error: Mapping[str, float], dtype: str) -> None:
+    """Is it small?
+
+    Raises:
+        TrajectoryError: no.
+    """
+    if not error["segment"] <= LARGEST_ERROR:  # not-a-number too
+        raise TrajectoryError(
+            f"stored as {dtype}, a trajectory's segments would be off by {error['segment']:.1%} of their length, more "
+            f"than {LARGEST_ERROR:.0%}; use trajectories.dtype=float32"
+        )
