@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 from distillkit.data.coresets import kmeans_representatives, nearest_distinct, select_coreset
 from distillkit.errors import ConfigError
@@ -39,10 +40,12 @@ def test_kmeans__distinct_and_nearest_to_the_centroids(ipc):
     points = np.random.default_rng(ipc).normal(0, 1, (60, 10)).astype(np.float32)
     chosen = kmeans_representatives(points, ipc, seed=1)
     assert len(set(chosen)) == ipc
-    centres = KMeans(n_clusters=ipc, n_init=4, random_state=1).fit(points).cluster_centers_
+    with threadpool_limits(limits=1):
+        centres = KMeans(n_clusters=ipc, n_init=4, random_state=1).fit(points).cluster_centers_
     for position, centre in enumerate(centres):
-        ranking = np.linalg.norm(points - centre, axis=1).argsort(kind="stable")
-        assert chosen[position] == next(int(index) for index in ranking if index not in chosen[:position])
+        distances = np.linalg.norm(points - centre, axis=1)
+        free = np.delete(distances, chosen[:position])  # a cluster of two is as near to one as to the other
+        assert distances[chosen[position]] <= free.min() + 1e-6
 
 
 def test_kmeans__a_class_with_fewer_images_than_clusters():
