@@ -14,7 +14,8 @@ import torch
 
 from distillkit.distill.labels import label_part
 from distillkit.distill.matching import MatchingProblem, matching_part
-from distillkit.distill.student import StudentLoss, plan_inner_steps
+from distillkit.distill.step_functions import EagerFunctions, InnerLoss
+from distillkit.distill.student import plan_inner_steps
 from distillkit.distill.unroll import Unroll
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
@@ -134,7 +135,7 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
     labels = part.initial(torch.arange(size) % prepared.num_classes, prepared.num_classes).to(run.device)
     generator = torch.Generator().manual_seed(0)
     steps = plan_inner_steps(2, size, settings.batch_size, prepared.image_shape, prepared.augmentation, generator)
-    unroll = Unroll(StudentLoss(flat, part), steps, settings.inner_momentum)
+    unroll = Unroll(EagerFunctions(InnerLoss(flat, part)), steps, settings.inner_momentum)
     segment = Segment(0, settings.min_start_epoch, settings.min_start_epoch + settings.expert_epochs)
     terms = matching_part(settings)(MatchingProblem(start, 2, segment, lambda epoch: target))
     lr = torch.tensor(settings.lr_init, device=run.device)

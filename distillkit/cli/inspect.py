@@ -190,7 +190,8 @@ def _sanity() -> tuple[bool, str]:
     import torch
 
     from distillkit.distill.labels import HardLabels
-    from distillkit.distill.student import InnerStep, StudentLoss
+    from distillkit.distill.step_functions import EagerFunctions, InnerLoss
+    from distillkit.distill.student import InnerStep
     from distillkit.distill.unroll import MatchingTerm, Unroll
     from distillkit.networks.convnet import ConvNet
     from distillkit.networks.functional import FlatNetwork, flatten_parameters
@@ -200,7 +201,9 @@ def _sanity() -> tuple[bool, str]:
     start = flatten_parameters(network)
     target = start + 0.1 * torch.randn(start.shape, generator=generator, dtype=torch.float64)
     images = torch.randn(3, 1, 8, 8, generator=generator, dtype=torch.float64)
-    unroll = Unroll(StudentLoss(FlatNetwork(network), HardLabels()), [InnerStep(torch.arange(3), None)] * 3)
+    unroll = Unroll(
+        EagerFunctions(InnerLoss(FlatNetwork(network), HardLabels())), [InnerStep(torch.arange(3), None)] * 3
+    )
     terms = [MatchingTerm(3, lambda student: (student - target).square().sum())]
 
     def value(lr: float) -> Any:

@@ -17,10 +17,10 @@ from distillkit.distill.matching import MatchingPart, MatchingProblem
 from distillkit.distill.segments import SegmentSampler
 from distillkit.distill.start import InnerScale, Perturbation, unperturbed, unscaled
 from distillkit.distill.state import Best, OuterState
-from distillkit.distill.student import StudentLoss, plan_inner_steps
+from distillkit.distill.step_functions import StepFunctions, scaled
+from distillkit.distill.student import plan_inner_steps
 from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.errors import DivergenceError
-from distillkit.networks.functional import FlatNetwork
 from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.settings import DistillSettings
 
@@ -35,7 +35,7 @@ class DistillTask:
     """
 
     settings: DistillSettings
-    network: FlatNetwork
+    functions: StepFunctions
     trajectories: TrajectorySource
     segments: SegmentSampler
     matching: MatchingPart
@@ -128,9 +128,9 @@ def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
         rng.generator(task.seed, "distill", "inner", state.step),
     )
     terms = task.matching(MatchingProblem(start, len(steps), segment, point))
-    loss = StudentLoss(task.network, task.labels, task.inner_scale(segment))
+    functions = scaled(task.functions, task.inner_scale(segment))
     lr = torch.tensor(state.lr, dtype=start.dtype, device=device)
-    unroll = Unroll(loss, steps, settings.inner_momentum, settings.hypergradient == "exact")
+    unroll = Unroll(functions, steps, settings.inner_momentum, settings.hypergradient == "exact")
     return unroll.hypergradient(start, state.images, state.labels, lr, terms, learn_labels=task.labels.learned)
 
 

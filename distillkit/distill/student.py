@@ -1,4 +1,4 @@
-"""What one inner step of the student sees: a batch of the synthetic set, its augmentation, its loss."""
+"""What one inner step of the student sees: a batch of the synthetic set and its augmentation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from torch import Tensor
 
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation, Draw
-from distillkit.distill.labels import LabelPart
-from distillkit.networks.functional import FlatNetwork
 
 
 @dataclass(frozen=True)
@@ -21,20 +19,9 @@ class InnerStep:
     indices: Tensor
     draw: Draw | None
 
-
-@dataclass(frozen=True)
-class StudentLoss:
-    """The inner loss as a pure function; a label part says how labels enter, ``scale`` multiplies it."""
-
-    network: FlatNetwork
-    labels: LabelPart
-    scale: float = 1.0
-
-    def __call__(self, pieces: list[Tensor], images_B: Tensor, labels_B: Tensor, draw: Draw | None) -> Tensor:
-        """Scalar loss, mean over the batch, of parameters given in pieces on ``images_B`` [B, C, H, W]."""
-        seen = images_B if draw is None else augment.apply(images_B, draw)
-        loss = self.labels.loss(self.network(pieces, seen), labels_B)
-        return loss if self.scale == 1.0 else loss * self.scale
+    def augmented(self, images_B: Tensor) -> Tensor:
+        """The batch [B, C, H, W] as the student sees it, differentiable."""
+        return images_B if self.draw is None else augment.apply(images_B, self.draw)
 
 
 def batch_indices(size: int, batch_size: int | None, generator: torch.Generator) -> Iterator[Tensor]:

@@ -1,6 +1,6 @@
 """The exact hypergradient of an unrolled student, in memory that does not grow with the number of inner steps.
 
-Second-order graphs are built here, by ``training.second_order``. Legend: ``_P`` a flat parameter vector [P]; N inner
+Legend: ``_P`` a flat parameter vector [P]; N inner
 steps; η the student's lr; μ its momentum.
 
 The student runs v_i = μ v_{i-1} + g_i, θ_{i+1} = θ_i - η v_i with g_i = ∇_θ ℓ(θ_i; X[b_i], Y[b_i]), and is compared
@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillkit.distill.student import InnerStep, StudentLoss
-from distillkit.training.second_order import differentiable_gradient
+from distillkit.distill.step_functions import StepFunctions, Wanted
+from distillkit.distill.student import InnerStep
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Hypergradient:
 
 @dataclass(frozen=True)
 class Unroll:
-    """A student's inner loop: the loss, its steps, the momentum of its SGD, and whether its derivative is exact."""
+    """A student: its loss as functions, its inner steps, the momentum of its SGD, whether to differentiate exactly."""
 
-    loss: StudentLoss
+    functions: StepFunctions
     steps: Sequence[InnerStep]
     momentum: float = 0.0
     exact: bool = True
@@ -63,10 +63,8 @@ class Unroll:
         path[0] = start_P
         velocity = torch.zeros_like(start_P)
         for i, step in enumerate(self.steps):
-            pieces = self._leaves(path[i])
             index = step.indices.to(images.device)
-            loss = self.loss(pieces, images[index], labels[index], step.draw)
-            gradient = self.loss.network.join(torch.autograd.grad(loss, pieces))
+            gradient = self.functions.gradient(path[i], step.augmented(images[index]), labels[index])
             velocity = gradient + self.momentum * velocity if self.momentum else gradient
             torch.add(path[i], velocity * lr, alpha=-1, out=path[i + 1])
         return path
@@ -100,49 +98,27 @@ class Unroll:
             torch.zeros_like(labels),
             torch.zeros_like(lr),
         )
+        wanted = Wanted(labels=learn_labels, theta=self.exact)
         for i in reversed(range(len(self.steps))):
             if i + 1 in adjoints:
                 u = u + adjoints[i + 1]
             w = self.momentum * w - u if self.momentum else -u
             index = self.steps[i].indices.to(images.device)
-            s, d_images, d_labels, d_theta = self._second_order(
-                path[i], images[index], labels[index], self.steps[i], w, learn_labels
-            )
-            grad_lr += s
-            grad_images.index_add_(0, index, d_images * lr)
-            if d_labels is not None:
-                grad_labels.index_add_(0, index, d_labels * lr)
-            if d_theta is not None:
-                u = u + d_theta * lr
+            batch = images[index].detach().requires_grad_()
+            seen = self.steps[i].augmented(batch)
+            s = self.functions.adjoint(path[i], seen.detach(), labels[index], w, wanted)
+            grad_lr += s.value
+            grad_images.index_add_(0, index, _through(seen, batch, s.images) * lr)
+            if s.labels is not None:
+                grad_labels.index_add_(0, index, s.labels * lr)
+            if s.theta is not None:
+                u = u + s.theta * lr
         return Hypergradient(total, grad_images, grad_labels if learn_labels else None, grad_lr)
 
-    def _leaves(self, parameters_P: Tensor) -> list[Tensor]:
-        return [piece.detach().requires_grad_() for piece in self.loss.network.split(parameters_P)]
 
-    def _second_order(
-        self,
-        theta_P: Tensor,
-        images_B: Tensor,
-        labels_B: Tensor,
-        step: InnerStep,
-        w_P: Tensor,
-        learn_labels: bool,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """S = ∇_θ ℓ · w and its derivatives in the batch's images, labels and θ (None if not wanted); one second-order
-        call.
-        """
-        pieces = self._leaves(theta_P)
-        images_B = images_B.detach().requires_grad_()
-        labels_B = labels_B.detach().requires_grad_(learn_labels)
-        loss = self.loss(pieces, images_B, labels_B, step.draw)
-        gradients = differentiable_gradient(loss, pieces)
-        directions = self.loss.network.split(w_P)
-        s = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)]).sum()
-        wanted = [images_B, *([labels_B] if learn_labels else []), *(pieces if self.exact else [])]
-        # a parameter that the gradient does not depend on (the last bias, say) has no path: its derivative is zero
-        found = torch.autograd.grad(s, wanted, allow_unused=True, materialize_grads=True)
-        d_theta = self.loss.network.join(found[-len(pieces) :]) if self.exact else None
-        return s.detach(), found[0], found[1] if learn_labels else None, d_theta
+def _through(seen_B: Tensor, images_B: Tensor, adjoint_B: Tensor) -> Tensor:
+    """The adjoint of ``seen_B`` carried back to the images that the augmentation made it from."""
+    return adjoint_B if seen_B is images_B else torch.autograd.grad(seen_B, images_B, adjoint_B)[0]
 
 
 def _adjoints(path: Tensor, terms: Sequence[MatchingTerm]) -> tuple[dict[int, Tensor], Tensor]:

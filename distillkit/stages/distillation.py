@@ -12,12 +12,22 @@ from torch import Tensor
 
 from distillkit import plots, rng, storage
 from distillkit.artifact.views import preview_png
-from distillkit.distill.labels import label_part
+from distillkit.distill.labels import LabelPart, label_part
 from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
 from distillkit.distill.matching import matching_part
 from distillkit.distill.segments import PlannedTrajectories, segment_sampler
 from distillkit.distill.start import INNER_SCALES, PERTURBATIONS, check_start
 from distillkit.distill.state import OuterState
+from distillkit.distill.step_functions import (
+    CompiledFunctions,
+    CompileError,
+    EagerFunctions,
+    InnerLoss,
+    StepFunctions,
+    Wanted,
+    compiling_pays,
+    try_functions,
+)
 from distillkit.distill.synthetic_init import RealData, check_init, initial_images
 from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import Examination, evaluate_networks
@@ -95,7 +105,7 @@ def distill_set(
     settings = run.settings.distill
     task = DistillTask(
         settings=settings,
-        network=network,
+        functions=_step_functions(run, prepared, network, label_part(settings), state),
         trajectories=trajectories,
         segments=segment_sampler(settings, trajectories, run.settings.seed),
         matching=matching_part(settings),
@@ -124,6 +134,30 @@ def distill_set(
         "last_lr": state.lr,
     }
     return best.synthetic, selection
+
+
+def _step_functions(
+    run: Run, prepared: Prepared, network: FlatNetwork, labels: LabelPart, state: OuterState
+) -> StepFunctions:
+    """Compiled, if the settings say so or it pays; eager, with a line that says why, where it does not work."""
+    settings, loss = run.settings.distill, InnerLoss(network, labels)
+    batch = min(settings.batch_size or len(state.images), len(state.images))
+    left = (settings.outer_steps - state.step) * settings.inner_steps
+    total = settings.outer_steps * settings.inner_steps  # of the whole run: a resumed one computes alike
+    pays = compiling_pays(network, prepared.image_shape, batch, total)
+    if left == 0 or settings.compile == "off" or (settings.compile == "auto" and not pays):
+        return EagerFunctions(loss)
+    run.progress.note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
+    compiled = CompiledFunctions(loss)
+    wanted = Wanted(labels.learned, settings.hypergradient == "exact")
+    try:
+        try_functions(compiled, loss, state.images[:batch], state.labels[:batch], wanted)
+    except CompileError as error:
+        if settings.compile == "on":
+            raise ConfigError(f"distill.compile=on, but the student's step cannot be compiled here: {error}") from error
+        run.progress.note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
+        return EagerFunctions(loss)
+    return compiled
 
 
 def _expert_logits(

@@ -1,6 +1,6 @@
 """Gradients that can be differentiated again: the one place where graphs of a backward pass are kept.
 
-``distill.unroll`` uses it for the hypergradient, ``experts.smooth`` for the gradient penalty.
+``distill.step_functions`` uses it for the hypergradient, ``experts.smooth`` for the gradient penalty.
 """
 
 from __future__ import annotations

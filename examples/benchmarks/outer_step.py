@@ -35,7 +35,8 @@ from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import normalised_parameter_distance
-from distillkit.distill.student import InnerStep, StudentLoss, plan_inner_steps
+from distillkit.distill.step_functions import EagerFunctions, InnerLoss
+from distillkit.distill.student import InnerStep, plan_inner_steps
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.environment import hardware
 from distillkit.networks.convnet import ConvNet
@@ -90,7 +91,7 @@ def naive(problem: Problem) -> Gradients:
 
 def exact(problem: Problem) -> Gradients:
     """Distillkit's reverse sweep."""
-    unroll = Unroll(StudentLoss(FlatNetwork(problem.module), HardLabels()), problem.steps)
+    unroll = Unroll(EagerFunctions(InnerLoss(FlatNetwork(problem.module), HardLabels())), problem.steps)
     start, target = problem.start, problem.target
     term = MatchingTerm(len(problem.steps), lambda student: normalised_parameter_distance(student, start, target))
     result = unroll.hypergradient(start, problem.images, problem.labels, problem.lr, [term])

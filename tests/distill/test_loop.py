@@ -9,6 +9,7 @@ from distillkit.distill.labels import HardLabels, label_part
 from distillkit.distill.loop import DistillTask, distill, outer_step, start_state
 from distillkit.distill.matching import matching_part, normalised_parameter_distance
 from distillkit.distill.state import MAX_LOG_LR_CHANGE, OuterState
+from distillkit.distill.step_functions import EagerFunctions, InnerLoss
 from distillkit.distill.synthetic_init import RealData, initial_images
 from distillkit.errors import ConfigError, DivergenceError, TrajectoryError
 from distillkit.networks.build import build_network
@@ -49,7 +50,7 @@ def task(bad=False, **settings):
     chosen = DistillSettings(**{"outer_steps": 4, "inner_steps": 2, "lr_img": 1.0, "lr_lr": 1e-4, **settings})
     return DistillTask(
         settings=chosen,
-        network=network,
+        functions=EagerFunctions(InnerLoss(network, HardLabels())),
         trajectories=Trajectories(network.size, bad),
         segments=lambda step: Segment(0, 0, 1),
         matching=matching_part(chosen),

@@ -11,7 +11,8 @@ from distillkit.data.augment import Draw
 from distillkit.data.preprocess import fit_whiten
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import normalised_parameter_distance
-from distillkit.distill.student import InnerStep, StudentLoss, batch_indices
+from distillkit.distill.step_functions import EagerFunctions, InnerLoss
+from distillkit.distill.student import InnerStep, batch_indices
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
@@ -41,7 +42,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def loss(network):
-    return StudentLoss(network, HardLabels())
+    return EagerFunctions(InnerLoss(network, HardLabels()))
 
 
 def test_convnet__logits_at_the_authors_flat_parameters(common, network):

@@ -8,7 +8,8 @@ from distillkit.data.coresets import select_coreset
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import MatchingProblem, matching_part
 from distillkit.distill.start import balance_factor, perturb_convolutions
-from distillkit.distill.student import InnerStep, StudentLoss
+from distillkit.distill.step_functions import EagerFunctions, InnerLoss, scaled
+from distillkit.distill.student import InnerStep
 from distillkit.distill.unroll import Unroll
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.smooth import (
@@ -112,7 +113,7 @@ def test_outer_step__balance_intermediate_terms_and_perturbed_start_together(net
     terms = matching_part(settings)(
         MatchingProblem(start, 8, segment, lambda epoch: points[int(epoch) - start_epoch + offset])
     )
-    loss = StudentLoss(network, HardLabels(), balance_factor(start_epoch, 40))
+    loss = scaled(EagerFunctions(InnerLoss(network, HardLabels())), balance_factor(start_epoch, 40))
     labels = torch.eye(10).double()[common["labels"]]
     steps = [InnerStep(torch.arange(10), None)] * 8
     result = Unroll(loss, steps, 0.9).hypergradient(start, common["images"], labels, common["lr"], terms)

@@ -1,5 +1,7 @@
 """The reverse sweep against an independent unroll: written by hand, differentiated by autograd through all steps."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,12 +11,14 @@ from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import normalised_parameter_distance
-from distillkit.distill.student import InnerStep, StudentLoss, plan_inner_steps
+from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss
+from distillkit.distill.student import InnerStep, plan_inner_steps
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork
 
 SIZE, CLASSES, PIXELS = 12, 4, 16
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 
 
 class SoftLogits:
@@ -81,11 +85,18 @@ def unroll_by_hand(p, steps, momentum, middle_at=None):
     return total.detach(), *torch.autograd.grad(total, [images, labels, lr])
 
 
-def sweep(p, steps, momentum, middle_at=None):
+FORMS = {
+    "eager": EagerFunctions,
+    "functional": lambda loss: CompiledFunctions(loss, backend=None),
+    "compiled": CompiledFunctions,
+}
+
+
+def sweep(p, steps, momentum, middle_at=None, form="eager"):
     terms = [MatchingTerm(len(steps), lambda s: normalised_parameter_distance(s, p["start"], p["target"]))]
     if middle_at is not None:
         terms.append(MatchingTerm(middle_at, lambda s: 0.5 * normalised_parameter_distance(s, p["start"], p["middle"])))
-    unroll = Unroll(StudentLoss(FlatNetwork(p["module"]), SoftLogits()), steps, momentum)
+    unroll = Unroll(FORMS[form](InnerLoss(FlatNetwork(p["module"]), SoftLogits())), steps, momentum)
     return unroll.hypergradient(p["start"], p["images"], p["labels"], p["lr"], terms, learn_labels=True)
 
 
@@ -105,6 +116,15 @@ def test_hypergradient__equals_the_independent_unroll(count, batch, momentum):
     assert rel(found.images, images) <= 1e-9
     assert rel(found.labels, labels) <= 1e-9
     assert rel(found.lr, lr) <= 1e-9
+
+
+@pytest.mark.parametrize("form", ["functional", pytest.param("compiled", marks=needs_compiler)])
+def test_hypergradient__of_the_functions_that_are_compiled(form):
+    p, steps = problem(), inner_steps(6, 6)
+    loss, images, labels, lr = unroll_by_hand(p, steps, 0.9, 3)
+    found = sweep(p, steps, 0.9, 3, form)
+    assert rel(found.loss, loss) <= 1e-12
+    assert max(rel(found.images, images), rel(found.labels, labels), rel(found.lr, lr)) <= 1e-9
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -140,7 +160,7 @@ def test_hypergradient__gradcheck_on_a_tiny_smooth_net():
     network = FlatNetwork(Tanh().double())
     start = torch.randn(network.size, dtype=torch.float64)
     target = start + torch.randn(network.size, dtype=torch.float64)
-    unroll = Unroll(StudentLoss(network, SoftLogits()), [InnerStep(torch.tensor([2, 0]), None)] * 4, 0.5)
+    unroll = Unroll(EagerFunctions(InnerLoss(network, SoftLogits())), [InnerStep(torch.tensor([2, 0]), None)] * 4, 0.5)
     term = MatchingTerm(4, lambda s: normalised_parameter_distance(s, start, target))
 
     class Matching(torch.autograd.Function):
@@ -176,7 +196,7 @@ def test_hypergradient__closed_form_of_a_linear_student():
     network = FlatNetwork(torch.nn.Linear(1, 1, bias=False).double())
     theta, target, x, lr = 2.0, 1.0, 0.7, 0.1
     start = torch.tensor([theta], dtype=torch.float64)
-    unroll = Unroll(StudentLoss(network, Squared()), [InnerStep(torch.tensor([0]), None)])
+    unroll = Unroll(EagerFunctions(InnerLoss(network, Squared())), [InnerStep(torch.tensor([0]), None)])
     term = MatchingTerm(1, lambda s: normalised_parameter_distance(s, start, torch.tensor([target]).double()))
     image = torch.tensor([[x]], dtype=torch.float64)
     found = unroll.hypergradient(
@@ -212,7 +232,7 @@ def test_hypergradient__hard_labels_are_the_limit_of_saturated_logits():
     p, steps = problem(4), inner_steps(4, None)
     onehot = F.one_hot(torch.arange(SIZE) % CLASSES, CLASSES).double()
     soft = sweep({**p, "labels": 200 * onehot}, steps, 0.0)
-    unroll = Unroll(StudentLoss(FlatNetwork(p["module"]), HardLabels()), steps)
+    unroll = Unroll(EagerFunctions(InnerLoss(FlatNetwork(p["module"]), HardLabels())), steps)
     term = MatchingTerm(len(steps), lambda s: normalised_parameter_distance(s, p["start"], p["target"]))
     hard = unroll.hypergradient(p["start"], p["images"], onehot, p["lr"], [term])
     assert rel(hard.images, soft.images) < 1e-12

@@ -1,0 +1,198 @@
+"""The two functions that an unrolled student is made of, eager or compiled; second-order graphs are built here.
+
+    gradient(θ, x, y)    = g = ∇_θ ℓ(θ; x, y)
+    adjoint(θ, x, y, w)  = s = gᵀw  and its derivatives in x, y and θ
+
+Both are pure functions of flat tensors. The compiled form has every derivative inside the function (``torch.func``),
+since ``torch.compile`` cannot see through an ordinary double backward pass; normalisation, activation and pooling,
+which an eager pass writes to memory one by one, are fused then. Legend: B batch, P parameters, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value
+from torch.utils.flop_counter import FlopCounterMode
+
+from distillkit.distill.labels import LabelPart
+from distillkit.networks.functional import FlatNetwork
+from distillkit.training.second_order import differentiable_gradient
+
+COMPILE_FROM_FLOP = 2e12
+"""Work from which compiling pays on a CPU: a minute or two of an eager run on two cores, about what compiling costs."""
+COMPILE_FROM_STEPS = 3000
+"""Inner steps from which it pays on a GPU."""
+RECOMPILE_LIMIT = 256
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """s = gᵀw, a scalar, and its derivatives in x [B, C, H, W], y [B, K] and θ [P]; None where it was not wanted."""
+
+    value: Tensor
+    images: Tensor
+    labels: Tensor | None
+    theta: Tensor | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which derivatives an adjoint should have besides that in the images."""
+
+    labels: bool = False
+    theta: bool = True
+
+
+class StepFunctions(Protocol):
+    """The inner loss of a student, as gradient and adjoint; ``seen_B`` are images after augmentation [B, C, H, W]."""
+
+    def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
+        """G [P], without a graph."""
+
+    def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
+        """S and its derivatives."""
+
+
+@dataclass(frozen=True)
+class InnerLoss:
+    """ℓ, the mean over the batch of what the label part says of the network's logits."""
+
+    network: FlatNetwork
+    labels: LabelPart
+
+    def __call__(self, parameters: Tensor | list[Tensor], seen_B: Tensor, labels_B: Tensor) -> Tensor:
+        """Scalar, of flat parameters [P] or of their pieces."""
+        return self.labels.loss(self.network(parameters, seen_B), labels_B)
+
+
+@dataclass(frozen=True)
+class EagerFunctions:
+    """By autograd, operation by operation."""
+
+    loss: InnerLoss
+
+    def _leaves(self, parameters_P: Tensor) -> list[Tensor]:
+        return [piece.detach().requires_grad_() for piece in self.loss.network.split(parameters_P)]
+
+    def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
+        """G."""
+        pieces = self._leaves(theta_P)
+        return self.loss.network.join(torch.autograd.grad(self.loss(pieces, seen_B, labels_B), pieces))
+
+    def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
+        """Reverse over reverse: one second-order call."""
+        pieces = self._leaves(theta_P)
+        seen_B = seen_B.detach().requires_grad_()
+        labels_B = labels_B.detach().requires_grad_(wanted.labels)
+        gradients = differentiable_gradient(self.loss(pieces, seen_B, labels_B), pieces)
+        directions = self.loss.network.split(w_P)
+        s = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)]).sum()
+        inputs = [seen_B, *([labels_B] if wanted.labels else []), *(pieces if wanted.theta else [])]
+        # a parameter that the gradient does not depend on (the last bias, say) has no path: its derivative is zero
+        found = torch.autograd.grad(s, inputs, allow_unused=True, materialize_grads=True)
+        theta = self.loss.network.join(found[-len(pieces) :]) if wanted.theta else None
+        return Adjoint(s.detach(), found[0], found[1] if wanted.labels else None, theta)
+
+
+class CompiledFunctions:
+    """By ``torch.func`` inside, compiled (``backend``: of ``torch.compile``; None leaves the functions as they are)."""
+
+    def __init__(self, loss: InnerLoss, backend: str | None = "inductor") -> None:
+        self._loss, self._backend = loss, backend
+        self._gradient = _compile(grad(loss), backend)
+        self._adjoints: dict[Wanted, Callable[..., Any]] = {}
+
+    def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
+        """G."""
+        found: Tensor = self._gradient(theta_P, seen_B.detach(), labels_B.detach())
+        return found
+
+    def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
+        """Reverse over reverse, all of it one function."""
+        if wanted not in self._adjoints:
+            self._adjoints[wanted] = _compile(_adjoint(self._loss, wanted), self._backend)
+        found, value = self._adjoints[wanted](seen_B.detach(), labels_B.detach(), theta_P, w_P)
+        labels = found[1] if wanted.labels else None
+        return Adjoint(value, found[0], labels, found[-1] if wanted.theta else None)
+
+
+def _adjoint(loss: InnerLoss, wanted: Wanted) -> Callable[..., Any]:
+    def value(seen_B: Tensor, labels_B: Tensor, theta_P: Tensor, w_P: Tensor) -> Tensor:
+        gradient: Tensor = grad(loss)(theta_P, seen_B, labels_B)
+        return (gradient * w_P).sum()
+
+    arguments = (0, *((1,) if wanted.labels else ()), *((2,) if wanted.theta else ()))
+    return grad_and_value(value, argnums=arguments)
+
+
+def _compile(function: Callable[..., Any], backend: str | None) -> Callable[..., Any]:
+    if backend is None:
+        return function
+    # every run of a process compiles functions of the same code, and each counts towards this limit
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
+    compiled: Callable[..., Any] = torch.compile(function, backend=backend, dynamic=False, fullgraph=True)
+    return compiled
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The same functions of scale * ℓ: all of them are linear in ℓ, so a compiled function serves every scale."""
+
+    functions: StepFunctions
+    scale: float
+
+    def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
+        """Scale * g."""
+        return self.functions.gradient(theta_P, seen_B, labels_B) * self.scale
+
+    def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
+        """(scale * g)ᵀw = gᵀ(scale * w)."""
+        return self.functions.adjoint(theta_P, seen_B, labels_B, w_P * self.scale, wanted)
+
+
+def scaled(functions: StepFunctions, scale: float) -> StepFunctions:
+    """``functions`` themselves for 1."""
+    return functions if scale == 1.0 else Scaled(functions, scale)
+
+
+def sweep_flop(network: FlatNetwork, image_shape: tuple[int, int, int], device: torch.device) -> float:
+    """Floating point operations of an exact sweep, per inner step and image: 12 times those of a forward pass."""
+    parameters = torch.zeros(network.size, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(parameters, torch.zeros(2, *image_shape, device=device))
+    return 12 * float(counter.get_total_flops()) / 2
+
+
+def compiling_pays(network: FlatNetwork, image_shape: tuple[int, int, int], batch: int, inner_steps: int) -> bool:
+    """Whether so many inner steps in all, on batches of so many images, are worth the minute that compiling takes.
+
+    Decided from counts, not from clocks: the bytes of a run hang on it.
+    """
+    device = next(network.module.parameters()).device
+    if device.type == "cuda":  # there, small kernels wait for the host: it is their number that counts
+        return inner_steps >= COMPILE_FROM_STEPS
+    return sweep_flop(network, image_shape, device) * batch * inner_steps >= COMPILE_FROM_FLOP
+
+
+def try_functions(functions: StepFunctions, loss: InnerLoss, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> None:
+    """Call both functions once as the loop will: what cannot be compiled raises here, what can is compiled here.
+
+    Raises:
+        CompileError: in one line, why not.
+    """
+    theta = torch.zeros(loss.network.size, device=seen_B.device)
+    try:
+        functions.gradient(theta, seen_B, labels_B)
+        functions.adjoint(theta, seen_B, labels_B, theta, wanted)
+    except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
+        lines = str(error).strip().splitlines()
+        raise CompileError(f"{type(error).__name__}{': ' + lines[0] if lines else ''}") from error
+
+
+class CompileError(Exception):
+    """A function cannot be compiled on this machine."""

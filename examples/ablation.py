@@ -1,0 +1,131 @@
+"""A table of variants: every row is a method with some settings changed, distilled and measured over several seeds.
+
+    python examples/ablation.py ast digits --ipc 1 --jobs 2
+    python examples/ablation.py ast cifar10 --ipc 1 --jobs 2 --data-root DIR --set network.width=32 --set ...
+
+Rows share their experts over the seeds (``experts.seed=0``); each seed distils anew and trains ``--networks`` fresh
+networks, read once on test data. Runs lie in ``--work`` and continue where they stopped. Writes
+``ablation-<study>-<dataset>-ipc<N>.json`` and ``.md`` into ``--out``.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from distillkit import load_distilled
+
+STUDIES = {
+    "ast": {
+        "random images": ("random", {}),
+        "k-means images": ("kmeans", {}),
+        "MTT": ("mtt", {}),
+        "AST": ("ast", {}),
+        "AST, experts not smoothed": ("ast", {"experts.loss": "cross-entropy"}),
+        "AST, random start": ("ast", {"distill.init": "real"}),
+        "AST, inner loss not balanced": ("ast", {"distill.inner_scale": "none"}),
+        "AST, no intermediate matching": ("ast", {"distill.matching": "parameter-distance"}),
+        "AST, no perturbation": ("ast", {"distill.perturbation": "none"}),
+    },
+}
+SHARED = {"experts.seed": 0, "evaluate.uint8": False, "evaluate.baselines": []}
+
+
+def parsed_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("dataset")
+    parser.add_argument("--ipc", type=int, default=1)
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--networks", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every row")
+    parser.add_argument("--data-root")
+    parser.add_argument("--rows", help="numbers from 0, comma-separated; default all")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
+    parser.add_argument("--work", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("examples/benchmarks/results"))
+    return parser.parse_args()
+
+
+def command(args, name, seed):
+    """The command line of one run, and its folder."""
+    method, changes = STUDIES[args.study][name]
+    number = list(STUDIES[args.study]).index(name)
+    folder = args.work / f"ablation-{args.study}-{args.dataset}-ipc{args.ipc}" / f"{number:02d}-seed{seed}"
+    settings = {**SHARED, "evaluate.networks": args.networks}
+    words = [f"{key}={json.dumps(value)}" for key, value in {**settings, **changes}.items()]
+    given = [text for text in args.set if not text.startswith(tuple(f"{key}=" for key in changes))]
+    line = [sys.executable, "-m", "distillkit", "compress", args.dataset, "--ipc", str(args.ipc), "--method", method]
+    line += ["--seed", str(seed), "--out", str(folder), "--quiet"]
+    line += [part for text in [*words, *given] for part in ("--set", text)]
+    return line + (["--data-root", args.data_root] if args.data_root else []), folder
+
+
+def run(args, name, seed):
+    line, folder = command(args, name, seed)
+    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    done = subprocess.run(
+        line, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": threads}
+    )
+    if done.returncode:
+        raise RuntimeError(f"{name}, seed {seed}: {done.stderr.strip()}")
+    ds = load_distilled(folder)
+    row = ds.results["architectures"]["convnet"]
+    seconds = ds.config["wall_time_seconds"]
+    print(f"{name:<34} seed {seed}  {100 * row['mean']:.2f} ± {100 * row['std']:.2f}", flush=True)
+    return {
+        "accuracies": row["accuracies"],
+        "lr": ds.lr,
+        "selection": ds.results["selection"],
+        "seconds": seconds,
+        "settings": ds.config["settings"],
+        "hardware": ds.config["hardware"],
+        "versions": ds.config["versions"],
+    }
+
+
+def mean_and_std(values):
+    mean = sum(values) / len(values)
+    return mean, (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
+
+
+def table(args, rows):
+    some = next(iter(rows.values()))[0]
+    seeds = args.seeds.split(",")
+    lines = [
+        f"{args.dataset}, ipc {args.ipc}; test accuracy (%), mean ± standard deviation over {args.networks} networks "
+        f"of each of {len(seeds)} distillation seeds. {some['hardware']}, torch {some['versions']['torch']}. "
+        f"Changed: {', '.join(args.set) or 'nothing'}.",
+        "",
+        "| variant | all networks | " + " | ".join(f"seed {seed}" for seed in seeds) + " | validation |",
+        "| --- " * (len(seeds) + 3) + "|",
+    ]
+    for name, runs in rows.items():
+        mean, std = mean_and_std([value for one in runs for value in one["accuracies"]])
+        means = [f"{100 * mean_and_std(one['accuracies'])[0]:.1f}" for one in runs]
+        found = [one["selection"].get("validation_accuracy") for one in runs]
+        validation = "–" if None in found else f"{100 * sum(found) / len(found):.1f}"
+        lines.append(f"| {name} | {100 * mean:.1f} ± {100 * std:.1f} | {' | '.join(means)} | {validation} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    args = parsed_arguments()
+    names = list(STUDIES[args.study])
+    chosen = [names[int(number)] for number in args.rows.split(",")] if args.rows else names
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        futures = {name: [pool.submit(run, args, name, seed) for seed in seeds] for name in chosen}
+        rows = {name: [future.result() for future in several] for name, several in futures.items()}
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = args.out / f"ablation-{args.study}-{args.dataset}-ipc{args.ipc}"
+    stem.with_suffix(".json").write_text(json.dumps({"changed": args.set, "rows": rows}, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(table(args, rows))
+    print(table(args, rows))
+
+
+if __name__ == "__main__":
+    main()
