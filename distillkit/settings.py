@@ -85,6 +85,8 @@ class ExpertSettings(Section):
     """Experts to train."""
     seed: int | None = Field(None, ge=0)
     """Root seed of the experts; default the run's. With one given, runs of several seeds share their experts."""
+    source: str | None = None
+    """Fingerprint of cached trajectories (pulled ones, say) to take as they are, whatever the other settings here."""
     epochs: int = Field(50, ge=1)
     """Epochs of each; parameters are kept at every boundary, the initialisation included."""
     batch_size: int = Field(256, ge=1)

@@ -144,6 +144,15 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def print_files(title: str, files: dict[str, int], as_json: bool, **facts: str) -> None:
+    """Files with their sizes, as a table or as one JSON object with ``facts``."""
+    if as_json:
+        print_json({**facts, "files": files, "dry_run": True})
+        return
+    rows = [[name, f"{size:,}"] for name, size in files.items()]
+    print_table(title, ["file", "bytes"], [*rows, ["all", f"{sum(files.values()):,}"]])
+
+
 def percent(report: Any) -> str:
     """``87.3 ± 0.4`` of an EvalReport."""
     return f"{100 * report.mean:.1f} ± {100 * report.std:.1f}"

@@ -74,7 +74,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "experts": len(numbers),
         "epochs": recipe["epochs"],
         "bytes": store.size_bytes(),
-        "form": store.setup.get("form", {"form": "raw"})["form"],
+        "form": store.form,
         "validation_accuracy": report["mean"].get("last_validation_accuracy"),
         "test_accuracy": report["mean"].get("test_accuracy"),
         "report": report,
@@ -173,6 +173,70 @@ def show(
         rows = {summary["fingerprint"]: summary["report"]["experts"]}
         storage.write_bytes(out / "experts.png", plots.experts_png(rows))
     _print_store(summary, as_json)
+
+
+@experts.command()
+@console.guarded
+def push(
+    fingerprint: Fingerprint,
+    repo: Annotated[str, typer.Argument(help="Hub data set repository, org/name; created if it is not there.")],
+    private: Annotated[bool, typer.Option("--private", help="Create it as a private repository.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch to push to; default main.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Tag of the commit; default the next free v<n>.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Commit message.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead; no tag.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the files; needs no network.")] = False,
+    token: opt.Token = None,
+    yes: opt.Yes = False,
+    as_json: opt.Json = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Publish compact (convex) trajectories as a data set repository of their own."""
+    from distillkit.sharing.experts import plan_push_experts, push_experts
+    from distillkit.sharing.publish import PushOptions
+    from distillkit.trajectories.store import TrajectoryStore
+
+    store = TrajectoryStore.open(_find(fingerprint))
+    options = PushOptions(True if private else None, revision, tag, create_pr, message, yes)
+    if dry_run:
+        console.print_files(f"Would be pushed to {repo}", plan_push_experts(store, repo, options), as_json, repo=repo)
+        return
+    report = push_experts(store, repo, options, token)
+    if as_json:
+        value = report.to_json()
+        del value["load"]
+        console.print_json(value | {"fingerprint": store.folder.name})
+        return
+    what = "pushed" if report.changed else "all of it is there already; nothing pushed"
+    lines = {"done": what, "url": report.url, "commit": report.commit, "revision": report.revision or "-"}
+    for name, text in {**lines, "use": f"distillkit experts pull {repo}@{report.commit}"}.items():
+        console.results.print(f"{name:<10} {text}", markup=False)
+
+
+@experts.command()
+@console.guarded
+def pull(
+    address: Annotated[str, typer.Argument(help="org/name, org/name@revision or hf://datasets/org/name@revision.")],
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit; default main.")] = None,
+    token: opt.Token = None,
+    as_json: opt.Json = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Fetch published trajectories into the cache, checked; 'compress --set experts.source=...' then uses them."""
+    from distillkit.hub.address import parse_address
+    from distillkit.hub.client import Cache
+    from distillkit.sharing.experts import pull_experts
+
+    found = pull_experts(parse_address(address, revision), Cache(token))
+    name, count = found.store.folder.name, len(found.store.experts())
+    if as_json:
+        console.print_json({"fingerprint": name, "experts": count, "added": found.added, "commit": found.commit})
+        return
+    console.results.print(
+        f"{count} experts, {found.added} of them new\ncommit: {found.commit}\n"
+        f"use:    distillkit compress ... --set experts.source={name} --set experts.count={count}",
+        markup=False,
+    )
 
 
 @experts.command()

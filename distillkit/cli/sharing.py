@@ -55,13 +55,9 @@ def push(
     if dry_run:
         files = plan_push(artifact, repo, options)
         visibility = "private" if private else "as your account's settings say (usually public)"
+        console.print_files(f"Would be pushed to {repo}", files, as_json, repo=repo, visibility=visibility)
         if as_json:
-            console.print_json({"repo": repo, "visibility": visibility, "files": files, "dry_run": True})
             return
-        rows = [[name, f"{size:,}"] for name, size in files.items()]
-        console.print_table(
-            f"Would be pushed to {repo}", ["file", "bytes"], [*rows, ["all", f"{sum(files.values()):,}"]]
-        )
         console.results.print(f"visibility of a new repository: {visibility}", markup=False)
         where = "a pull request" if create_pr else f"branch {revision or 'main'}, tag {tag or 'the next free v<n>'}"
         console.results.print(f"to: {where}", markup=False)
@@ -99,11 +95,7 @@ def pull(
     cache = Cache(token)
     if dry_run:
         commit, files = plan_pull(where, cache)
-        if as_json:
-            console.print_json({"repo": where.repo, "commit": commit, "files": files, "dry_run": True})
-            return
-        rows = [[name, f"{size:,}"] for name, size in files.items()]
-        console.print_table(f"Would be fetched into {folder}", ["file", "bytes"], rows)
+        console.print_files(f"Would be fetched into {folder}", files, as_json, repo=where.repo, commit=commit)
         return
     fetched = fetch(where, folder, cache, replace=yes)
     if as_json:

@@ -1,17 +1,9 @@
-"""Publish an artifact folder: one commit to a Hub data set repository, and a tag on it.
-
-    folder -> [validate] -> [content: card with its real address, the user's section] -> [one commit] -> [tag]
-
-The card inside a commit cannot name that commit, so it names a tag; without ``tag`` that is the next free ``v<n>``.
-What is on the Hub already is found by content hashes, so a repeated push makes neither a commit nor a tag.
-"""
+"""Publish an artifact folder."""
 
 from __future__ import annotations
 
 import contextlib
-import re
-import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,72 +11,13 @@ from distillkit import storage
 from distillkit.artifact import own_section
 from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import FILES, PUBLISHED
-from distillkit.errors import ConfigError, DistillkitError, StorageError
-from distillkit.hub import client
-from distillkit.hub.address import parse_address
-from distillkit.hub.client import Published, References, RemoteState, Token
+from distillkit.artifact.schema import Home
+from distillkit.errors import StorageError
+from distillkit.hub.client import Token
+from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
 from distillkit.sharing.validate import Checked, validate
 
-TAG = re.compile(r"[A-Za-z0-9_](?:[\w-]|\.(?!\.))*(?<!\.)(?<!\.lock)", re.ASCII)
-BRANCH_WORDS = ("main", "HEAD")
-OF_THE_HUB = (".gitattributes",)  # what a fresh repository holds
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How to push.
-
-    ``private``: create the repository as a private one (None: as the account's settings say); ``branch``: where to
-    (None is main); ``tag``: on the commit, never moved (None: the next free v<n>); ``create_pr``: open a pull request
-    instead, with no tag; ``replace``: also into a repository that holds something else, and the folder's section of the
-    card wins where both were changed.
-    """
-
-    private: bool | None = None
-    branch: str | None = None
-    tag: str | None = None
-    create_pr: bool = False
-    message: str | None = None
-    replace: bool = False
-
-
-@dataclass(frozen=True)
-class PushReport:
-    """What was published; ``changed`` is False where all of it was there before."""
-
-    repo: str
-    url: str
-    commit: str
-    revision: str | None
-    changed: bool
-    files: dict[str, int]
-
-    @property
-    def load_line(self) -> str:
-        """The line that loads exactly this."""
-        return f'load_distilled("{self.repo}", revision="{self.commit}")'
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {**vars(self), "load": self.load_line}
-
-
-@dataclass(frozen=True)
-class _Push:
-    """One push: the checked folder, where it goes, whose token, the user's section, and the Hub as it was found."""
-
-    folder: Path
-    checked: Checked
-    repo: str
-    options: PushOptions
-    token: Token
-    own: str
-    remote: RemoteState
-    known: References
-
-    def content(self, revision: str | None) -> dict[str, bytes]:
-        """The files with a card that names ``revision``."""
-        return _content(self.folder, self.checked, self.repo, revision, self.own)
+__all__ = ["PublishedArtifact", "PushOptions", "PushReport", "plan_push", "push"]
 
 
 def plan_push(folder: Path, repo: str, options: PushOptions) -> dict[str, int]:
@@ -94,90 +27,95 @@ def plan_push(folder: Path, repo: str, options: PushOptions) -> dict[str, int]:
         ConfigError: a name, tag or branch is not acceptable.
         ArtifactError: the folder is not fit to be published.
     """
-    _check_names(repo, options)
-    checked = validate(folder)
-    revision = None if options.create_pr else options.tag or "v1"
-    return _sizes(_content(folder, checked, repo, revision, checked.own_section))
+    check_names(repo, options)
+    return plan_publication(PublishedArtifact.open(folder), repo, options)
 
 
 def push(
     folder: Path, repo: str, options: PushOptions, token: Token = None, *, update_folder: bool = True
 ) -> PushReport:
-    """Validate and publish; the folder's own card and config then name the repository too, if ``update_folder``.
+    """Validate an artifact folder and publish it.
 
     Raises:
-        ConfigError: a name is not acceptable, the tag exists on another commit, the repository is public though a
-            private one was asked for, it holds something that is no artifact, or the user's section was changed here
-            and there.
         ArtifactError: the folder is not fit to be published.
-        AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach; nothing was
-            published then, or the message says what was.
+        DistillkitError: as ``publish`` says.
     """
-    _check_names(repo, options)
-    checked = validate(folder)
-    client.create_repository(repo, options.private, token)
-    if options.branch is not None and not options.create_pr:
-        client.create_branch(repo, options.branch, token)
-    remote = client.remote_state(repo, options.branch, token)
-    _check_repository(repo, remote, options)
-    own = _merged_section(checked, repo, remote, options, token)
-    known = client.references(repo, token)
-    one = _Push(folder, checked, repo, options, token, own, remote, known)
-    report = _unchanged_request(one) if options.create_pr else _unchanged(one)
-    report = report or _publish(one)
-    if update_folder and not options.create_pr:
-        _settle(one, report)
-    return report
+    check_names(repo, options)
+    return publish(PublishedArtifact.open(folder), repo, options, token, update_folder=update_folder)
 
 
-def _check_names(repo: str, options: PushOptions) -> None:
-    address = parse_address(repo, options.branch)
-    if "@" in repo or address.repo != repo:
-        raise ConfigError(f"push expects org/name, got {repo!r}; name a branch with --revision, a tag with --tag")
-    if options.tag is not None and (not TAG.fullmatch(options.tag) or options.tag in BRANCH_WORDS):
-        raise ConfigError(f"{options.tag!r} is no tag; use letters, digits, dash, underscore and single dots")
-    if options.tag is not None and options.create_pr:
-        raise ConfigError("a pull request has no tag; leave out --tag, and tag it after it is merged")
+@dataclass(frozen=True)
+class PublishedArtifact:
+    """A checked artifact folder, by the ``Publication`` protocol."""
 
+    folder: Path
+    checked: Checked
 
-def _check_repository(repo: str, remote: RemoteState, options: PushOptions) -> None:
-    """A repository that somebody fills with other things is not silently made an artifact."""
-    others = sorted(name for name in remote.files if name not in OF_THE_HUB)
-    if others and FILES.config not in remote.files and not options.replace:
-        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        raise ConfigError(
-            f"{repo} is there and no distillkit artifact: it holds {shown}; choose another name, or --yes to push "
-            "among them (its README.md would be replaced)"
-        )
+    what = "a distillkit artifact"
+    marker = FILES.config
 
+    @staticmethod
+    def open(folder: Path) -> PublishedArtifact:
+        """Check a folder.
 
-def _merged_section(checked: Checked, repo: str, remote: RemoteState, options: PushOptions, token: Token) -> str:
-    if options.replace or FILES.card not in remote.files:
-        return checked.own_section
-    card = client.remote_file(repo, FILES.card, remote.head, token) or b""
-    theirs = own_section.find(card.decode("utf-8", errors="replace"), f"the card of {repo}")
-    home = checked.about.hub
-    return own_section.merge(checked.own_section, theirs, home.own_section if home else None, ours_wins=False)
+        Raises:
+            ArtifactError: it is not fit to be published.
+        """
+        return PublishedArtifact(folder, validate(folder))
 
+    @property
+    def message(self) -> str:
+        """Commit message."""
+        about = self.checked.about
+        return f"{about.source.name}, {about.ipc} images per class, {about.method} (distillkit)"
 
-def _content(folder: Path, checked: Checked, repo: str, revision: str | None, own: str) -> dict[str, bytes]:
-    """Exactly what is to be published, by file name."""
-    files: dict[str, bytes] = {}
-    for name in checked.names:
-        if name not in (FILES.card, FILES.config):
-            try:
-                files[name] = (folder / name).read_bytes()
-            except OSError as error:
-                raise StorageError(f"could not read {folder / name}: {error.strerror or error}") from error
-    config = _public(_config_with_home(checked, repo, revision, own))
-    files[FILES.config] = storage.json_bytes(config)
-    files[FILES.card] = render_card(config, checked.artifact.recipe, checked.artifact.results, own).encode()
-    return files
+    @property
+    def own_section(self) -> str:
+        """The user's part of the card."""
+        return self.checked.own_section
 
+    @property
+    def home(self) -> Home | None:
+        """Where it was pushed to."""
+        return self.checked.about.hub
 
-def _config_with_home(checked: Checked, repo: str, revision: str | None, own: str) -> dict[str, Any]:
-    home = {"repo": repo, "revision": revision, "own_section": own_section.digest(own)}
-    return {**checked.artifact.config, "hub": home}
+    def owns(self, name: str) -> bool:
+        """Whether it is one of an artifact's files."""
+        return name in PUBLISHED
+
+    def content(self, repo: str, revision: str | None, own: str) -> dict[str, bytes]:
+        """Exactly what is to be published, by file name.
+
+        Raises:
+            StorageError: a file cannot be read.
+        """
+        config = _public(self._config(repo, revision, own))
+        artifact = self.checked.artifact
+        made = {
+            FILES.config: storage.json_bytes(config),
+            FILES.card: render_card(config, artifact.recipe, artifact.results, own).encode(),
+        }
+        return {name: made[name] if name in made else self._read(name) for name in self.checked.names}
+
+    def settle(self, repo: str, revision: str | None, own: str) -> None:
+        """The folder's card and config name their repository; a folder that cannot be written stays as it is."""
+        config, artifact = self._config(repo, revision, own), self.checked.artifact
+        if config == artifact.config and own == self.own_section:
+            return
+        card = render_card(_public(config), artifact.recipe, artifact.results, own)
+        with contextlib.suppress(StorageError):  # it is published all the same, from a read-only folder too
+            storage.write_bytes(self.folder / FILES.card, card.encode())
+            storage.write_json(self.folder / FILES.config, config)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return (self.folder / name).read_bytes()
+        except OSError as error:
+            raise StorageError(f"could not read {self.folder / name}: {error.strerror or error}") from error
+
+    def _config(self, repo: str, revision: str | None, own: str) -> dict[str, Any]:
+        home = {"repo": repo, "revision": revision, "own_section": own_section.digest(own)}
+        return {**self.checked.artifact.config, "hub": home}
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:
@@ -187,107 +125,3 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
         dataset = {**dataset, "name": Path(dataset["name"]).name}
     dataset = {**dataset, "data_root": None}
     return {**config, "settings": {**config["settings"], "dataset": dataset}}
-
-
-def _sizes(content: dict[str, bytes]) -> dict[str, int]:
-    return {name: len(content[name]) for name in PUBLISHED if name in content}
-
-
-def _same(content: dict[str, bytes], remote: RemoteState) -> bool:
-    """Whether every file is on the Hub with the same content, and no file of an artifact is there that is not ours."""
-    if {name for name in PUBLISHED if name in remote.files} != set(content):
-        return False
-    return all(remote.files[name] in client.content_hashes(value) for name, value in content.items())
-
-
-def _unchanged(one: _Push) -> PushReport | None:
-    """The report of a push that has nothing to add but perhaps the tag of an interrupted one."""
-    home, tags, head = one.checked.about.hub, one.known.tags, one.remote.head
-    named = home.revision if home is not None and home.repo == one.repo else None
-    candidates = [one.options.tag] if one.options.tag is not None else [named, *tags, _next_version(tags)]
-    for revision in dict.fromkeys(candidates):
-        content = one.content(revision)
-        if not _same(content, one.remote) or (revision is not None and tags.get(revision, head) != head):
-            continue
-        if revision is not None and revision not in tags:
-            _tag(one, revision, head)
-        return PushReport(one.repo, client.repository_url(one.repo), head, revision, False, _sizes(content))
-    return None
-
-
-def _unchanged_request(one: _Push) -> PushReport | None:
-    """The report of a pull request that is open already, or that has nothing to ask for."""
-    content = one.content(None)
-    for reference, commit in one.known.pull_requests.items():
-        if _same(content, client.remote_state(one.repo, reference, one.token)):
-            url = client.repository_url(one.repo, reference)
-            return PushReport(one.repo, url, commit, reference, False, _sizes(content))
-    return None
-
-
-def _publish(one: _Push) -> PushReport:
-    options, known = one.options, one.known
-    if options.tag is not None and options.tag in known.tags:
-        raise ConfigError(
-            f"{one.repo} has a tag {options.tag} on other content, and a tag is never moved; choose another --tag"
-        )
-    if options.tag is not None and options.tag in known.branches:
-        raise ConfigError(f"{one.repo} has a branch {options.tag}; choose another --tag")
-    revision = None if options.create_pr else options.tag or _next_version(known.tags)
-    content = one.content(revision)
-    published = _commit(one, content)
-    if revision is not None:
-        _tag(one, revision, published.commit)
-    url = published.url if options.create_pr else client.repository_url(one.repo)
-    return PushReport(one.repo, url, published.commit, published.pull_request or revision, True, _sizes(content))
-
-
-def _tag(one: _Push, tag: str, commit: str) -> None:
-    try:
-        client.create_tag(one.repo, tag, commit, one.token)
-    except DistillkitError as error:
-        words = f"published as commit {commit}, but not tagged {tag}: {error}; push again to tag it"
-        raise type(error)(words) from error
-
-
-def _commit(one: _Push, content: dict[str, bytes]) -> Published:
-    def is_there() -> Published | None:
-        if one.options.create_pr:
-            again = _unchanged_request(replace(one, known=client.references(one.repo, one.token)))
-            return None if again is None else Published(again.commit, again.url, again.revision)
-        now = client.remote_state(one.repo, one.options.branch, one.token)
-        return Published(now.head, client.repository_url(one.repo)) if _same(content, now) else None
-
-    about = one.checked.about
-    message = f"{about.source.name}, {about.ipc} images per class, {about.method} (distillkit)"
-    with tempfile.TemporaryDirectory(prefix="distillkit-push-") as name:
-        for file, value in content.items():
-            storage.write_bytes(Path(name) / file, value)
-        return client.upload(
-            Path(name),
-            one.repo,
-            one.options.message or message,
-            branch=one.options.branch,
-            parent=one.remote.head,
-            create_pr=one.options.create_pr,
-            obsolete=[name for name in PUBLISHED if name in one.remote.files and name not in content],
-            token=one.token,
-            is_there=is_there,
-        )
-
-
-def _next_version(taken: dict[str, str]) -> str:
-    used = [int(tag[1:]) for tag in taken if re.fullmatch(r"v\d{1,9}", tag)]
-    return f"v{max(used, default=0) + 1}"
-
-
-def _settle(one: _Push, report: PushReport) -> None:
-    """The folder's own card and config name their repository; a folder that cannot be written stays as it is."""
-    config = _config_with_home(one.checked, one.repo, report.revision, one.own)
-    artifact = one.checked.artifact
-    if config == artifact.config and one.own == one.checked.own_section:
-        return
-    card = render_card(_public(config), artifact.recipe, artifact.results, one.own)
-    with contextlib.suppress(StorageError):  # it is published all the same, from a read-only folder too
-        storage.write_bytes(one.folder / FILES.card, card.encode())
-        storage.write_json(one.folder / FILES.config, config)

@@ -15,7 +15,7 @@ from distillkit.artifact.views import preview_png
 from distillkit.distill.labels import LabelPart, label_part
 from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
 from distillkit.distill.matching import matching_part
-from distillkit.distill.segments import PlannedTrajectories, segment_sampler
+from distillkit.distill.segments import segment_sampler
 from distillkit.distill.start import INNER_SCALES, PERTURBATIONS, check_start
 from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import (
@@ -39,9 +39,9 @@ from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.experts import train_experts
+from distillkit.stages.experts import check_parameters, planned_trajectories, train_experts
 from distillkit.tracking import Tracker, open_tracker
-from distillkit.trajectories.forms import find_form, open_trajectories
+from distillkit.trajectories.forms import open_trajectories
 from distillkit.trajectories.store import TrajectoryStore
 
 
@@ -79,13 +79,10 @@ def check_distillation(settings: RunSettings) -> None:
     check_start(settings.distill)
     if settings.distill.outer_steps == 0:
         return
-    form = find_form(settings.trajectories.form)
-    form.check(settings.trajectories, settings.experts.epochs)
     expert_recipe(settings.experts, None)
     if settings.experts.count == 0:
         raise ConfigError("experts.count=0 leaves nothing to match; one expert is the least")
-    planned = PlannedTrajectories(settings.experts.count, settings.experts.epochs, form.continuous)
-    segment_sampler(settings.distill, planned, settings.seed)
+    segment_sampler(settings.distill, planned_trajectories(settings), settings.seed)
 
 
 def distill_set(
@@ -97,8 +94,9 @@ def distill_set(
     """
     trajectories, network = None, None
     if store is not None:
-        trajectories = open_trajectories(run.settings.trajectories.form, store, run.settings.experts.count)
+        trajectories = open_trajectories(store, run.settings.experts.count)
         network = FlatNetwork(prepared.build(prepared.network, run.settings.seed, "student")(0).to(run.device))
+        check_parameters(trajectories, network.size)
     state = _load_or_start(run, prepared, folder, _expert_logits(run, prepared, trajectories, network))
     if trajectories is None or network is None:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from distillkit.distill.segments import PlannedTrajectories
+from distillkit.errors import ConfigError, TrajectoryError
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.train import ExpertData, train_expert
+from distillkit.records import TrajectorySource
 from distillkit.settings import DatasetSettings, ExpertSettings, RunSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.trajectories.forms import Builder, RawBuilder, find_form
-from distillkit.trajectories.store import TrajectoryStore
+from distillkit.trajectories.store import TrajectoryStore, experts_root
 
 
 def data_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
@@ -20,7 +25,7 @@ def data_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
     settings = run.settings
     return {
         "format": 1,
-        "dataset": settings.dataset.name,
+        "dataset": Path(settings.dataset.name).name,  # a word for people: the fingerprint says which data
         "data": prepared.data.info.fingerprint,
         "preprocessing": [settings.dataset.preprocessing, settings.dataset.zca_eps, *_given(settings.dataset)],
         "augmentation": settings.dataset.augmentation,
@@ -33,14 +38,57 @@ def data_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
 def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
     """Everything that determines expert trajectories; their number is not part of it."""
     settings = run.settings
+    if settings.experts.source is not None:
+        return _given_store(settings.experts.source).setup
     form = find_form(settings.trajectories.form).setup(settings.trajectories)
     return {**raw_setup(run, prepared), **form}
+
+
+def _given_store(fingerprint: str) -> TrajectoryStore:
+    if not re.fullmatch(r"[0-9a-f]{16}", fingerprint):
+        raise ConfigError(
+            f"experts.source={fingerprint!r} is no fingerprint of 16 hex digits; 'distillkit experts list' shows them"
+        )
+    return TrajectoryStore.open(experts_root() / fingerprint)
+
+
+def planned_trajectories(settings: RunSettings) -> PlannedTrajectories:
+    """What the trajectories will be, before there are any: enough to check the other settings against.
+
+    Raises:
+        ConfigError: the form does not fit the experts, or the experts of ``experts.source`` are too few.
+        NotFoundError: there are no trajectories of that fingerprint.
+    """
+    count = settings.experts.count
+    if settings.experts.source is None:
+        form = find_form(settings.trajectories.form)
+        form.check(settings.trajectories, settings.experts.epochs)
+        return PlannedTrajectories(count, settings.experts.epochs, form.continuous)
+    store = _given_store(settings.experts.source)
+    there = len(store.experts())
+    if there < count:
+        raise ConfigError(
+            f"experts.source={store.folder.name} holds {there} experts, experts.count asks for {count}; "
+            f"--set experts.count={there}"
+        )
+    return PlannedTrajectories(count, int(store.record(0)["epochs"]), find_form(store.form).continuous)
+
+
+def check_parameters(trajectories: TrajectorySource, size: int) -> None:
+    """Are the trajectories those of a network of ``size`` parameters?
+
+    Raises:
+        TrajectoryError: no.
+    """
+    found = trajectories.point(0, 0).numel()
+    if found != size:
+        raise TrajectoryError(f"the experts have {found} parameters, the student's network {size}")
 
 
 def raw_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
     """The same whatever the form: what determines the training of the experts."""
     settings = run.settings
-    recipe = settings.experts.model_dump(mode="json", exclude={"count", "seed", *_unused(settings.experts)})
+    recipe = settings.experts.model_dump(mode="json", exclude={"count", "seed", "source", *_unused(settings.experts)})
     return {**data_setup(run, prepared), "recipe": recipe, "seed": expert_seed(settings)}
 
 
@@ -69,6 +117,9 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     settings = run.settings.experts
     store = TrajectoryStore.for_setup(expert_setup(run, prepared))
     states = {index: store.state(index) for index in range(settings.count)}
+    if settings.source is not None:
+        _check_given(store, states, data_setup(run, prepared))
+        return store
     for index, state in states.items():
         if state == "damaged":
             run.progress.note(f"expert {index} in the cache is damaged; training it again")
@@ -88,6 +139,21 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
             else:
                 workshop.make(index)
     return store
+
+
+def _check_given(store: TrajectoryStore, states: dict[int, str], wanted: dict[str, Any]) -> None:
+    """Do the trajectories of ``experts.source`` fit this run, and are they whole?"""
+    words = {"data": "other data (or another split of them)", "preprocessing": "another preprocessing"}
+    words["network"] = "another network"
+    for key, what in words.items():
+        if store.setup.get(key) != wanted[key]:
+            raise ConfigError(
+                f"experts.source={store.folder.name} was trained with {what}: {store.setup.get(key)}, "
+                f"this run has {wanted[key]}"
+            )
+    for index, state in states.items():
+        if state != "good":
+            raise TrajectoryError(f"expert {index} of experts.source={store.folder.name} is {state}; pull it again")
 
 
 @dataclass(frozen=True)

@@ -171,10 +171,10 @@ def find_form(name: str) -> Form:
     return FORMS[name]
 
 
-def open_trajectories(form: str, store: TrajectoryStore, count: int) -> TrajectorySource:
-    """The first ``count`` experts of ``store`` in the form called ``form``.
+def open_trajectories(store: TrajectoryStore, count: int) -> TrajectorySource:
+    """The first ``count`` experts of ``store``, in its form.
 
     Raises:
         ConfigError: the form is unknown.
     """
-    return find_form(form).open(store, count)
+    return find_form(store.form).open(store, count)

@@ -53,6 +53,11 @@ class TrajectoryStore:
             )
         return TrajectoryStore(folder, storage.read_json(folder / "setup.json"))
 
+    @property
+    def form(self) -> str:
+        """Name of the trajectories' form; set-ups of the raw form, which came first, do not say it."""
+        return str(self.setup.get("form", {}).get("form", "raw"))
+
     def tensors_path(self, expert: int) -> Path:
         """The parameters' file."""
         return self.folder / f"expert-{expert:04d}.safetensors"
@@ -71,10 +76,14 @@ class TrajectoryStore:
 
     def write(self, expert: int, tensors: Mapping[str, Tensor], epochs: int, facts: Mapping[str, Any]) -> None:
         """Keep an expert of ``epochs`` epochs: the tensors that its form makes, and facts for its record."""
+        self.adopt(expert, storage.tensor_bytes(tensors, {"expert": expert, "epochs": epochs}), epochs, facts)
+
+    def adopt(self, expert: int, content: bytes, epochs: int, facts: Mapping[str, Any]) -> None:
+        """Keep an expert whose file, ``content``, was made elsewhere."""
         if not (self.folder / "setup.json").exists():
             storage.write_json(self.folder / "setup.json", self.setup)
         path = self.tensors_path(expert)
-        storage.write_tensors(path, tensors, {"expert": expert, "epochs": epochs})
+        storage.write_bytes(path, content)
         storage.write_json(self.record_path(expert), {**facts, "sha256": storage.sha256_file(path), "epochs": epochs})
 
     def state(self, expert: int) -> str:

@@ -13,6 +13,7 @@ from distillkit.distill.synthetic_init import INITS
 from distillkit.errors import ConfigError
 from distillkit.experts.recipe import LOSSES, OPTIMIZERS, ORDERS
 from distillkit.methods import METHODS, Problem
+from distillkit.trajectories.convex import BETAS
 from distillkit.trajectories.forms import FORMS
 
 PARTS = {
@@ -20,6 +21,7 @@ PARTS = {
     "experts.loss": LOSSES,
     "experts.order": ORDERS,
     "trajectories.form": FORMS,
+    "trajectories.beta": BETAS,
     "distill.segments": SEGMENTS,
     "distill.matching": MATCHING,
     "distill.init": INITS,

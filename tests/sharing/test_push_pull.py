@@ -300,7 +300,9 @@ def test_push__into_a_repository_of_something_else_only_when_asked(hub, copy, tm
     (tmp_path / "other" / "README.md").write_text("# Written by hand")
     (tmp_path / "other" / "data" / "train-00000-of-00002.parquet").write_bytes(b"rows")
     hub.add(REPO, tmp_path / "other")
-    with pytest.raises(ConfigError, match=r"no distillkit artifact: it holds README\.md, data/train-00000-of-00002"):
+    with pytest.raises(
+        ConfigError, match=r"is not a distillkit artifact: it holds README\.md, data/train-00000-of-00002"
+    ):
         push(copy, REPO, PushOptions())
     assert files_of(hub)["README.md"] == b"# Written by hand"
     push(copy, REPO, PushOptions(replace=True))

@@ -121,7 +121,7 @@ def build(settings, path, tmp_path, sizes=SIZES):
 def test_form__ends_are_the_stored_parameters_exactly(tmp_path):
     path = noisy_path()
     store = build(TrajectorySettings(form="convex", waypoints=2), path, tmp_path)
-    source = open_trajectories("convex", store, 1)
+    source = open_trajectories(store, 1)
     assert (source.count, source.final_epoch, source.continuous) == (1, 8, True)
     assert torch.equal(source.point(0, 0), path[0])
     stored = load_file(store.tensors_path(0))

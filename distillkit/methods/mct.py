@@ -1,0 +1,74 @@
+"""MCT: matching convexified trajectories (Zhong et al., CVPR 2025, arXiv:2406.19827).
+
+The settings are those of the authors' repository (MCT@e959363: ``run_command.md``, docstrings, ``exps/``); rows and
+cells that it lacks are MTT's. The released code takes TESLA's approximate gradient, and half of it (see
+``distill.unroll``); here it is exact unless ``distill.hypergradient=truncated`` asks for the approximation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distillkit.methods import mtt
+from distillkit.methods.base import Layer, Method, Problem
+
+# N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init; and what of it is MTT's because MCT published none.
+PUBLISHED: dict[tuple[str, int], tuple[mtt.Row, str]] = {
+    ("cifar10", 1): ((60, 6, 4, None, False, 1000, 1e-7, 0.01), ""),
+    ("cifar10", 10): ((30, 15, 8, None, False, 1000, 1e-5, 0.01), ""),
+    ("cifar10", 50): ((30, 2, 40, None, False, 1000, 1e-5, 0.01), ""),
+    ("cifar100", 1): ((20, 8, 40, None, True, 1000, 1e-5, 0.01), "N and learning rates MTT's"),
+    ("cifar100", 10): ((20, 3, 30, None, True, 1000, 1e-5, 0.01), "N and learning rates MTT's"),
+    ("cifar100", 50): ((80, 3, 50, 125, True, 1000, 1e-5, 0.01), "N, batch and learning rates MTT's"),
+}
+PUBLISHED_EXPERTS: dict[str, Any] = {"experts.count": 100, "experts.epochs": 50, "trajectories.waypoints": 4}
+
+
+def published(problem: Problem) -> Layer | None:
+    """The settings of the authors' commands for a data set and ipc, or MTT's row with ZCA (Tiny-ImageNet)."""
+    key = (problem.dataset, problem.ipc)
+    if key in PUBLISHED:
+        row, from_mtt = PUBLISHED[key]
+        origin = f"published (MCT, the authors' repository{'; ' + from_mtt if from_mtt else ''})"
+        return Layer(origin, mtt.row_settings(row) | PUBLISHED_EXPERTS)
+    layer = mtt.published(problem) if problem.dataset == "tiny-imagenet" else None
+    if layer is None:
+        return None
+    values = {**layer.values, **PUBLISHED_EXPERTS, "dataset.preprocessing": "zca"}
+    return Layer("MTT's row of this cell with ZCA (MCT published none)", values)
+
+
+def quick(problem: Problem) -> Layer:
+    """A useful set in minutes: MTT's quick settings on convexified trajectories."""
+    return Layer("quick preset (MCT)", dict(mtt.quick(problem).values))
+
+
+MCT = Method(
+    name="mct",
+    title="MCT: matching convexified trajectories",
+    summary="plain SGD experts, their paths straightened to a few waypoints; segments start at any time between epochs",
+    parts={
+        "experts.optimizer": "sgd",
+        "experts.loss": "cross-entropy",
+        "experts.order": "shuffle",
+        "trajectories.form": "convex",
+        "trajectories.beta": "path-length",
+        "distill.segments": "continuous",
+        "distill.matching": "parameter-distance",
+        "distill.init": "real",
+        "distill.labels": "hard",
+    },
+    published=published,
+    quick=quick,
+    published_problems=(
+        *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+        "tiny-imagenet at ipc 1, 10, 50 (MTT's row)",
+    ),
+    citation="""@inproceedings{zhong2025mct,
+  title     = {Towards Stable and Storage-efficient Dataset Distillation: Matching Convexified Trajectory},
+  author    = {Zhong, Wenliang and Tang, Haoyu and Zheng, Qinghai and Xu, Mingzhu and Hu, Yupeng and Guan, Weili},
+  booktitle = {CVPR},
+  year      = {2025},
+  note      = {arXiv:2406.19827}
+}""",
+)

@@ -1,0 +1,78 @@
+"""trajectories.json of a published set of expert trajectories as records; what is not of this shape is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distillkit.artifact.schema import Finite, Home, Line, Share, Text
+from distillkit.settings import NetworkSettings, TrajectorySettings
+
+MAX_EXPERTS = 10_000
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Numbers = Annotated[tuple[Finite, ...], Field(max_length=100_000)]
+Plain = str | int | float | bool | None | list[str | int | float | None]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Setup(_Closed):
+    """What determines the trajectories: as ``stages.experts.expert_setup`` makes it, with a form."""
+
+    format: Literal[1]
+    dataset: Line
+    data: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
+    preprocessing: Annotated[list[Plain], Field(max_length=10)]
+    augmentation: Line
+    network: NetworkSettings
+    precision: Line
+    device: Literal["cpu", "cuda"]
+    recipe: Annotated[dict[Line, Plain], Field(max_length=100)]
+    seed: Annotated[int, Field(ge=0)]
+    form: TrajectorySettings
+
+
+class Curve(_Closed):
+    """By epoch."""
+
+    loss: Numbers
+    validation_accuracy: Annotated[tuple[Share, ...], Field(max_length=100_000)]
+    parameter_change: Numbers
+
+
+class Moved(_Closed):
+    """How far the storage dtype moved the trajectory, in units of its one-epoch segments."""
+
+    segment: Finite
+    position: Finite
+
+
+class ExpertRecord(_Closed):
+    """One expert: the digest of its file, its epochs, its report."""
+
+    sha256: Digest
+    epochs: Epochs
+    curve: Curve
+    test_accuracy: Share | None = None
+    storage_error: Moved | None = None
+
+
+class TrajectoriesFile(_Closed):
+    """The whole file."""
+
+    format_version: Line
+    kind: Literal["expert trajectories"]
+    generator: Line
+    setup: Setup
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    parameters: Annotated[int, Field(ge=1, le=10**10)]
+    experts: Annotated[tuple[ExpertRecord, ...], Field(min_length=1, max_length=MAX_EXPERTS)]
+    source: Line
+    hub_id: Line | None = None
+    license: Line | None = None
+    citation: Text = ""
+    hub: Home | None = None

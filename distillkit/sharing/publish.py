@@ -1,0 +1,285 @@
+"""Publish a folder (an artifact, or expert trajectories): one commit to a Hub data set repository, and a tag on it.
+
+    folder -> [validate] -> [content: card with its real address, the user's section] -> [one commit] -> [tag]
+
+The card inside a commit cannot name that commit, so it names a tag; without ``tag`` that is the next free ``v<n>``.
+What is on the Hub already is found by content hashes, so a repeated push makes neither a commit nor a tag.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from distillkit import storage
+from distillkit.artifact import own_section
+from distillkit.artifact.layout import FILES
+from distillkit.artifact.schema import Home
+from distillkit.errors import ConfigError, DistillkitError
+from distillkit.hub import client
+from distillkit.hub.address import parse_address
+from distillkit.hub.client import Published, References, RemoteState, Token
+
+TAG = re.compile(r"[A-Za-z0-9_](?:[\w-]|\.(?!\.))*(?<!\.)(?<!\.lock)", re.ASCII)
+BRANCH_WORDS = ("main", "HEAD")
+OF_THE_HUB = (".gitattributes",)  # what a fresh repository holds
+
+
+class Publication(Protocol):
+    """What can be published: checked content with a card that names its own address.
+
+    Card and content hold no path of this machine, and nothing but what the kind consists of.
+    """
+
+    @property
+    def what(self) -> str:
+        """The kind in words, with its article."""
+
+    @property
+    def marker(self) -> str:
+        """Name of the file that says what a repository is."""
+
+    @property
+    def message(self) -> str:
+        """Commit message, unless another is given."""
+
+    @property
+    def own_section(self) -> str:
+        """The user's part of the folder's card."""
+
+    @property
+    def home(self) -> Home | None:
+        """Where the folder says it was pushed to."""
+
+    def owns(self, name: str) -> bool:
+        """Whether a file of this name in the repository is part of the publication, to be deleted when it has none."""
+
+    def content(self, repo: str, revision: str | None, own: str) -> dict[str, bytes]:
+        """Exactly what is to be published, by file name: the card names ``repo`` and ``revision``, holds ``own``."""
+
+    def settle(self, repo: str, revision: str | None, own: str) -> None:
+        """Let the folder say where it is published, if it can be written."""
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How to push.
+
+    ``private``: create the repository as a private one (None: as the account's settings say); ``branch``: where to
+    (None is main); ``tag``: on the commit, never moved (None: the next free v<n>); ``create_pr``: open a pull request
+    instead, with no tag; ``replace``: also into a repository that holds something else, and the folder's section of the
+    card wins where both were changed.
+    """
+
+    private: bool | None = None
+    branch: str | None = None
+    tag: str | None = None
+    create_pr: bool = False
+    message: str | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What was published; ``changed`` is False where all of it was there before."""
+
+    repo: str
+    url: str
+    commit: str
+    revision: str | None
+    changed: bool
+    files: dict[str, int]
+
+    @property
+    def load_line(self) -> str:
+        """The line that loads exactly this."""
+        return f'load_distilled("{self.repo}", revision="{self.commit}")'
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**vars(self), "load": self.load_line}
+
+
+@dataclass(frozen=True)
+class _Push:
+    """One push: what, where it goes, whose token, the user's section, and the Hub as it was found."""
+
+    publication: Publication
+    repo: str
+    options: PushOptions
+    token: Token
+    own: str
+    remote: RemoteState
+    known: References
+
+    def content(self, revision: str | None) -> dict[str, bytes]:
+        """The files with a card that names ``revision``."""
+        return self.publication.content(self.repo, revision, self.own)
+
+
+def plan_publication(publication: Publication, repo: str, options: PushOptions) -> dict[str, int]:
+    """What would be uploaded: bytes by file name; needs no network and no token.
+
+    Raises:
+        ConfigError: a name, tag or branch is not acceptable.
+    """
+    check_names(repo, options)
+    revision = None if options.create_pr else options.tag or "v1"
+    return _sizes(publication.content(repo, revision, publication.own_section))
+
+
+def publish(
+    publication: Publication, repo: str, options: PushOptions, token: Token = None, *, update_folder: bool = True
+) -> PushReport:
+    """Publish; the folder's own card and config then name the repository too, if ``update_folder``.
+
+    Raises:
+        ConfigError: a name is not acceptable, the tag exists on another commit, the repository is public though a
+            private one was asked for, it holds something else, or the user's section was changed here and there.
+        AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach; nothing was
+            published then, or the message says what was.
+    """
+    check_names(repo, options)
+    client.create_repository(repo, options.private, token)
+    if options.branch is not None and not options.create_pr:
+        client.create_branch(repo, options.branch, token)
+    remote = client.remote_state(repo, options.branch, token)
+    _check_repository(publication, repo, remote, options)
+    own = _merged_section(publication, repo, remote, options, token)
+    known = client.references(repo, token)
+    one = _Push(publication, repo, options, token, own, remote, known)
+    report = _unchanged_request(one) if options.create_pr else _unchanged(one)
+    report = report or _publish(one)
+    if update_folder and not options.create_pr:
+        publication.settle(repo, report.revision, own)
+    return report
+
+
+def check_names(repo: str, options: PushOptions) -> None:
+    """Are repository, branch and tag acceptable together?
+
+    Raises:
+        ConfigError: no.
+    """
+    address = parse_address(repo, options.branch)
+    if "@" in repo or address.repo != repo:
+        raise ConfigError(f"push expects org/name, got {repo!r}; name a branch with --revision, a tag with --tag")
+    if options.tag is not None and (not TAG.fullmatch(options.tag) or options.tag in BRANCH_WORDS):
+        raise ConfigError(f"{options.tag!r} is no tag; use letters, digits, dash, underscore and single dots")
+    if options.tag is not None and options.create_pr:
+        raise ConfigError("a pull request has no tag; leave out --tag, and tag it after it is merged")
+
+
+def _check_repository(publication: Publication, repo: str, remote: RemoteState, options: PushOptions) -> None:
+    """A repository that somebody fills with other things is not silently made ours."""
+    others = sorted(name for name in remote.files if name not in OF_THE_HUB)
+    if others and publication.marker not in remote.files and not options.replace:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise ConfigError(
+            f"{repo} is there and is not {publication.what}: it holds {shown}; choose another name, or --yes to push "
+            "among them (its README.md would be replaced)"
+        )
+
+
+def _merged_section(
+    publication: Publication, repo: str, remote: RemoteState, options: PushOptions, token: Token
+) -> str:
+    if options.replace or FILES.card not in remote.files:
+        return publication.own_section
+    card = client.remote_file(repo, FILES.card, remote.head, token) or b""
+    theirs = own_section.find(card.decode("utf-8", errors="replace"), f"the card of {repo}")
+    home = publication.home
+    return own_section.merge(publication.own_section, theirs, home.own_section if home else None, ours_wins=False)
+
+
+def _sizes(content: dict[str, bytes]) -> dict[str, int]:
+    return {name: len(value) for name, value in content.items()}
+
+
+def _same(one: _Push, content: dict[str, bytes], remote: RemoteState) -> bool:
+    """Whether every file is on the Hub with the same content, and no file of the kind is there that is not ours."""
+    if {name for name in remote.files if one.publication.owns(name)} != set(content):
+        return False
+    return all(remote.files[name] in client.content_hashes(value) for name, value in content.items())
+
+
+def _unchanged(one: _Push) -> PushReport | None:
+    """The report of a push that has nothing to add but perhaps the tag of an interrupted one."""
+    home, tags, head = one.publication.home, one.known.tags, one.remote.head
+    named = home.revision if home is not None and home.repo == one.repo else None
+    candidates = [one.options.tag] if one.options.tag is not None else [named, *tags, _next_version(tags)]
+    for revision in dict.fromkeys(candidates):
+        content = one.content(revision)
+        if not _same(one, content, one.remote) or (revision is not None and tags.get(revision, head) != head):
+            continue
+        if revision is not None and revision not in tags:
+            _tag(one, revision, head)
+        return PushReport(one.repo, client.repository_url(one.repo), head, revision, False, _sizes(content))
+    return None
+
+
+def _unchanged_request(one: _Push) -> PushReport | None:
+    """The report of a pull request that is open already, or that has nothing to ask for."""
+    content = one.content(None)
+    for reference, commit in one.known.pull_requests.items():
+        if _same(one, content, client.remote_state(one.repo, reference, one.token)):
+            url = client.repository_url(one.repo, reference)
+            return PushReport(one.repo, url, commit, reference, False, _sizes(content))
+    return None
+
+
+def _publish(one: _Push) -> PushReport:
+    options, known = one.options, one.known
+    if options.tag is not None and options.tag in known.tags:
+        raise ConfigError(
+            f"{one.repo} has a tag {options.tag} on other content, and a tag is never moved; choose another --tag"
+        )
+    if options.tag is not None and options.tag in known.branches:
+        raise ConfigError(f"{one.repo} has a branch {options.tag}; choose another --tag")
+    revision = None if options.create_pr else options.tag or _next_version(known.tags)
+    content = one.content(revision)
+    published = _commit(one, content)
+    if revision is not None:
+        _tag(one, revision, published.commit)
+    url = published.url if options.create_pr else client.repository_url(one.repo)
+    return PushReport(one.repo, url, published.commit, published.pull_request or revision, True, _sizes(content))
+
+
+def _tag(one: _Push, tag: str, commit: str) -> None:
+    try:
+        client.create_tag(one.repo, tag, commit, one.token)
+    except DistillkitError as error:
+        words = f"published as commit {commit}, but not tagged {tag}: {error}; push again to tag it"
+        raise type(error)(words) from error
+
+
+def _commit(one: _Push, content: dict[str, bytes]) -> Published:
+    def is_there() -> Published | None:
+        if one.options.create_pr:
+            again = _unchanged_request(replace(one, known=client.references(one.repo, one.token)))
+            return None if again is None else Published(again.commit, again.url, again.revision)
+        now = client.remote_state(one.repo, one.options.branch, one.token)
+        return Published(now.head, client.repository_url(one.repo)) if _same(one, content, now) else None
+
+    with tempfile.TemporaryDirectory(prefix="distillkit-push-") as name:
+        for file, value in content.items():
+            storage.write_bytes(Path(name) / file, value)
+        return client.upload(
+            Path(name),
+            one.repo,
+            one.options.message or one.publication.message,
+            branch=one.options.branch,
+            parent=one.remote.head,
+            create_pr=one.options.create_pr,
+            obsolete=[name for name in one.remote.files if one.publication.owns(name) and name not in content],
+            token=one.token,
+            is_there=is_there,
+        )
+
+
+def _next_version(taken: dict[str, str]) -> str:
+    used = [int(tag[1:]) for tag in taken if re.fullmatch(r"v\d{1,9}", tag)]
+    return f"v{max(used, default=0) + 1}"
