@@ -30,6 +30,15 @@ STUDIES = {
         "AST, no intermediate matching": ("ast", {"distill.matching": "parameter-distance"}),
         "AST, no perturbation": ("ast", {"distill.perturbation": "none"}),
     },
+    "mct": {
+        "MTT": ("mtt", {}),
+        "MCT (4 waypoints)": ("mct", {}),
+        "MCT, 2 endpoints": ("mct", {"trajectories.waypoints": 2}),
+        "MCT, whole epochs only": ("mct", {"distill.segments": "uniform"}),
+        "MCT, 4 waypoints in bfloat16": ("mct", {"trajectories.dtype": "bfloat16"}),
+        "MTT, truncated hypergradient": ("mtt", {"distill.hypergradient": "truncated"}),
+        "MCT, truncated hypergradient": ("mct", {"distill.hypergradient": "truncated"}),
+    },
 }
 SHARED = {"experts.seed": 0, "evaluate.uint8": False, "evaluate.baselines": []}
 
