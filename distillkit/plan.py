@@ -102,7 +102,8 @@ def _exhaust(value: object) -> None:
 def _expert_cost(run: Run, prepared: Prepared, missing: int) -> StageCost:
     settings = run.settings.experts
     count = len(prepared.train_labels)
-    recipe = expert_recipe(settings.model_copy(update={"epochs": PROBE_STEPS + 1}), prepared.augmentation)
+    plain = settings.model_copy(update={"epochs": PROBE_STEPS + 1, "order": "shuffle"})
+    recipe = expert_recipe(plain, prepared.augmentation)
     step = _step_seconds(run, prepared, recipe, min(count, settings.batch_size))
     return StageCost("expert epochs", missing * settings.epochs, step * count / settings.batch_size)
 
@@ -132,7 +133,9 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
     part = label_part(settings)
     indices = torch.arange(size) % len(prepared.train_images)
     images = prepared.train_images[indices.to(run.device)]
-    labels = part.initial(torch.arange(size) % prepared.num_classes, prepared.num_classes).to(run.device)
+    class_ids = torch.arange(size) % prepared.num_classes
+    logits = torch.randn(1, size, prepared.num_classes, generator=torch.Generator().manual_seed(0))
+    labels = part.initial(class_ids, prepared.num_classes, logits).to(run.device)
     generator = torch.Generator().manual_seed(0)
     steps = plan_inner_steps(2, size, settings.batch_size, prepared.image_shape, prepared.augmentation, generator)
     unroll = Unroll(EagerFunctions(InnerLoss(flat, part)), steps, settings.inner_momentum)

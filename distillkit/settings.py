@@ -92,7 +92,7 @@ class ExpertSettings(Section):
     batch_size: int = Field(256, ge=1)
     """Images a step."""
     optimizer: str = "sgd"
-    """Optimiser part."""
+    """Optimiser part: ``sgd``, or ``gsam`` (sharpness-aware, FTD, DATM, PAD) around it."""
     lr: float = Field(0.01, gt=0)
     """Learning rate."""
     momentum: float = Field(0.0, ge=0, lt=1)
@@ -110,7 +110,27 @@ class ExpertSettings(Section):
     penalty_weight: float = Field(2.0, ge=0)
     """λ of the gradient penalty, where the loss has one."""
     order: str = "shuffle"
-    """Data order part: which images an epoch sees, in which order."""
+    """Data order part: which images an epoch sees, in which order; ``easy-to-hard`` is PAD's data scheduler."""
+    difficulty: str = "el2n"
+    """Score of the data scheduler: ``el2n`` or ``grand`` (of the last layer)."""
+    difficulty_networks: int = Field(5, ge=1)
+    """Networks whose scores are averaged."""
+    difficulty_epochs: int = Field(10, ge=1)
+    """Epochs that each of them is trained before it scores."""
+    easy_fraction: float = Field(0.75, gt=0, le=1)
+    """Share of each class, the easiest, that the scheduler starts with."""
+    add_end_epoch: int = Field(20, ge=0)
+    """Epoch at which all images are in."""
+    remove_epochs: tuple[int, int] = (40, 60)
+    """Epochs after which the easiest are left out: first some, then more."""
+    remove_fractions: tuple[float, float] = (0.1, 0.2)
+    """How much of each class is left out after the first and after the second."""
+    sharpness_radius: float = Field(0.01, ge=0)
+    """ρ of the optimiser ``gsam``."""
+    gap_weight: float = Field(0.3, ge=0)
+    """α of the optimiser ``gsam``."""
+    adaptive: bool = True
+    """Whether the radius of ``gsam`` is relative to the parameters."""
     augment: bool = True
     """Train on DSA-augmented images."""
 
@@ -138,11 +158,23 @@ class DistillSettings(Section):
     """The outer loop and the student (MTT Sec. 3.2, Alg. 1)."""
 
     init: str = "real"
-    """Initial synthetic images: ``real`` (random training images) or ``kmeans`` (nearest to class-wise centroids)."""
+    """Initial synthetic images: ``real`` (random training images), ``kmeans`` (nearest to class-wise centroids),
+    ``kmeans-logits`` (the same on an expert's logits, AST), ``correct`` (an expert classifies them correctly, DATM)."""
     labels: str = "hard"
-    """Label part: ``hard`` is one-hot and fixed."""
+    """Label part: ``hard`` is one-hot and fixed, ``soft`` logits, learned (DATM)."""
     segments: str = "uniform"
-    """Segment sampler part: ``uniform`` starts at whole epochs, ``continuous`` (MCT) at any time."""
+    """Segment sampler part: ``uniform`` starts at whole epochs, ``continuous`` (MCT) at any time, ``curriculum``
+    (DATM) at whole epochs below a bound that grows."""
+    first_max_start_epoch: int | None = Field(None, ge=1)
+    """T, where the growing bound of ``curriculum`` begins; default T+, so that it does not grow."""
+    expansion_end_step: int = Field(1000, ge=1)
+    """E, the outer step at which the growing bound reaches T+."""
+    gate: float | None = Field(None, gt=0)
+    """Skip outer steps whose matching loss exceeds this (DATM); default none."""
+    mask: str = "none"
+    """Parameters that matching ignores: ``depth`` the first ones (PAD), ``loss`` those of the smallest error."""
+    mask_ratio: float = Field(0.0, ge=0, lt=1)
+    """Share of the parameters that the mask drops."""
     matching: str = "parameter-distance"
     """Matching loss part."""
     perturbation: str = "none"

@@ -15,13 +15,17 @@ from distillkit.settings import DistillSettings
 
 
 class LabelPart(Protocol):
-    """How a method treats labels; ``labels`` are float [S, K] of the kind ``kind``."""
+    """How a method treats labels; ``labels`` are float [S, K] of the kind ``kind``.
+
+    ``asks_experts``: whether the initial labels are made from experts' logits.
+    """
 
     kind: LabelKind
     learned: bool
+    asks_experts: bool
 
-    def initial(self, class_ids: Tensor, num_classes: int) -> Tensor:
-        """Labels [S, K] for images of classes ``class_ids`` [S]."""
+    def initial(self, class_ids: Tensor, num_classes: int, logits_ESK: Tensor | None = None) -> Tensor:
+        """Labels [S, K] for images of classes ``class_ids`` [S], of which E experts say ``logits_ESK``."""
 
     def loss(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
         """Scalar loss, mean over the batch."""
@@ -32,8 +36,9 @@ class HardLabels:
 
     kind: LabelKind = "probabilities"
     learned = False
+    asks_experts = False
 
-    def initial(self, class_ids: Tensor, num_classes: int) -> Tensor:
+    def initial(self, class_ids: Tensor, num_classes: int, logits_ESK: Tensor | None = None) -> Tensor:
         """One-hot rows."""
         return F.one_hot(class_ids, num_classes).to(torch.float32)
 
@@ -42,7 +47,47 @@ class HardLabels:
         return -(labels_BK * F.log_softmax(logits_BK, 1)).sum(1).mean()
 
 
-LABELS: dict[str, Callable[[DistillSettings], LabelPart]] = {"hard": lambda settings: HardLabels()}
+def mean_of_the_right(logits_ESK: Tensor, class_ids: Tensor) -> Tensor:
+    """DATM's initial labels: of each image the mean logits [S, K] of the experts that classify it correctly.
+
+    Where none does (0/0 in the released code), the mean of all, its largest logit exchanged with that of the class.
+    """
+    right_ES = (logits_ESK.argmax(2) == class_ids).to(logits_ESK.dtype)
+    counts_S = right_ES.sum(0)
+    chosen = (logits_ESK * right_ES[:, :, None]).sum(0) / counts_S.clamp_min(1)[:, None]
+    fallback, rows = logits_ESK.mean(0), torch.arange(len(class_ids))
+    largest = fallback.argmax(1)
+    top, own = fallback[rows, largest].clone(), fallback[rows, class_ids].clone()
+    fallback[rows, largest], fallback[rows, class_ids] = own, top
+    return torch.where((counts_S > 0)[:, None], chosen, fallback)
+
+
+class SoftLabels:
+    """Logits, learned with the images (DATM, arXiv:2310.05773); softmax is applied once, temperature 1."""
+
+    kind: LabelKind = "logits"
+    learned = True
+    asks_experts = True
+
+    def initial(self, class_ids: Tensor, num_classes: int, logits_ESK: Tensor | None = None) -> Tensor:
+        """Mean logits of the experts that are right.
+
+        Raises:
+            ConfigError: there are no experts.
+        """
+        if logits_ESK is None:
+            raise ConfigError("distill.labels=soft starts from experts' logits, and this method trains none")
+        return mean_of_the_right(logits_ESK.to(torch.float32), class_ids)
+
+    def loss(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
+        """Cross-entropy against softmax(labels)."""
+        return -(labels_BK.softmax(1) * F.log_softmax(logits_BK, 1)).sum(1).mean()
+
+
+LABELS: dict[str, Callable[[DistillSettings], LabelPart]] = {
+    "hard": lambda settings: HardLabels(),
+    "soft": lambda settings: SoftLabels(),
+}
 
 
 def label_part(settings: DistillSettings) -> LabelPart:

@@ -21,7 +21,7 @@ from distillkit.distill.step_functions import StepFunctions, scaled
 from distillkit.distill.student import plan_inner_steps
 from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.errors import DivergenceError
-from distillkit.records import SyntheticSet, TrajectorySource
+from distillkit.records import LabelKind, SyntheticSet, TrajectorySource
 from distillkit.settings import DistillSettings
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -48,13 +48,16 @@ class DistillTask:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What happened in an outer step; ``skipped`` counts the skipped steps so far."""
+    """What happened in an outer step; ``skipped`` counts the steps so far whose loss was not finite, ``gated`` those
+    whose loss exceeded the gate.
+    """
 
     step: int
     loss: float
     lr: float
     gradient_norm: float
     skipped: int
+    gated: int
     seconds: float
 
 
@@ -91,20 +94,25 @@ def distill(task: DistillTask, state: OuterState, observer: Observer) -> OuterSt
         _stop_if_diverged(state)
         state.selection_due = state.step % settings.select_every == 0 or state.step == settings.outer_steps
         seconds = time.perf_counter() - begin
-        observer.on_step(StepRecord(state.step, loss, state.lr, norm, state.skipped, seconds), state)
+        observer.on_step(StepRecord(state.step, loss, state.lr, norm, state.skipped, state.gated, seconds), state)
 
 
 def _advance(task: DistillTask, state: OuterState) -> tuple[float, float]:
-    """One outer step; skipped if its loss or a gradient is not finite. Returns loss and norm of the image gradient."""
+    """One outer step; nothing is changed if its loss or a gradient is not finite, or the loss exceeds the gate.
+
+    Returns loss and norm of the image gradient.
+    """
     result = outer_step(task, state)
     loss, norm, grad_lr = float(result.loss), float(result.images.norm()), float(result.lr)
     finite = math.isfinite(loss) and math.isfinite(norm) and math.isfinite(grad_lr)
-    if finite and (result.labels is None or bool(torch.isfinite(result.labels).all())):
-        state.apply(result.images, grad_lr, task.settings, result.labels)
-        state.skipped_in_a_row = 0
-    else:
+    finite = finite and (result.labels is None or bool(torch.isfinite(result.labels).all()))
+    state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
+    if not finite:
         state.skipped += 1
-        state.skipped_in_a_row += 1
+    elif task.settings.gate is not None and loss > task.settings.gate:
+        state.gated += 1
+    else:
+        state.apply(result.images, grad_lr, task.settings, result.labels)
     state.step += 1
     return loss, norm
 
@@ -155,10 +163,9 @@ def _stop_if_diverged(state: OuterState) -> None:
 
 
 def start_state(
-    images: torch.Tensor, class_ids: torch.Tensor, labels: LabelPart, num_classes: int, lr_init: float
+    images: Tensor, class_ids: Tensor, initial_labels: Tensor, kind: LabelKind, lr_init: float
 ) -> OuterState:
-    """The state before the first step, from initial ``images`` [S, C, H, W] on the device of the loop."""
-    initial_labels = labels.initial(class_ids, num_classes).to(images.device)
-    state = OuterState(images, initial_labels, class_ids, labels.kind, lr_init)
+    """The state before the first step, from initial ``images`` [S, C, H, W] and labels [S, K] on the loop's device."""
+    state = OuterState(images, initial_labels, class_ids, kind, lr_init)
     state.image_velocity, state.label_velocity = torch.zeros_like(images), torch.zeros_like(initial_labels)
     return state

@@ -38,6 +38,48 @@ def normalised_parameter_distance(student_P: Tensor, start_P: Tensor, target_P: 
     return (student_P - target_P).square().sum() / progress
 
 
+def depth_masked(ratio: float) -> MatchingLoss:
+    """PAD (arXiv:2408.03360, Sec. 3.3): the distance without the first floor(ratio * P) parameters.
+
+    Parameters are in flat order, shallow to deep; the cut may fall inside a tensor. Numerator and denominator alike.
+    """
+
+    def loss(student_P: Tensor, start_P: Tensor, target_P: Tensor) -> Tensor:
+        first = int(ratio * student_P.numel())
+        return normalised_parameter_distance(student_P[first:], start_P[first:], target_P[first:])
+
+    return loss
+
+
+def loss_masked(ratio: float) -> MatchingLoss:
+    """The mask of PAD's released code: without the floor(ratio * P) parameters of the smallest squared error.
+
+    Which ones these are is not differentiated; numerator and denominator alike.
+    """
+
+    def loss(student_P: Tensor, start_P: Tensor, target_P: Tensor) -> Tensor:
+        dropped = int(ratio * student_P.numel())
+        if dropped == 0:
+            return normalised_parameter_distance(student_P, start_P, target_P)
+        kept = (student_P.detach() - target_P).square().argsort(stable=True)[dropped:]
+        return normalised_parameter_distance(student_P[kept], start_P[kept], target_P[kept])
+
+    return loss
+
+
+MASKS: dict[str, Callable[[float], MatchingLoss]] = {
+    "none": lambda ratio: normalised_parameter_distance,
+    "depth": depth_masked,
+    "loss": loss_masked,
+}
+
+
+def _masked(settings: DistillSettings) -> MatchingLoss:
+    if settings.mask not in MASKS:
+        raise ConfigError(f"distill.mask={settings.mask!r} is unknown; known: {', '.join(MASKS)}")
+    return MASKS[settings.mask](settings.mask_ratio)
+
+
 @dataclass(frozen=True)
 class MatchingProblem:
     """What an outer step compares: the student's start [P], its N, the segment, and the expert's points by epoch."""
@@ -87,13 +129,9 @@ def _weighted(loss: MatchingLoss, weight: float, start: Tensor, target: Tensor) 
 
 
 MATCHING: dict[str, Callable[[DistillSettings], MatchingPart]] = {
-    "parameter-distance": lambda settings: end_of_segment(normalised_parameter_distance),
-    "intermediate": lambda settings: with_intermediate(
-        normalised_parameter_distance, settings.expert_epochs, growing=False
-    ),
-    "intermediate-growing": lambda settings: with_intermediate(
-        normalised_parameter_distance, settings.expert_epochs, growing=True
-    ),
+    "parameter-distance": lambda settings: end_of_segment(_masked(settings)),
+    "intermediate": lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=False),
+    "intermediate-growing": lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=True),
 }
 
 

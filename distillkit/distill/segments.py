@@ -101,9 +101,40 @@ def _check_length(settings: DistillSettings, needed: int, trajectories: Trajecto
         )
 
 
+def upper_bound(settings: DistillSettings, step: int) -> int:
+    """DATM's U(it) = min(T+, T + floor((T+ - T) it / E)): start epochs are below it (arXiv:2310.05773, Sec. 3.3)."""
+    first, last = settings.first_max_start_epoch, settings.max_start_epoch
+    if first is None:
+        return last
+    return min(last, first + (last - first) * step // settings.expansion_end_step)
+
+
+def curriculum_segments(settings: DistillSettings, trajectories: TrajectorySource, seed: int) -> SegmentSampler:
+    """Start epochs uniform on the integers T- .. U(it) - 1, with an upper bound U that grows from T to T+ (DATM, PAD).
+
+    Raises:
+        ConfigError: the trajectories are too short for it, T is not between T- and T+, or M is no whole number.
+    """
+    low, first, high = settings.min_start_epoch, settings.first_max_start_epoch, settings.max_start_epoch
+    if first is not None and not low < first <= high:
+        raise ConfigError(
+            f"distill.first_max_start_epoch={first} must be above distill.min_start_epoch={low} and at most "
+            f"distill.max_start_epoch={high}"
+        )
+    uniform_segments(settings, trajectories, seed)  # the same checks
+
+    def sample(step: int) -> Segment:
+        generator = rng.generator(seed, "distill", "segment", step)
+        start = int(torch.randint(low, upper_bound(settings, step), (1,), generator=generator))
+        return Segment(shuffled_expert(step, trajectories.count, seed), start, start + int(settings.expert_epochs))
+
+    return sample
+
+
 SEGMENTS: dict[str, Callable[[DistillSettings, TrajectorySource, int], SegmentSampler]] = {
     "uniform": uniform_segments,
     "continuous": continuous_segments,
+    "curriculum": curriculum_segments,
 }
 
 

@@ -47,6 +47,7 @@ class OuterState:
     average: Tensor | None = None
     step: int = 0
     skipped: int = 0
+    gated: int = 0
     skipped_in_a_row: int = 0
     selection_due: bool = True
     best: Best | None = None
@@ -102,6 +103,7 @@ class OuterState:
             "lr_velocity",
             "step",
             "skipped",
+            "gated",
             "skipped_in_a_row",
             "selection_due",
         )

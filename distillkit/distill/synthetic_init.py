@@ -8,21 +8,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distillkit import rng
 from distillkit.data.coresets import select_coreset
 from distillkit.errors import ConfigError
+
+ExpertLogits = Callable[[int, Tensor | None], Tensor]
+"""Logits [m, K] that the last point of an expert gives the un-augmented training images at indices [m] (None: all)."""
 
 
 @dataclass(frozen=True)
 class RealData:
     """Real training images as network inputs, ``images`` float [n, C, H, W], ``labels`` int64 [n], K classes.
 
-    ``logits`` gives an expert's logits [n, K] of them, for parts that ask.
+    ``experts`` of them can be asked for their ``logits``, by parts that want to.
     """
 
     images: Tensor
     labels: Tensor
     num_classes: int
-    logits: Callable[[], Tensor] | None = None
+    experts: int = 0
+    logits: ExpertLogits | None = None
+
+    def expert_logits(self, part: str) -> ExpertLogits:
+        """``logits``.
+
+        Raises:
+            ConfigError: there are no experts; ``part`` names who asks.
+        """
+        if self.logits is None:
+            raise ConfigError(f"{part} needs an expert, and this method trains none")
+        return self.logits
 
 
 InitPart = Callable[[RealData, int, int], Tensor]
@@ -39,16 +54,50 @@ def _kmeans(data: RealData, ipc: int, seed: int) -> Tensor:
 
 
 def _representative(data: RealData, ipc: int, seed: int) -> Tensor:
-    """AST: per class, k-means with k = ipc on an expert's logits of the un-augmented images; nearest to each centroid.
+    """AST: per class, k-means with k = ipc on a random expert's logits of the images; nearest to each centroid.
 
     The authors' latest commit has ten clusters for every ipc and returns nothing below ten; this is that of May 2023.
     """
-    if data.logits is None:
-        raise ConfigError("distill.init=kmeans-logits needs an expert, and this method trains none")
-    return select_coreset("kmeans", data.logits(), data.labels, data.num_classes, ipc, seed)
+    logits = data.expert_logits("distill.init=kmeans-logits")
+    expert = int(torch.randint(data.experts, (1,), generator=rng.generator(seed, "distill", "init expert")))
+    return select_coreset("kmeans", logits(expert, None), data.labels, data.num_classes, ipc, seed)
 
 
-INITS: dict[str, InitPart] = {"real": _real, "kmeans": _kmeans, "kmeans-logits": _representative}
+def _correct(data: RealData, ipc: int, seed: int) -> Tensor:
+    """DATM: per class the first ipc images, in random order, that expert 0 classifies correctly.
+
+    Where it gets too few right, those that expert 1 gets right follow, and so on; then whatever is left.
+    """
+    logits, labels = data.expert_logits("distill.init=correct"), data.labels.cpu()
+    chosen: list[list[int]] = [[] for _ in range(data.num_classes)]
+    for expert in range(data.experts):
+        right = logits(expert, None).argmax(1) == labels
+        for class_id, taken in enumerate(chosen):
+            order = _random_order(labels, class_id, seed)
+            taken += [index for index in order[right[order]].tolist() if index not in taken][: ipc - len(taken)]
+        if all(len(taken) == ipc for taken in chosen):
+            break
+    for class_id, taken in enumerate(chosen):
+        order = _random_order(labels, class_id, seed)
+        if len(order) < ipc:
+            raise ConfigError(f"class {class_id} has {len(order)} training images, fewer than --ipc {ipc}")
+        taken += [index for index in order.tolist() if index not in taken][: ipc - len(taken)]
+    return torch.tensor([index for taken in chosen for index in taken])
+
+
+def _random_order(labels: Tensor, class_id: int, seed: int) -> Tensor:
+    members = torch.nonzero(labels == class_id).flatten()
+    return members[torch.randperm(len(members), generator=rng.generator(seed, "distill", "init correct", class_id))]
+
+
+INITS: dict[str, InitPart] = {
+    "real": _real,
+    "kmeans": _kmeans,
+    "kmeans-logits": _representative,
+    "correct": _correct,
+}
+ASK_EXPERTS = ("kmeans-logits", "correct")
+"""Parts that look at what experts say."""
 
 
 def check_init(name: str) -> None:
@@ -61,8 +110,19 @@ def check_init(name: str) -> None:
         raise ConfigError(f"distill.init={name!r} is unknown; known: {', '.join(INITS)}")
 
 
-def initial_images(name: str, data: RealData, ipc: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Initial images [K * ipc, C, H, W] on the CPU, copies, and their class ids int64 [K * ipc], class by class.
+@dataclass(frozen=True)
+class InitialImages:
+    """S = K * ipc real images, class by class: ``images`` [S, C, H, W] on the CPU, copies; ``class_ids`` and
+    ``indices`` into the training images, int64 [S].
+    """
+
+    images: Tensor
+    class_ids: Tensor
+    indices: Tensor
+
+
+def initial_images(name: str, data: RealData, ipc: int, seed: int) -> InitialImages:
+    """The images that the part ``name`` chooses.
 
     Raises:
         ConfigError: the part ``name`` is unknown, or a class has fewer than ``ipc`` images.
@@ -70,4 +130,4 @@ def initial_images(name: str, data: RealData, ipc: int, seed: int) -> tuple[Tens
     check_init(name)
     indices = INITS[name](data, ipc, seed)
     class_ids = torch.arange(data.num_classes).repeat_interleave(ipc)
-    return data.images[indices.to(data.images.device)].cpu().clone(), class_ids
+    return InitialImages(data.images[indices.to(data.images.device)].cpu().clone(), class_ids, indices)

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from torch import Tensor
+
 from distillkit.data.augment import Augmentation
 from distillkit.errors import ConfigError
+from distillkit.experts.gsam import Gsam
+from distillkit.experts.schedule import EasyToHard, Schedule, check_schedule
 from distillkit.experts.smooth import PENALTIES, Penalty, SmoothLoss
 from distillkit.settings import ExpertSettings
 from distillkit.training.recipe import LossPart, OptimizerPart, OrderPart, Recipe, Sgd, cross_entropy, shuffle
@@ -20,6 +24,12 @@ def _penalty(settings: ExpertSettings) -> Penalty:
 
 OPTIMIZERS: dict[str, Callable[[ExpertSettings], OptimizerPart]] = {
     "sgd": lambda settings: Sgd(settings.momentum, settings.weight_decay),
+    "gsam": lambda settings: Gsam(
+        Sgd(settings.momentum, settings.weight_decay),
+        settings.sharpness_radius,
+        settings.gap_weight,
+        settings.adaptive,
+    ),
 }
 LOSSES: dict[str, Callable[[ExpertSettings], LossPart]] = {
     "cross-entropy": lambda settings: cross_entropy,
@@ -27,9 +37,28 @@ LOSSES: dict[str, Callable[[ExpertSettings], LossPart]] = {
     "gradient-penalty": lambda settings: SmoothLoss(False, _penalty(settings), settings.penalty_weight),
     "clipping-gradient-penalty": lambda settings: SmoothLoss(True, _penalty(settings), settings.penalty_weight),
 }
-ORDERS: dict[str, Callable[[ExpertSettings], OrderPart]] = {
-    "shuffle": lambda settings: shuffle,
+Ranking = tuple[Tensor, ...]
+"""Of each class, the indices of its images from easy to hard."""
+
+
+def schedule_of(settings: ExpertSettings) -> Schedule:
+    """The data scheduler that the settings describe."""
+    return Schedule(settings.easy_fraction, settings.add_end_epoch, settings.remove_epochs, settings.remove_fractions)
+
+
+def _easy_to_hard(settings: ExpertSettings, ranking: Ranking | None) -> OrderPart:
+    schedule = schedule_of(settings)
+    smallest = min((len(order) for order in ranking), default=0) if ranking is not None else 1000
+    check_schedule(schedule, settings.epochs, smallest)
+    return EasyToHard(schedule, ranking or ())
+
+
+ORDERS: dict[str, Callable[[ExpertSettings, Ranking | None], OrderPart]] = {
+    "shuffle": lambda settings, ranking: shuffle,
+    "easy-to-hard": _easy_to_hard,
 }
+RANKED = ("easy-to-hard",)
+"""Orders that need a ranking of the images by difficulty."""
 
 Part = TypeVar("Part")
 
@@ -40,11 +69,13 @@ def _part(kind: str, name: str, table: Mapping[str, Part]) -> Part:
     return table[name]
 
 
-def expert_recipe(settings: ExpertSettings, augmentation: Augmentation | None) -> Recipe:
-    """The recipe that ``settings`` describe.
+def expert_recipe(
+    settings: ExpertSettings, augmentation: Augmentation | None, ranking: Ranking | None = None
+) -> Recipe:
+    """The recipe that ``settings`` describe; ``ranking`` of the images, for orders that need one.
 
     Raises:
-        ConfigError: a part is unknown.
+        ConfigError: a part is unknown, or the data scheduler leaves nothing of a class.
     """
     return Recipe(
         epochs=settings.epochs,
@@ -52,7 +83,7 @@ def expert_recipe(settings: ExpertSettings, augmentation: Augmentation | None) -
         lr=settings.lr,
         optimizer=_part("optimizer", settings.optimizer, OPTIMIZERS)(settings),
         loss=_part("loss", settings.loss, LOSSES)(settings),
-        order=_part("order", settings.order, ORDERS)(settings),
+        order=_part("order", settings.order, ORDERS)(settings, ranking),
         augmentation=augmentation if settings.augment else None,
         lr_drop_epochs=settings.lr_drop_epochs,
         lr_drop_factor=settings.lr_drop_factor,

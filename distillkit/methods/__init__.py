@@ -3,9 +3,13 @@
 from distillkit.methods.ast import AST
 from distillkit.methods.base import Layer, Method, Problem
 from distillkit.methods.coresets import KMEANS, RANDOM
+from distillkit.methods.datm import DATM
 from distillkit.methods.mct import MCT
 from distillkit.methods.mtt import MTT
+from distillkit.methods.pad import PAD, PAD_RELEASED
 
-METHODS: dict[str, Method] = {method.name: method for method in (MTT, AST, MCT, RANDOM, KMEANS)}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (MTT, AST, MCT, DATM, PAD, PAD_RELEASED, RANDOM, KMEANS)
+}
 
 __all__ = ["METHODS", "Layer", "Method", "Problem"]

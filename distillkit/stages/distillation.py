@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillkit import plots, rng, storage
+from distillkit import plots, storage
 from distillkit.artifact.views import preview_png
 from distillkit.distill.labels import LabelPart, label_part
 from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
@@ -28,10 +27,11 @@ from distillkit.distill.step_functions import (
     compiling_pays,
     try_functions,
 )
-from distillkit.distill.synthetic_init import RealData, check_init, initial_images
+from distillkit.distill.synthetic_init import ASK_EXPERTS, RealData, check_init, initial_images
 from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
+from distillkit.experts.difficulty import find_score
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.report import expert_report
 from distillkit.networks.functional import FlatNetwork
@@ -51,7 +51,7 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     if done is not None:
         return done
     store = None
-    if run.settings.distill.outer_steps > 0:
+    if needs_experts(run.settings):
         with folder.timed("experts"):
             store = train_experts(run, prepared)
         _report_experts(run, store, folder)
@@ -77,12 +77,21 @@ def check_distillation(settings: RunSettings) -> None:
     matching_part(settings.distill)
     check_init(settings.distill.init)
     check_start(settings.distill)
-    if settings.distill.outer_steps == 0:
+    if not needs_experts(settings):
         return
     expert_recipe(settings.experts, None)
+    find_score(settings.experts.difficulty)
     if settings.experts.count == 0:
         raise ConfigError("experts.count=0 leaves nothing to match; one expert is the least")
-    segment_sampler(settings.distill, planned_trajectories(settings), settings.seed)
+    planned = planned_trajectories(settings)
+    if settings.distill.outer_steps > 0:
+        segment_sampler(settings.distill, planned, settings.seed)
+
+
+def needs_experts(settings: RunSettings) -> bool:
+    """Whether there is anything to match, or a part asks experts about the initial images or labels."""
+    distill = settings.distill
+    return distill.outer_steps > 0 or distill.init in ASK_EXPERTS or label_part(distill).asks_experts
 
 
 def distill_set(
@@ -97,8 +106,8 @@ def distill_set(
         trajectories = open_trajectories(store, run.settings.experts.count)
         network = FlatNetwork(prepared.build(prepared.network, run.settings.seed, "student")(0).to(run.device))
         check_parameters(trajectories, network.size)
-    state = _load_or_start(run, prepared, folder, _expert_logits(run, prepared, trajectories, network))
-    if trajectories is None or network is None:
+    state = _load_or_start(run, prepared, folder, real_data(prepared, trajectories, network))
+    if trajectories is None or network is None or run.settings.distill.outer_steps == 0:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
     settings = run.settings.distill
     task = DistillTask(
@@ -129,6 +138,7 @@ def distill_set(
         "networks": settings.select_networks,
         "outer_steps": state.step,
         "skipped_steps": state.skipped,
+        "gated_steps": state.gated,
         "last_lr": state.lr,
     }
     return best.synthetic, selection
@@ -158,24 +168,30 @@ def _step_functions(
     return compiled
 
 
-def _expert_logits(
-    run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork | None
-) -> Callable[[], Tensor] | None:
-    """Logits [n, K] of the un-augmented training images by the last point of one expert, drawn at random."""
+def real_data(prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork | None) -> RealData:
+    """The training images, and what the last point of each expert says of them."""
+    images = prepared.train_images
     if trajectories is None or network is None:
-        return None
+        return RealData(images, prepared.train_labels, prepared.num_classes)
 
     @torch.no_grad()
-    def logits() -> Tensor:
-        generator = rng.generator(run.settings.seed, "distill", "init expert")
-        expert = int(torch.randint(trajectories.count, (1,), generator=generator))
-        point = trajectories.point(expert, trajectories.final_epoch).to(run.device)
-        return torch.cat([network(point, part) for part in prepared.train_images.split(512)]).cpu()
+    def logits(expert: int, indices: Tensor | None) -> Tensor:
+        point = trajectories.point(expert, trajectories.final_epoch).to(images.device)
+        chosen = images if indices is None else images[indices.to(images.device)]
+        return torch.cat([network(point, part) for part in chosen.split(512)]).cpu()
 
-    return logits
+    return RealData(images, prepared.train_labels, prepared.num_classes, trajectories.count, logits)
 
 
-def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, logits: Callable[[], Tensor] | None) -> OuterState:
+def initial_labels(part: LabelPart, real: RealData, class_ids: Tensor, indices: Tensor) -> Tensor:
+    """The part's labels [S, K] of the real images at ``indices`` [S]."""
+    logits = None
+    if part.asks_experts and real.logits is not None:
+        logits = torch.stack([real.logits(expert, indices) for expert in range(real.experts)])
+    return part.initial(class_ids, real.num_classes, logits)
+
+
+def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealData) -> OuterState:
     settings = run.settings
     if folder.checkpoint.exists():
         try:
@@ -186,10 +202,11 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, logits: Call
         except (StorageError, KeyError, TypeError, AttributeError) as error:
             run.progress.note(f"the checkpoint cannot be used ({error}); distilling from the start")
     folder.truncate_metrics(-1, keep_selection=False)
-    real = RealData(prepared.train_images, prepared.train_labels, prepared.num_classes, logits)
-    images, class_ids = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
-    labels = label_part(settings.distill)
-    state = start_state(images.to(run.device), class_ids, labels, prepared.num_classes, settings.distill.lr_init)
+    first = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
+    part = label_part(settings.distill)
+    labels = initial_labels(part, real, first.class_ids, first.indices)
+    images, lr = first.images.to(run.device), settings.distill.lr_init
+    state = start_state(images, first.class_ids, labels.to(run.device), part.kind, lr)
     state.save(folder.checkpoint)
     return state
 

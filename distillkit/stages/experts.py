@@ -11,11 +11,12 @@ from torch import Tensor
 
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.errors import ConfigError, TrajectoryError
-from distillkit.experts.recipe import expert_recipe
+from distillkit.experts.recipe import RANKED, Ranking, expert_recipe
 from distillkit.experts.train import ExpertData, train_expert
 from distillkit.records import TrajectorySource
 from distillkit.settings import DatasetSettings, ExpertSettings, RunSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.difficulty import ranking
 from distillkit.trajectories.forms import Builder, RawBuilder, find_form
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 
@@ -99,7 +100,20 @@ def expert_seed(settings: RunSettings) -> int:
 
 def _unused(settings: ExpertSettings) -> set[str]:
     """Settings that this recipe does not read: they make no other experts."""
-    return set() if "penalty" in settings.loss else {"penalty", "penalty_weight"}
+    unused = set() if "penalty" in settings.loss else {"penalty", "penalty_weight"}
+    unused |= set() if settings.optimizer == "gsam" else {"sharpness_radius", "gap_weight", "adaptive"}
+    return unused if settings.order in RANKED else unused | SCHEDULE_SETTINGS
+
+
+SCHEDULE_SETTINGS = {
+    "difficulty",
+    "difficulty_networks",
+    "difficulty_epochs",
+    "easy_fraction",
+    "add_end_epoch",
+    "remove_epochs",
+    "remove_fractions",
+}
 
 
 def _given(settings: DatasetSettings) -> list[Any]:
@@ -126,12 +140,14 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     missing = [index for index, state in states.items() if state != "good"]
     if not missing:
         return store
+    raw_store = TrajectoryStore.for_setup(raw_setup(run, prepared))
+    ranked = ranking(run, prepared, data_setup(run, prepared), expert_seed(run.settings))
+    workshop = _Workshop(run, prepared, store, raw_store, ranked)
     run.progress.stage(
         "training experts",
         settings.count * settings.epochs,
         (settings.count - len(missing)) * settings.epochs,
     )
-    workshop = _Workshop(run, prepared, store, TrajectoryStore.for_setup(raw_setup(run, prepared)))
     for index in missing:
         with store.lock(index):
             if store.state(index) == "good":  # another run made it while this one waited
@@ -164,6 +180,7 @@ class _Workshop:
     prepared: Prepared
     store: TrajectoryStore
     raw_store: TrajectoryStore
+    ranking: Ranking | None
 
     @property
     def is_raw(self) -> bool:
@@ -199,7 +216,7 @@ class _Workshop:
             if raw is not None:
                 raw.keep(epoch, parameters)
 
-        recipe = expert_recipe(settings.experts, prepared.augmentation)
+        recipe = expert_recipe(settings.experts, prepared.augmentation, self.ranking)
         seed = expert_seed(settings)
         result = train_expert(index, self.data(), prepared.network, recipe, seed, keep, self.after_epoch)
         facts: dict[str, Any] = {"curve": result.curve, "test_accuracy": result.test_accuracy}

@@ -64,8 +64,8 @@ def compare(run, prepared, store, count, lr, segments):
     network = FlatNetwork(prepared.build(prepared.network, 0, "student")(0))
     part = label_part(settings)
     real = RealData(prepared.train_images, prepared.train_labels, prepared.num_classes)
-    images, class_ids = initial_images("real", real, run.settings.ipc, run.settings.seed)
-    labels = part.initial(class_ids, prepared.num_classes)
+    first = initial_images("real", real, run.settings.ipc, run.settings.seed)
+    images, labels = first.images, part.initial(first.class_ids, prepared.num_classes)
     found = {"cosine": [], "norm_ratio": [], "lr_exact": [], "lr_truncated": []}
     for step in range(segments):
         segment = sample(step)

@@ -6,7 +6,7 @@ import torch
 from distillkit import compress
 from distillkit.config import compose, known_keys
 from distillkit.distill.labels import LABELS
-from distillkit.distill.matching import MATCHING
+from distillkit.distill.matching import MASKS, MATCHING
 from distillkit.distill.segments import SEGMENTS
 from distillkit.distill.start import INNER_SCALES, PERTURBATIONS
 from distillkit.distill.synthetic_init import INITS
@@ -26,6 +26,7 @@ PARTS = {
     "distill.matching": MATCHING,
     "distill.init": INITS,
     "distill.labels": LABELS,
+    "distill.mask": MASKS,
     "distill.perturbation": PERTURBATIONS,
     "distill.inner_scale": INNER_SCALES,
 }

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distillkit.distill.labels import HardLabels, label_part
+from distillkit.distill.labels import HardLabels, SoftLabels, label_part
 from distillkit.distill.loop import DistillTask, distill, outer_step, start_state
-from distillkit.distill.matching import matching_part, normalised_parameter_distance
+from distillkit.distill.matching import depth_masked, loss_masked, matching_part, normalised_parameter_distance
+from distillkit.distill.segments import PlannedTrajectories, segment_sampler, upper_bound
 from distillkit.distill.state import MAX_LOG_LR_CHANGE, OuterState
 from distillkit.distill.step_functions import EagerFunctions, InnerLoss
 from distillkit.distill.synthetic_init import RealData, initial_images
@@ -62,7 +63,8 @@ def task(bad=False, **settings):
 
 def state(**changes):
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    made = start_state(images, torch.tensor([0, 0, 1, 1]), HardLabels(), 2, 0.01)
+    class_ids = torch.tensor([0, 0, 1, 1])
+    made = start_state(images, class_ids, HardLabels().initial(class_ids, 2), "probabilities", 0.01)
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -205,17 +207,18 @@ def test_apply__learned_labels_move_by_sgd_with_momentum():
 def test_initial_images__by_class_and_copied():
     images = torch.arange(12.0).view(12, 1, 1, 1).clone()
     data = RealData(images, torch.arange(12) % 3, 3)
-    chosen, ids = initial_images("real", data, 2, 0)
-    assert ids.tolist() == [0, 0, 1, 1, 2, 2]
-    assert (chosen.flatten() % 3).tolist() == [0, 0, 1, 1, 2, 2]
-    chosen += 1
+    first = initial_images("real", data, 2, 0)
+    assert first.class_ids.tolist() == [0, 0, 1, 1, 2, 2]
+    assert (first.images.flatten() % 3).tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(first.images.flatten().long(), first.indices)
+    first.images.add_(1)
     assert torch.equal(data.images, torch.arange(12.0).view(12, 1, 1, 1))
     with pytest.raises(ConfigError, match=r"distill.init='noise' is unknown; known: real, kmeans"):
         initial_images("noise", data, 2, 0)
 
 
 def test_parts__unknown_names_and_a_still_expert():
-    with pytest.raises(ConfigError, match="known: hard"):
+    with pytest.raises(ConfigError, match="known: hard, soft"):
         label_part(DistillSettings(labels="funny"))
     with pytest.raises(ConfigError, match="known: parameter-distance"):
         matching_part(DistillSettings(matching="funny"))
@@ -227,3 +230,80 @@ def test_records__are_json(tmp_path):
     watcher = Watcher()
     distill(task(outer_steps=1), state(), watcher)
     assert json.loads(json.dumps(vars(watcher.records[0])))["step"] == 1
+
+
+def expert_says(rows):
+    """RealData of nine images of three classes whose experts put their largest logit at ``rows``."""
+    table = torch.stack([torch.nn.functional.one_hot(torch.tensor(row), 3).float() for row in rows])
+
+    def logits(expert, indices):
+        return table[expert] if indices is None else table[expert][indices]
+
+    return RealData(torch.arange(9.0).view(9, 1, 1, 1), torch.arange(9) % 3, 3, len(rows), logits)
+
+
+def test_init_correct__images_that_expert_0_gets_right_then_the_others_then_any():
+    right, wrong = [0, 1, 2], [1, 2, 0]
+    data = expert_says([[*right, *wrong, *wrong], [*wrong, *right, *wrong]])
+    one = initial_images("correct", data, 1, 0)
+    assert one.indices.tolist() == [0, 1, 2]
+    two = initial_images("correct", data, 2, 0)
+    assert two.indices.tolist() == [0, 3, 1, 4, 2, 5]
+    three = initial_images("correct", data, 3, 0)
+    assert three.indices.tolist() == [0, 3, 6, 1, 4, 7, 2, 5, 8]
+    with pytest.raises(ConfigError, match="class 0 has 3 training images, fewer than --ipc 4"):
+        initial_images("correct", data, 4, 0)
+    with pytest.raises(ConfigError, match=r"distill.init=correct needs an expert"):
+        initial_images("correct", RealData(data.images, data.labels, 3), 1, 0)
+
+
+def test_soft_labels__mean_logits_of_the_experts_that_are_right():
+    logits = torch.tensor([[[5.0, 1, 0], [0, 1, 2]], [[3.0, 2, 1], [9, 0, 1]], [[0.0, 4, 0], [3, 1, 0]]])
+    found = SoftLabels().initial(torch.tensor([0, 1]), 3, logits)
+    assert found[0].tolist() == [4, 1.5, 0.5]  # experts 0 and 1 say class 0
+    mean = logits[:, 1].mean(0)  # none says class 1: the largest logit changes places with its own
+    assert found[1].tolist() == pytest.approx([float(mean[1]), float(mean[0]), float(mean[2])])
+    with pytest.raises(ConfigError, match="this method trains none"):
+        SoftLabels().initial(torch.tensor([0]), 3)
+
+
+def test_curriculum__upper_bound_by_hand():
+    settings = DistillSettings(
+        segments="curriculum", min_start_epoch=1, first_max_start_epoch=4, max_start_epoch=8, expansion_end_step=10
+    )
+    bounds = [upper_bound(settings, step) for step in (0, 2, 3, 5, 7, 8, 9, 10, 99)]
+    assert bounds == [4, 4, 5, 6, 6, 7, 7, 8, 8]
+    sample = segment_sampler(settings, PlannedTrajectories(2, 10), 0)
+    for step in range(300):
+        assert 1 <= sample(step).start < upper_bound(settings, step)
+    assert {sample(step).start for step in range(10, 300)} == set(range(1, 8))
+    assert upper_bound(DistillSettings(max_start_epoch=8), 0) == 8
+    bad = settings.model_copy(update={"first_max_start_epoch": 1})
+    with pytest.raises(ConfigError, match=r"first_max_start_epoch=1 must be above"):
+        segment_sampler(bad, PlannedTrajectories(2, 10), 0)
+
+
+def test_gate__steps_above_the_threshold_change_nothing_and_are_counted():
+    watcher, s = Watcher(), state()
+    before = s.images.clone()
+    distill(task(gate=1e-6), s, watcher)
+    assert torch.equal(s.images, before)
+    assert (s.gated, s.skipped, s.lr) == (4, 0, pytest.approx(0.01))
+    assert [record.gated for record in watcher.records] == [1, 2, 3, 4]
+    open_state = state()
+    distill(task(gate=1e6), open_state, Watcher())
+    assert open_state.gated == 0
+    assert not torch.equal(open_state.images, before)
+
+
+def test_masks__by_hand():
+    student, start, target = torch.tensor([1.0, 2, 3, 5]), torch.zeros(4), torch.tensor([1.0, 1, 1, 1])
+    # squared errors 0, 1, 4, 16; progress 1 each
+    assert float(depth_masked(0.5)(student, start, target)) == pytest.approx(20 / 2)
+    assert float(loss_masked(0.5)(student, start, target)) == pytest.approx(20 / 2)
+    turned = student.flip(0)
+    assert float(depth_masked(0.5)(turned, start, target)) == pytest.approx(1 / 2)
+    assert float(loss_masked(0.5)(turned, start, target)) == pytest.approx(20 / 2)
+    assert float(depth_masked(0.2)(student, start, target)) == pytest.approx(21 / 4)  # floor(0.8) = 0
+    with pytest.raises(ConfigError, match="known: none, depth, loss"):
+        matching_part(DistillSettings(mask="funny"))

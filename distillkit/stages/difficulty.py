@@ -1,0 +1,82 @@
+"""How hard the training images are: short trainings, scores, a ranking of each class; cached for all runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillkit import storage
+from distillkit.errors import StorageError
+from distillkit.experts.difficulty import easy_to_hard, find_score, score_images
+from distillkit.experts.recipe import RANKED, Ranking
+from distillkit.settings import ExpertSettings
+from distillkit.stages.context import Prepared, Run
+from distillkit.training.fit import fit
+from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
+
+
+def ranking(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> Ranking | None:
+    """Of each class, its images from easy to hard; None where the experts' data order asks for none.
+
+    Args:
+        run: settings, and who listens.
+        prepared: the data.
+        setup: everything that determines training on them but the recipe and the seed.
+        seed: root seed of the experts.
+    """
+    if run.settings.experts.order not in RANKED:
+        return None
+    scores = difficulty_scores(run, prepared, setup, seed)
+    return easy_to_hard(scores, prepared.train_labels.cpu(), prepared.num_classes)
+
+
+def difficulty_scores(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> Tensor:
+    """Mean scores [n] of the training images over the networks, larger is harder; from the cache if they lie there."""
+    settings = run.settings.experts
+    chosen = {name: getattr(settings, name) for name in _DETERMINE}
+    path = storage.cache_root() / "difficulty" / f"{storage.fingerprint({**setup, **chosen, 'seed': seed})}.safetensors"
+    try:
+        return storage.read_tensors(path)[0]["scores"].clone()
+    except (StorageError, KeyError):  # absent or damaged: measured again
+        pass
+    run.progress.stage("scoring difficulty", settings.difficulty_networks * settings.difficulty_epochs)
+    scores = torch.stack([_scores_of(run, prepared, seed, index) for index in range(settings.difficulty_networks)])
+    storage.write_tensors(path, {"scores": scores.mean(0)}, {**chosen, "seed": seed})
+    return scores.mean(0)
+
+
+_DETERMINE = (
+    "difficulty",
+    "difficulty_networks",
+    "difficulty_epochs",
+    "batch_size",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "augment",
+)
+
+
+def _scores_of(run: Run, prepared: Prepared, seed: int, index: int) -> Tensor:
+    settings, score = run.settings.experts, find_score(run.settings.experts.difficulty)
+    model = prepared.build(prepared.network, seed, "difficulty")(index).to(run.device)
+    recipe = _recipe(settings, prepared)
+    for summary in fit(model, prepared.train_images, prepared.train_labels, recipe, seed, "difficulty", index):
+        run.progress.advance(1, loss=float(summary.loss))
+        run.stop.check("while scoring the difficulty of images (it begins anew)")
+    return score_images(score, model, prepared.train_images, prepared.train_labels)
+
+
+def _recipe(settings: ExpertSettings, prepared: Prepared) -> Recipe:
+    """Plain training: the scores are of the images, not of the method."""
+    return Recipe(
+        epochs=settings.difficulty_epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        optimizer=Sgd(settings.momentum, settings.weight_decay),
+        loss=cross_entropy,
+        order=shuffle,
+        augmentation=prepared.augmentation if settings.augment else None,
+    )
