@@ -60,7 +60,8 @@ def make_plan(run: Run) -> dict[str, Any]:
         selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
         stages.append(StageCost("outer steps", settings.distill.outer_steps, _outer_seconds(run, prepared)))
         stages.append(StageCost("validation networks", selections * settings.distill.select_networks, fresh))
-    rows = len(set_rows(settings)) + len(set(settings.evaluate.baselines) - {"full"})
+    soft = 2 if label_part(settings.distill).asks_experts and settings.evaluate.label_rows else 0
+    rows = len(set_rows(settings)) + soft + len(set(settings.evaluate.baselines) - {"full"})
     stages.append(StageCost("evaluation networks", rows * settings.evaluate.networks, fresh))
     return {
         "settings": settings.model_dump(mode="json"),

@@ -262,6 +262,8 @@ class EvaluateSettings(Section):
     """Learning rate of the ``full`` row (a learned lr belongs to the synthetic images)."""
     paper_protocol: bool = False
     """Report the field's habit as well: the maximum over checkpoints on test data. It chooses nothing."""
+    label_rows: bool = True
+    """Where labels are learned: also measure the images with hard labels, and random images with experts' labels."""
     uint8: bool = True
     """Evaluate the 8-bit view of the images too."""
 

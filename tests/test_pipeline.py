@@ -305,3 +305,30 @@ def test_storage__a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         storage.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != "cache"] == ["file"]
+
+
+def test_compress__soft_labels_are_measured_beside_hard_ones_and_random_images(tmp_path, tiny):
+    settings = {
+        "experts.difficulty_networks": 1,
+        "experts.difficulty_epochs": 1,
+        "distill.lr_label": 1.0,
+        "distill.gate": None,
+    }
+    ds = run(tmp_path / "pad", tiny, method="pad", settings=settings)
+    assert ds.config["label_kind"] == "logits"
+    assert torch.allclose(ds.targets.sum(1), torch.ones(10))
+    assert ds.results["hard_labels"]["n"] == ds.results["baselines"]["random-soft"]["n"] == 2
+    assert "with hard labels the same images reach" in (tmp_path / "pad" / "README.md").read_text()
+    assert "random real images, soft labels of the experts" in (tmp_path / "pad" / "README.md").read_text()
+    assert ds.results["selection"]["gated_steps"] == 0
+    again = load_distilled(tmp_path / "pad")
+    assert torch.equal(again.targets, ds.targets)
+    hard = run(tmp_path / "mtt", tiny)
+    assert "hard_labels" not in hard.results
+    assert "random-soft" not in hard.results["baselines"]
+
+
+def test_compress__random_images_with_the_experts_labels_need_no_outer_step(tmp_path, tiny):
+    ds = run(tmp_path / "soft", tiny, method="datm", settings={"distill.outer_steps": 0, "distill.init": "real"})
+    assert ds.config["label_kind"] == "logits"
+    assert ds.results["selection"]["split"].startswith("nothing")

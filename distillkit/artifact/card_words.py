@@ -6,7 +6,12 @@ import math
 
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 
-BASELINES = {"random": "random real images", "kmeans": "k-means coreset", "full": "full training data"}
+BASELINES = {
+    "random": "random real images",
+    "random-soft": "random real images, soft labels of the experts",
+    "kmeans": "k-means coreset",
+    "full": "full training data",
+}
 IMAGE_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 LABEL_BYTES = {"float32": 4, "float16": 2, "uint8": 2}
 
@@ -134,6 +139,7 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
         *_architecture_limit(how, measured),
         *_eight_bit_limit(how, measured),
         *_storage_limit(about, measured, how),
+        *_label_limit(measured, how),
     ]
     baseline = measured.baselines.get("full")
     main = measured.architectures.get(how.architecture.name)
@@ -171,6 +177,16 @@ def _storage_limit(about: ArtifactConfig, measured: ResultsFile, how: RecipeFile
         return []
     lost = 100 * (main.mean - measured.float32.mean)
     return [f"Stored as {about.dtype}: {lost:+.1f} points against float32, which reached {percent(measured.float32)}."]
+
+
+def _label_limit(measured: ResultsFile, how: RecipeFile) -> list[str]:
+    main, hard = measured.architectures.get(how.architecture.name), measured.hard_labels
+    if hard is None or main is None:
+        return []
+    lost = 100 * (hard.mean - main.mean)
+    return [
+        f"The labels are soft and learned: with hard labels the same images reach {percent(hard)}, {lost:+.1f} points."
+    ]
 
 
 def license_words(about: ArtifactConfig) -> str:

@@ -174,6 +174,7 @@ class ResultsFile(_Open):
     baselines: dict[Line, Row]
     uint8: Row | None
     float32: Row | None = None
+    hard_labels: Row | None = None
     selection: Selection
 
 

@@ -128,6 +128,8 @@ def print_results(folder: Path, results_json: dict[str, Any]) -> None:
         rows.append(("as float32", results_json["float32"]))
     if results_json["uint8"]:
         rows.append(("this set, 8-bit view", results_json["uint8"]))
+    if results_json.get("hard_labels"):
+        rows.append(("this set, hard labels", results_json["hard_labels"]))
     rows += list(results_json["baselines"].items())
     table = [[name, percent(EvalReport.from_json(row)), str(row["n"]), f"{row['lr']:.4g}"] for name, row in rows]
     print_table("Test accuracy (%) of fresh networks", ["trained on", "accuracy", "n", "lr"], table)
@@ -176,6 +178,7 @@ def _values(values: dict[str, float]) -> str:
         "lr": "lr {:.4g}",
         "validation": "validation {:.1%}",
         "accuracy": "accuracy {:.1%}",
+        "gated": "gated {:.0%}",
     }
     return "  ".join(names.get(name, name + " {:.4g}").format(value) for name, value in values.items())
 

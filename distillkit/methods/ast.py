@@ -62,8 +62,8 @@ _QUICK_DIGITS: dict[str, Any] = {
     "distill.lr_init": 0.01,
     "distill.lr_lr": 1e-6,
 }
-# A first guess, not yet run: momentum 0.9 multiplies steps by ten, so learning rates are lower than MTT's.
-_QUICK: dict[str, Any] = {"experts.lr": 0.005, "distill.lr_init": 0.005, "distill.lr_lr": 1e-7}
+# Found on validation images of CIFAR-10 at ipc 1 (width 32, 100 outer steps): lr_init 0.003, 0.01, 0.03; M 1, 2.
+_QUICK: dict[str, Any] = {"experts.lr": 0.006, "distill.lr_init": 0.01, "distill.lr_lr": 1e-7}
 
 
 def quick(problem: Problem) -> Layer:

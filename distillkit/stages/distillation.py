@@ -101,11 +101,7 @@ def distill_set(
 
     A method of no outer steps (a coreset) returns its initial images and needs no trajectories.
     """
-    trajectories, network = None, None
-    if store is not None:
-        trajectories = open_trajectories(store, run.settings.experts.count)
-        network = FlatNetwork(prepared.build(prepared.network, run.settings.seed, "student")(0).to(run.device))
-        check_parameters(trajectories, network.size)
+    trajectories, network = (None, None) if store is None else matched(run, prepared, store)
     state = _load_or_start(run, prepared, folder, real_data(prepared, trajectories, network))
     if trajectories is None or network is None or run.settings.distill.outer_steps == 0:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
@@ -166,6 +162,18 @@ def _step_functions(
         run.progress.note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
         return EagerFunctions(loss)
     return compiled
+
+
+def matched(run: Run, prepared: Prepared, store: TrajectoryStore) -> tuple[TrajectorySource, FlatNetwork]:
+    """The trajectories of the run's experts, and the network that goes with them.
+
+    Raises:
+        TrajectoryError: they are those of another network.
+    """
+    trajectories = open_trajectories(store, run.settings.experts.count)
+    network = FlatNetwork(prepared.build(prepared.network, run.settings.seed, "student")(0).to(run.device))
+    check_parameters(trajectories, network.size)
+    return trajectories, network
 
 
 def real_data(prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork | None) -> RealData:
@@ -243,7 +251,8 @@ class _Recorder:
         settings = self._run.settings.distill
         row = {name: _finite(value) for name, value in asdict(record).items()}
         self._write(row)
-        self._run.progress.advance(1, loss=record.loss, lr=record.lr)
+        gated = {"gated": record.gated / record.step} if record.gated else {}
+        self._run.progress.advance(1, loss=record.loss, lr=record.lr, **gated)
         if record.step % settings.picture_every == 0:
             picture = preview_png(state.synthetic(), self._prepared.preprocess)
             storage.write_bytes(self._folder.path / "images" / f"step-{record.step:06d}.png", picture)

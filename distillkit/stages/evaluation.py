@@ -11,6 +11,7 @@ from distillkit.artifact.encoding import as_stored
 from distillkit.artifact.schema import Dtype
 from distillkit.data.coresets import select_coreset
 from distillkit.data.preprocess import Whiten
+from distillkit.distill.labels import label_part
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
@@ -18,10 +19,22 @@ from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.experts import data_setup
+from distillkit.stages.distillation import initial_labels, matched, real_data
+from distillkit.stages.experts import data_setup, train_experts
 
 ROW_DTYPES: dict[str, Dtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}
 """Rows of the set itself: how its images are stored."""
+
+
+HARD, RANDOM_SOFT = "hard", "random-soft"
+"""Rows beside a set of soft labels: its images with hard labels; random real images with the experts' labels."""
+
+
+def label_rows(settings: RunSettings, synthetic: SyntheticSet) -> list[str]:
+    """The rows that a set of soft labels is measured beside: without them nobody knows what the images are worth."""
+    if synthetic.label_kind != "logits" or not settings.evaluate.label_rows:
+        return []
+    return [HARD, *([RANDOM_SOFT] if label_part(settings.distill).asks_experts else [])]
 
 
 def set_rows(settings: RunSettings) -> list[str]:
@@ -33,7 +46,7 @@ def set_rows(settings: RunSettings) -> list[str]:
 def evaluate_rows(run: Run, prepared: Prepared, synthetic: SyntheticSet, folder: RunFolder) -> dict[str, EvalReport]:
     """The rows of the results table: the set itself, its 8-bit view, and the baselines, all on test data."""
     settings = run.settings.evaluate
-    wanted = [*set_rows(run.settings), *settings.baselines]
+    wanted = [*set_rows(run.settings), *label_rows(run.settings, synthetic), *settings.baselines]
     rows = folder.rows()
     networks = {name: settings.full_networks if name == "full" else settings.networks for name in wanted}
     run.progress.stage("evaluating", sum(networks.values()), sum(networks[name] for name in wanted if name in rows))
@@ -58,9 +71,12 @@ def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examinatio
 
     if name in ROW_DTYPES:
         return evaluate(training_set(as_stored(synthetic, prepared.preprocess, ROW_DTYPES[name]), run.device))
+    if name == HARD:
+        stored = as_stored(synthetic, prepared.preprocess, run.settings.artifact.dtype)
+        return evaluate(TrainingSet(stored.images.to(run.device), synthetic.class_ids.to(run.device)))
     if name == "full":
         return _full_row(run, prepared, exam)
-    training = _coreset(run, prepared, name)
+    training = _softly_labelled(run, prepared) if name == RANDOM_SOFT else _coreset(run, prepared, name)
     return evaluate(training, _baseline_lr(run, prepared, training, recipe.lr))
 
 
@@ -86,6 +102,21 @@ def _coreset(run: Run, prepared: Prepared, kind: str) -> Callable[[int], Trainin
         return TrainingSet(images[chosen.to(run.device)], labels[chosen.to(run.device)])
 
     return choose if kind == "random" else _constant(choose(0))
+
+
+def _softly_labelled(run: Run, prepared: Prepared) -> Callable[[int], TrainingSet]:
+    """Random real images, others for each network, with the labels that the run's experts would give them."""
+    settings, labels = run.settings, prepared.train_labels
+    trajectories, network = matched(run, prepared, train_experts(run, prepared))
+    real, part = real_data(prepared, trajectories, network), label_part(settings.distill)
+
+    def choose(index: int) -> TrainingSet:
+        images = prepared.train_images
+        chosen = select_coreset("random", images, labels, prepared.num_classes, settings.ipc, settings.seed, index)
+        soft = initial_labels(part, real, labels.cpu()[chosen], chosen).softmax(1)
+        return TrainingSet(images[chosen.to(run.device)], soft.to(run.device))
+
+    return choose
 
 
 def _constant(training: TrainingSet) -> Callable[[int], TrainingSet]:
@@ -124,7 +155,7 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
         digest = hashlib.sha256()
         storage.sha256_tensor(digest, prepared.preprocess.matrix)
         setup["zca"] = digest.hexdigest()
-    keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "paper_protocol"}
+    keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "label_rows", "paper_protocol"}
     setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
     path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"
     cached = _cached_row(path)

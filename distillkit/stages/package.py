@@ -18,7 +18,7 @@ from distillkit.records import EvalReport, SourceInfo, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.evaluation import ROW_DTYPES, set_rows
+from distillkit.stages.evaluation import HARD, RANDOM_SOFT, ROW_DTYPES, set_rows
 from distillkit.stages.experts import expert_setup
 from distillkit.version import FORMAT_VERSION, __version__
 
@@ -97,6 +97,10 @@ def _results_json(
     }
     if main != "set":
         results["float32"] = rows["set"].to_json()
+    if HARD in rows:
+        results["hard_labels"] = rows[HARD].to_json()
+    if RANDOM_SOFT in rows:
+        results["baselines"][RANDOM_SOFT] = rows[RANDOM_SOFT].to_json()
     checkpoints = folder.test_checkpoints()
     if checkpoints:
         best = max(checkpoints, key=checkpoints.__getitem__)

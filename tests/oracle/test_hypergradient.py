@@ -9,8 +9,8 @@ from torch.func import functional_call
 
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
-from distillkit.distill.labels import HardLabels
-from distillkit.distill.matching import normalised_parameter_distance
+from distillkit.distill.labels import HardLabels, SoftLabels
+from distillkit.distill.matching import MASKS, normalised_parameter_distance
 from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss
 from distillkit.distill.student import InnerStep, plan_inner_steps
 from distillkit.distill.unroll import MatchingTerm, Unroll
@@ -19,15 +19,6 @@ from distillkit.networks.functional import FlatNetwork
 
 SIZE, CLASSES, PIXELS = 12, 4, 16
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-
-
-class SoftLogits:
-    """Labels as logits, for the labels' derivative (the methods that learn labels come with their own part)."""
-
-    kind, learned = "logits", True
-
-    def loss(self, logits, labels):
-        return -(labels.softmax(1) * F.log_softmax(logits, 1)).sum(1).mean()
 
 
 def problem(seed=0, norm="instance"):
@@ -96,7 +87,7 @@ def sweep(p, steps, momentum, middle_at=None, form="eager"):
     terms = [MatchingTerm(len(steps), lambda s: normalised_parameter_distance(s, p["start"], p["target"]))]
     if middle_at is not None:
         terms.append(MatchingTerm(middle_at, lambda s: 0.5 * normalised_parameter_distance(s, p["start"], p["middle"])))
-    unroll = Unroll(FORMS[form](InnerLoss(FlatNetwork(p["module"]), SoftLogits())), steps, momentum)
+    unroll = Unroll(FORMS[form](InnerLoss(FlatNetwork(p["module"]), SoftLabels())), steps, momentum)
     return unroll.hypergradient(p["start"], p["images"], p["labels"], p["lr"], terms, learn_labels=True)
 
 
@@ -116,6 +107,40 @@ def test_hypergradient__equals_the_independent_unroll(count, batch, momentum):
     assert rel(found.images, images) <= 1e-9
     assert rel(found.labels, labels) <= 1e-9
     assert rel(found.lr, lr) <= 1e-9
+
+
+@pytest.mark.parametrize("mask", ["depth", "loss"])
+def test_hypergradient__masked_with_soft_labels(mask):
+    """PAD: distances of the kept entries alone, in dictionaries of tensors; which entries is not differentiated."""
+    p, steps = problem(2), inner_steps(5, 5)
+    images, labels, lr = (p[name].clone().requires_grad_() for name in ("images", "labels", "lr"))
+    names = [name for name, _ in p["module"].named_parameters()]
+    shapes = [q.shape for q in p["module"].parameters()]
+    pieces = p["start"].split([s.numel() for s in shapes])
+    theta = {n: piece.view(s).clone().requires_grad_() for n, piece, s in zip(names, pieces, shapes, strict=True)}
+    for step in steps:
+        seen = augment.apply(images[step.indices], step.draw)
+        logits = functional_call(p["module"], theta, (seen,))
+        loss = -(labels[step.indices].softmax(1) * F.log_softmax(logits, 1)).sum(1).mean()
+        g = torch.autograd.grad(loss, [theta[n] for n in names], create_graph=True)
+        theta = {n: theta[n] - lr * q for n, q in zip(names, g, strict=True)}
+    flat = torch.cat([theta[n].reshape(-1) for n in names])
+    squares, progress = (flat - p["target"]) ** 2, (p["start"] - p["target"]) ** 2
+    keep = torch.ones_like(flat, dtype=torch.bool)
+    dropped = (
+        range(int(0.3 * len(flat))) if mask == "depth" else sorted(range(len(flat)), key=squares.tolist().__getitem__)
+    )
+    keep[list(dropped)[: int(0.3 * len(flat))]] = False
+    expected_loss = squares[keep].sum() / progress[keep].sum()
+    expected = torch.autograd.grad(expected_loss, [images, labels, lr])
+
+    matching = MASKS[mask](0.3)
+    terms = [MatchingTerm(5, lambda s: matching(s, p["start"], p["target"]))]
+    unroll = Unroll(EagerFunctions(InnerLoss(FlatNetwork(p["module"]), SoftLabels())), steps)
+    found = unroll.hypergradient(p["start"], p["images"], p["labels"], p["lr"], terms, learn_labels=True)
+    assert rel(found.loss, expected_loss.detach()) <= 1e-12
+    for one, other in zip((found.images, found.labels, found.lr), expected, strict=True):
+        assert rel(one, other) <= 1e-9
 
 
 @pytest.mark.parametrize("form", ["functional", pytest.param("compiled", marks=needs_compiler)])
@@ -160,7 +185,7 @@ def test_hypergradient__gradcheck_on_a_tiny_smooth_net():
     network = FlatNetwork(Tanh().double())
     start = torch.randn(network.size, dtype=torch.float64)
     target = start + torch.randn(network.size, dtype=torch.float64)
-    unroll = Unroll(EagerFunctions(InnerLoss(network, SoftLogits())), [InnerStep(torch.tensor([2, 0]), None)] * 4, 0.5)
+    unroll = Unroll(EagerFunctions(InnerLoss(network, SoftLabels())), [InnerStep(torch.tensor([2, 0]), None)] * 4, 0.5)
     term = MatchingTerm(4, lambda s: normalised_parameter_distance(s, start, target))
 
     class Matching(torch.autograd.Function):
