@@ -25,6 +25,10 @@ STUDIES = {
         "MTT": ("mtt", {}),
         "AST": ("ast", {}),
         "AST, experts not smoothed": ("ast", {"experts.loss": "cross-entropy"}),
+        "AST, clipping and the published penalty": (
+            "ast",
+            {"experts.loss": "clipping-gradient-penalty", "experts.penalty_weight": 2.0},
+        ),
         "AST, random start": ("ast", {"distill.init": "real"}),
         "AST, inner loss not balanced": ("ast", {"distill.inner_scale": "none"}),
         "AST, no intermediate matching": ("ast", {"distill.matching": "parameter-distance"}),
