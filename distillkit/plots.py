@@ -59,6 +59,23 @@ def experts_png(groups: dict[str, Sequence[dict[str, Any]]]) -> bytes:
     return _png(figure)
 
 
+def schedule_png(shares: Sequence[tuple[float, float]]) -> bytes:
+    """Which images an epoch sees (a bar over the ranks from easy to hard) and how many (the number in percent).
+
+    Args:
+        shares: of each epoch, where the ranks that it sees begin and end, 0 easiest, 1 hardest.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    epochs = range(1, len(shares) + 1)
+    axes.bar(epochs, [end - first for first, end in shares], bottom=[first for first, _ in shares], width=1.0)
+    count = axes.twinx()
+    count.step(epochs, [100 * (end - first) for first, end in shares], where="mid", color="tab:orange")
+    count.set(ylabel="images seen (% of each class)", ylim=(0, 105))
+    axes.set(xlabel="epoch", ylabel="rank (0 easiest, 1 hardest)", ylim=(0, 1.05))
+    return _png(figure)
+
+
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": "distillkit"})

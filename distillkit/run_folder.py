@@ -6,6 +6,7 @@
 ``evaluation.json``  rows of the results table that are done
 ``seconds.json``  wall time of each stage, summed over interruptions
 ``experts.json``, ``experts.png``  accuracy and parameter change of each expert
+``schedule.png``  which images an epoch of the experts saw, where a data scheduler chose them
 ``metrics.jsonl``  a line per outer step, and one per validation
 ``test_checkpoints.json``  test accuracies of checkpoints, under ``--paper-protocol`` only
 ``images/``  pictures of the synthetic images as they form

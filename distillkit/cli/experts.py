@@ -60,12 +60,14 @@ def train(
 
 def _summary(folder: Path) -> dict[str, Any]:
     from distillkit.experts.report import expert_report
+    from distillkit.experts.schedule import schedule_of, seen_shares
     from distillkit.trajectories.store import TrajectoryStore
 
     store = TrajectoryStore.open(folder)
     numbers = store.experts()
     report = expert_report([store.record(number) for number in numbers])
     recipe = store.setup["recipe"]
+    scheduled = recipe.get("order") == "easy-to-hard"
     return {
         "fingerprint": folder.name,
         "dataset": store.setup["dataset"],
@@ -77,6 +79,7 @@ def _summary(folder: Path) -> dict[str, Any]:
         "form": store.form,
         "validation_accuracy": report["mean"].get("last_validation_accuracy"),
         "test_accuracy": report["mean"].get("test_accuracy"),
+        "schedule": seen_shares(schedule_of(recipe), recipe["epochs"]) if scheduled else None,
         "report": report,
     }
 
@@ -91,6 +94,8 @@ def _print_store(summary: dict[str, Any], as_json: bool) -> None:
         f"on {summary['dataset']}, {size:.1f} MB",
         markup=False,
     )
+    if summary["schedule"] is not None:
+        _print_schedule(summary["schedule"])
     curves = summary["report"]["experts"]
     if not curves:
         return
@@ -105,6 +110,17 @@ def _print_store(summary: dict[str, Any], as_json: bool) -> None:
         rows.append([str(epoch + 1), f"{means['loss']:.3f}", f"{means['parameter_change']:.3f}", accuracy, bar])
     header = ["epoch", "loss", "parameter change", "validation accuracy (%)", ""]
     console.print_table("Means over experts", header, rows)
+
+
+def _print_schedule(shares: list[tuple[float, float]]) -> None:
+    rows = []
+    for epoch, (first, end) in enumerate(shares):
+        if epoch and epoch + 1 < len(shares) and shares[epoch - 1] == (first, end) == shares[epoch + 1]:
+            continue  # the middle of a stretch of equal epochs
+        begin, stop = round(40 * first), round(40 * end)
+        bar = "·" * begin + "█" * (stop - begin) + "·" * (40 - stop)
+        rows.append([str(epoch + 1), f"{first:.1%} to {end:.1%}", bar])
+    console.print_table("Images an epoch sees, by difficulty", ["epoch", "ranks of each class", "easy to hard"], rows)
 
 
 def _print_each(rows: list[dict[str, Any]]) -> None:
@@ -172,6 +188,8 @@ def show(
         storage.write_json(out / "experts.json", summary["report"])
         rows = {summary["fingerprint"]: summary["report"]["experts"]}
         storage.write_bytes(out / "experts.png", plots.experts_png(rows))
+        if summary["schedule"] is not None:
+            storage.write_bytes(out / "schedule.png", plots.schedule_png(summary["schedule"]))
     _print_store(summary, as_json)
 
 

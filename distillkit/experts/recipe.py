@@ -10,7 +10,7 @@ from torch import Tensor
 from distillkit.data.augment import Augmentation
 from distillkit.errors import ConfigError
 from distillkit.experts.gsam import Gsam
-from distillkit.experts.schedule import EasyToHard, Schedule, check_schedule
+from distillkit.experts.schedule import EasyToHard, check_schedule, schedule_of
 from distillkit.experts.smooth import PENALTIES, Penalty, SmoothLoss
 from distillkit.settings import ExpertSettings
 from distillkit.training.recipe import LossPart, OptimizerPart, OrderPart, Recipe, Sgd, cross_entropy, shuffle
@@ -41,13 +41,8 @@ Ranking = tuple[Tensor, ...]
 """Of each class, the indices of its images from easy to hard."""
 
 
-def schedule_of(settings: ExpertSettings) -> Schedule:
-    """The data scheduler that the settings describe."""
-    return Schedule(settings.easy_fraction, settings.add_end_epoch, settings.remove_epochs, settings.remove_fractions)
-
-
 def _easy_to_hard(settings: ExpertSettings, ranking: Ranking | None) -> OrderPart:
-    schedule = schedule_of(settings)
+    schedule = schedule_of(settings.model_dump())
     smallest = min((len(order) for order in ranking), default=0) if ranking is not None else 1000
     check_schedule(schedule, settings.epochs, smallest)
     return EasyToHard(schedule, ranking or ())

@@ -13,9 +13,10 @@ is each class's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,19 @@ def check_schedule(schedule: Schedule, epochs: int, smallest_class: int) -> None
                 f"the data scheduler leaves nothing of a class of {smallest_class} images in epoch {epoch}; raise "
                 "experts.easy_fraction or lower experts.remove_fractions"
             )
+
+
+def schedule_of(recipe: Mapping[str, Any]) -> Schedule:
+    """The scheduler of expert settings, or of a recipe as a trajectory folder's set-up records it."""
+    first, second = recipe["remove_epochs"]
+    some, more = recipe["remove_fractions"]
+    return Schedule(recipe["easy_fraction"], recipe["add_end_epoch"], (first, second), (some, more))
+
+
+def seen_shares(schedule: Schedule, epochs: int) -> list[tuple[float, float]]:
+    """Of each epoch, where the ranks that it sees begin and end, as shares of a (large) class: 0 easiest, 1 hardest."""
+    size = 10_000
+    return [(first / size, end / size) for first, end in (schedule.ranks(epoch, size) for epoch in range(epochs))]
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.difficulty import find_score
-from distillkit.experts.recipe import expert_recipe
+from distillkit.experts.recipe import RANKED, expert_recipe
 from distillkit.experts.report import expert_report
+from distillkit.experts.schedule import schedule_of, seen_shares
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
@@ -65,6 +66,10 @@ def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None
     report = expert_report([store.record(index) for index in range(run.settings.experts.count)])
     storage.write_json(folder.path / "experts.json", report)
     storage.write_bytes(folder.path / "experts.png", plots.experts_png({run.settings.method: report["experts"]}))
+    if store.setup["recipe"]["order"] in RANKED:
+        recipe = store.setup["recipe"]
+        shares = seen_shares(schedule_of(recipe), recipe["epochs"])
+        storage.write_bytes(folder.path / "schedule.png", plots.schedule_png(shares))
 
 
 def check_distillation(settings: RunSettings) -> None:
