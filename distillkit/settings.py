@@ -197,7 +197,7 @@ class DistillSettings(Section):
     """Synthetic images an inner step; default all."""
     hypergradient: Literal["exact", "truncated"] = "exact"
     """``truncated`` is TESLA's approximation: each inner gradient is differentiated with the student held fixed."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     """Compile the student's step; ``auto`` where the work is worth a minute of compiling and a compiler is there."""
     inner_momentum: float = Field(0.0, ge=0, lt=1)
     """Momentum of the student's SGD."""

@@ -332,3 +332,43 @@ def test_compress__random_images_with_the_experts_labels_need_no_outer_step(tmp_
     ds = run(tmp_path / "soft", tiny, method="datm", settings={"distill.outer_steps": 0, "distill.init": "real"})
     assert ds.config["label_kind"] == "logits"
     assert ds.results["selection"]["split"].startswith("nothing")
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compress__compiled_repeats_to_the_byte_and_stays_near_the_eager_run(tmp_path, tiny):
+    made = {}
+    for name, mode in (("a", "always"), ("b", "always"), ("c", "never")):
+        notes = Notes()
+        made[name] = run(tmp_path / name, tiny, settings={"distill.compile": mode}, progress=notes)
+        assert any("compiling" in note for note in notes.notes) == (mode == "always")
+    assert torch.equal(made["a"].images, made["b"].images)
+    assert made["a"].lr == made["b"].lr
+    start = load_distilled(tmp_path / "c").images
+    assert torch.allclose(made["a"].images, start, atol=1e-3)
+
+
+def test_compress__eager_where_the_step_cannot_be_compiled(tmp_path, tiny, monkeypatch):
+    from distillkit.stages import distillation
+
+    def broken(*arguments):
+        raise distillation.CompileError("InvalidCxxCompiler: no g++")
+
+    monkeypatch.setattr(distillation, "try_functions", broken)
+    monkeypatch.setattr(distillation, "compiling_pays", lambda *arguments: True)
+    notes = Notes()
+    eager = run(tmp_path / "a", tiny, progress=notes)
+    assert any(
+        "cannot be compiled here (InvalidCxxCompiler: no g++); distilling eagerly" in note for note in notes.notes
+    )
+    never = run(tmp_path / "b", tiny, settings={"distill.compile": "never"})
+    assert torch.equal(eager.images, never.images)
+    with pytest.raises(ConfigError, match=r"distill\.compile=always, but the student's step cannot be compiled here"):
+        run(tmp_path / "c", tiny, settings={"distill.compile": "always"})

@@ -154,7 +154,7 @@ def _step_functions(
     left = (settings.outer_steps - state.step) * settings.inner_steps
     total = settings.outer_steps * settings.inner_steps  # of the whole run: a resumed one computes alike
     pays = compiling_pays(network, prepared.image_shape, batch, total)
-    if left == 0 or settings.compile == "off" or (settings.compile == "auto" and not pays):
+    if left == 0 or settings.compile == "never" or (settings.compile == "auto" and not pays):
         return EagerFunctions(loss)
     run.progress.note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
     compiled = CompiledFunctions(loss)
@@ -162,8 +162,10 @@ def _step_functions(
     try:
         try_functions(compiled, loss, state.images[:batch], state.labels[:batch], wanted)
     except CompileError as error:
-        if settings.compile == "on":
-            raise ConfigError(f"distill.compile=on, but the student's step cannot be compiled here: {error}") from error
+        if settings.compile == "always":
+            raise ConfigError(
+                f"distill.compile=always, but the student's step cannot be compiled here: {error}"
+            ) from error
         run.progress.note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
         return EagerFunctions(loss)
     return compiled
