@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test install install-dev lint type-check test-only format clean
 
 demo: install  ## distil scikit-learn's digits to one image per class (a few minutes on two CPU cores)
-	$(BIN)/distillkit compress digits --ipc 1 --method mtt
+	$(BIN)/distillkit compress digits --ipc 1 --method ast
 
 test: install-dev lint type-check test-only  ## what CI runs
 

@@ -68,12 +68,13 @@ def command(args, name, seed):
     method, changes = STUDIES[args.study][name]
     number = list(STUDIES[args.study]).index(name)
     folder = args.work / f"ablation-{args.study}-{args.dataset}-ipc{args.ipc}" / f"{number:02d}-seed{seed}"
-    settings = {**SHARED, "evaluate.networks": args.networks}
-    words = [f"{key}={json.dumps(value)}" for key, value in {**settings, **changes}.items()]
-    given = [text for text in args.set if not text.startswith(tuple(f"{key}=" for key in changes))]
+    given = dict(text.split("=", 1) for text in args.set)
+    fixed = {**SHARED, "evaluate.networks": args.networks}
+    own = {key: json.dumps(value) for key, value in changes.items()}
+    settings = {key: json.dumps(value) for key, value in fixed.items()} | given | own  # a row's own change wins
     line = [sys.executable, "-m", "distillkit", "compress", args.dataset, "--ipc", str(args.ipc), "--method", method]
     line += ["--seed", str(seed), "--out", str(folder), "--quiet"]
-    line += [part for text in [*words, *given] for part in ("--set", text)]
+    line += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     return line + (["--data-root", args.data_root] if args.data_root else []), folder
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from distillkit.sharing.push import PushOptions, push
+from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -75,3 +76,40 @@ def test_architecture_search__writes_a_correlation(made, tmp_path):
     assert [row["network"] for row in report["rows"]] == candidates
     assert -1 <= report["spearman"] <= 1
     assert "Spearman" in (tmp_path / "out" / "architecture_search-digits-ipc2.md").read_text()
+
+
+def tiny_settings(*without):
+    return [part for key, value in TINY.items() if key not in without for part in ("--set", f"{key}={value}")]
+
+
+def test_ablation_and_convergence__a_table_and_a_plot(tmp_path):
+    settings = tiny_settings("distill.outer_steps", "evaluate.networks")
+    work, out = tmp_path / "work", tmp_path / "out"
+    arguments = ("--rows", "2,3", "--seeds", "0", "--networks", "1", "--work", work, "--out", out)
+    shown = run("ablation.py", "ast", "digits", *arguments, *settings, "--set", "distill.outer_steps=2")
+    assert "| MTT |" in shown
+    found = json.loads((out / "ablation-ast-digits-ipc1.json").read_text())["rows"]
+    assert set(found) == {"MTT", "AST"}
+    assert [len(one["accuracies"]) for rows in found.values() for one in rows] == [1, 1]
+    folders = sorted((work / "ablation-ast-digits-ipc1").iterdir())
+    run("convergence.py", f"MTT={folders[0]}", f"AST={folders[1]}", "--out", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_trajectories__smoothness_storage_and_truncation(tmp_path):
+    small = ("--experts", "1", "--epochs", "4", "--width", "4", "--max-train", "200", "--out", tmp_path)
+    run("expert_smoothness.py", "digits", *small)
+    recipes = json.loads((tmp_path / "expert_smoothness-digits.json").read_text())["recipes"]
+    assert len(recipes) == 6
+    run("trajectory_storage.py", "digits", *tiny_settings("experts.epochs"), "--set", "experts.epochs=6", "--out", tmp_path)
+    rows = json.loads((tmp_path / "trajectory_storage-digits.json").read_text())["rows"]
+    assert (
+        rows["raw, every epoch"]["bytes"]
+        > rows["4 waypoints, float32"]["bytes"]
+        > rows["2 endpoints, bfloat16"]["bytes"]
+    )
+    few = ("--inner-steps", "1,3", "--lr", "0.02", "--segments", "1", "--out", tmp_path)
+    run("benchmarks/truncated.py", "digits", *few, *tiny_settings())
+    first, later = json.loads((tmp_path / "truncated-digits-ipc1.json").read_text())["rows"]
+    assert first["cosine"] == pytest.approx(1, abs=1e-5)
+    assert later["cosine"] < first["cosine"]
