@@ -41,13 +41,11 @@ def main():
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--max-train", type=int, default=10_000)
     parser.add_argument("--lr", type=float, default=0.02)
-    parser.add_argument("--only", help="recipes by number from 0, comma-separated: fills the cache alone")
+    parser.add_argument("--only", help="recipes by number from 0, comma-separated")
     parser.add_argument("--out", type=Path, default=Path("examples/benchmarks/results"))
     args = parser.parse_args()
     chosen = [list(RECIPES)[int(number)] for number in args.only.split(",")] if args.only else list(RECIPES)
     reports = {name: measure(args, RECIPES[name]) for name in chosen}
-    if args.only:
-        return
     device = torch.device("cpu")
     facts = {"arguments": {key: str(value) for key, value in vars(args).items() if key not in ("out", "data_root")}}
     facts |= {"hardware": hardware(device), "versions": versions()}

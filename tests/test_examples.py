@@ -101,7 +101,15 @@ def test_trajectories__smoothness_storage_and_truncation(tmp_path):
     run("expert_smoothness.py", "digits", *small)
     recipes = json.loads((tmp_path / "expert_smoothness-digits.json").read_text())["recipes"]
     assert len(recipes) == 6
-    run("trajectory_storage.py", "digits", *tiny_settings("experts.epochs"), "--set", "experts.epochs=6", "--out", tmp_path)
+    run(
+        "trajectory_storage.py",
+        "digits",
+        *tiny_settings("experts.epochs"),
+        "--set",
+        "experts.epochs=6",
+        "--out",
+        tmp_path,
+    )
     rows = json.loads((tmp_path / "trajectory_storage-digits.json").read_text())["rows"]
     assert (
         rows["raw, every epoch"]["bytes"]

@@ -1,9 +1,9 @@
-"""One outer step: the naive full unroll (what the field's scripts do) and distillkit's reverse sweep, side by side.
+"""One outer step: the naive full unroll (what the field's scripts do), TESLA's approximation, and distillkit's sweep.
 
     python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,20,40,80
 
-Both variants match the same segment with the same student (ConvNetD3, width 128, 32x32 colour, hard labels, DSA drawn
-once and replayed by both). Times are paired: in each round every variant takes its turn, so that whatever else the
+All variants match the same segment with the same student (ConvNetD3, width 128, 32x32 colour, hard labels, DSA drawn
+once and replayed by all). Times are paired: in each round every variant takes its turn, so that whatever else the
 machine is doing hits all of them; the median of the rounds is reported. Peak memory is that of a process which does
 nothing but this variant, less what it had before the step. ``cosine_to_fp64`` compares the image gradient with the
 naive unroll in float64 on the CPU (only with --check: it is slow). A variant that
@@ -35,10 +35,10 @@ from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import normalised_parameter_distance
-from distillkit.distill.step_functions import EagerFunctions, InnerLoss
+from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, StepFunctions
 from distillkit.distill.student import InnerStep, plan_inner_steps
 from distillkit.distill.unroll import MatchingTerm, Unroll
-from distillkit.environment import hardware
+from distillkit.environment import hardware, keep_freed_memory
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 
@@ -66,39 +66,81 @@ class Problem:
         self.steps: list[InnerStep] = plan_inner_steps(
             inner_steps, size, batch, (3, PIXELS, PIXELS), dsa, torch.Generator().manual_seed(2)
         )
+        self.names = [name for name, _ in self.module.named_parameters()]
+        self.shapes = [parameter.shape for parameter in self.module.parameters()]
+        self.sizes = [shape.numel() for shape in self.shapes]
+
+    def gradient(self, theta: Tensor, images: Tensor, step: InnerStep, *, graph: bool) -> Tensor:
+        """The inner loss's gradient in theta [P], with a graph to differentiate it again or without."""
+        if not theta.requires_grad:
+            theta = theta.detach().requires_grad_()
+        index = step.indices.to(images.device)
+        seen = images[index]
+        if step.draw is not None:
+            seen = augment.apply(seen, step.draw)
+        pieces = zip(self.names, theta.split(self.sizes), self.shapes, strict=True)
+        logits = functional_call(self.module, {name: piece.view(shape) for name, piece, shape in pieces}, (seen,))
+        loss = -(self.labels[index] * F.log_softmax(logits, 1)).sum(1).mean()
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=graph)
+        return gradient
 
 
 def naive(problem: Problem) -> Gradients:
     """The full unroll: one graph through all steps, then one backward pass (MTT's script, written anew)."""
     images, lr = problem.images.clone().requires_grad_(), problem.lr.clone().requires_grad_()
-    names = [name for name, _ in problem.module.named_parameters()]
-    shapes = [parameter.shape for parameter in problem.module.parameters()]
     theta = problem.start.clone().requires_grad_()
     for step in problem.steps:
-        index = step.indices.to(images.device)
-        seen = images[index]
-        if step.draw is not None:
-            seen = augment.apply(seen, step.draw)
-        pieces = theta.split([shape.numel() for shape in shapes])
-        weights = {n: piece.view(shape) for n, piece, shape in zip(names, pieces, shapes, strict=True)}
-        logits = functional_call(problem.module, weights, (seen,))
-        loss = -(problem.labels[index] * F.log_softmax(logits, 1)).sum(1).mean()
-        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
-        theta = theta - lr * gradient
+        theta = theta - lr * problem.gradient(theta, images, step, graph=True)
     distance = (theta - problem.target).square().sum() / (problem.start - problem.target).square().sum()
     return torch.autograd.grad(distance, [images, lr])
 
 
-def exact(problem: Problem) -> Gradients:
-    """Distillkit's reverse sweep."""
-    unroll = Unroll(EagerFunctions(InnerLoss(FlatNetwork(problem.module), HardLabels())), problem.steps)
+def truncated(problem: Problem) -> Gradients:
+    """TESLA's two passes, written anew: each inner gradient is differentiated with the student held fixed."""
+    theta, path = problem.start, []
+    for step in problem.steps:
+        path.append(theta)
+        theta = theta - problem.lr * problem.gradient(theta, problem.images, step, graph=False)
+    residual = theta - problem.target
+    progress = (problem.start - problem.target).square().sum()
+    total, total_lr = torch.zeros_like(problem.images), torch.zeros_like(problem.lr)
+    for step, theta in zip(problem.steps, path, strict=True):
+        images = problem.images.clone().requires_grad_()
+        along = (residual * problem.gradient(theta, images, step, graph=True)).sum()
+        total += -2 * problem.lr / progress * torch.autograd.grad(along, images)[0]
+        total_lr += -2 * along.detach() / progress
+    return total, total_lr
+
+
+def _exact(problem: Problem, functions: StepFunctions) -> Gradients:
+    unroll = Unroll(functions, problem.steps)
     start, target = problem.start, problem.target
     term = MatchingTerm(len(problem.steps), lambda student: normalised_parameter_distance(student, start, target))
     result = unroll.hypergradient(start, problem.images, problem.labels, problem.lr, [term])
     return result.images, result.lr
 
 
-VARIANTS: dict[str, Callable[[Problem], Gradients]] = {"naive": naive, "exact-fp32": exact}
+def exact_eager(problem: Problem) -> Gradients:
+    """Distillkit's reverse sweep, operation by operation."""
+    return _exact(problem, EagerFunctions(InnerLoss(FlatNetwork(problem.module), HardLabels())))
+
+
+COMPILED: list[CompiledFunctions] = []  # of a process; all its problems differ in N alone
+
+
+def exact_compiled(problem: Problem) -> Gradients:
+    """Distillkit's reverse sweep, its two functions compiled: what long runs use."""
+    if not COMPILED:
+        COMPILED.append(CompiledFunctions(InnerLoss(FlatNetwork(problem.module), HardLabels())))
+    return _exact(problem, COMPILED[0])
+
+
+VARIANTS: dict[str, Callable[[Problem], Gradients]] = {
+    "naive": naive,
+    "truncated": truncated,
+    "exact-eager": exact_eager,
+    "exact-fp32": exact_compiled,
+}
 
 
 def seconds(action: Callable[[], object], device: str) -> float:
@@ -199,17 +241,19 @@ def shown(value: float | None, digits: int = 2) -> str:
 def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     """The table that the README shows."""
     lines = [f"{machine['hardware']}, torch {machine['torch']}, {machine['setting']}", ""]
+    names = list(VARIANTS)
     lines += [
-        "| N | naive, s | exact, s | exact / naive | naive, GB | exact, GB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| N | {' | '.join(f'{name}, s' for name in names)} | {' | '.join(f'{name} / naive' for name in names[1:])} | "
+        f"{' | '.join(f'{name}, GB' for name in names)} |",
+        "| --- " * (3 * len(names)) + "|",
     ]
     for steps in dict.fromkeys(row["inner_steps"] for row in rows):
-        a, b = (next(r for r in rows if r["inner_steps"] == steps and r["variant"] == v) for v in VARIANTS)
-        fit = a["seconds"] is not None and b["seconds"] is not None
-        ratio = f"{b['seconds'] / a['seconds']:.2f}" if fit else "-"
-        gigabytes = [None if row["peak_bytes"] is None else row["peak_bytes"] / 1e9 for row in (a, b)]
-        cells = [str(steps), shown(a["seconds"]), shown(b["seconds"]), ratio, *map(shown, gigabytes)]
-        lines.append("| " + " | ".join(cells) + " |")
+        own = {row["variant"]: row for row in rows if row["inner_steps"] == steps}
+        times = [own[name]["seconds"] for name in names]
+        ratios = [None if time is None or times[0] is None else time / times[0] for time in times[1:]]
+        gigabytes = [None if own[name]["peak_bytes"] is None else own[name]["peak_bytes"] / 1e9 for name in names]
+        cells = [*map(shown, times), *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)]
+        lines.append("| " + " | ".join([str(steps), *cells, *map(shown, gigabytes)]) + " |")
     return "\n".join(lines)
 
 
@@ -231,6 +275,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     options = parse()
+    keep_freed_memory(torch.device(options.device))  # as runs do; all variants profit
     if options.memory_of:
         report_memory(options)
         return
