@@ -121,3 +121,13 @@ def test_trajectories__smoothness_storage_and_truncation(tmp_path):
     first, later = json.loads((tmp_path / "truncated-digits-ipc1.json").read_text())["rows"]
     assert first["cosine"] == pytest.approx(1, abs=1e-5)
     assert later["cosine"] < first["cosine"]
+
+
+def test_difficulty__two_scorings_and_a_picture(tmp_path):
+    few = {"experts.difficulty_networks": 1, "experts.difficulty_epochs": 2, "experts.lr": 0.05}
+    short = [part for key, value in few.items() for part in ("--set", f"{key}={value}")]
+    shown = run("difficulty.py", "digits", "--classes", "1,8", "--out", tmp_path, *short)
+    found = json.loads((tmp_path / "difficulty-digits.json").read_text())
+    assert found["mean"] > 0.2  # two networks agree on what is hard, chance is 0
+    assert f"mean         {found['mean']:.2f}" in shown
+    assert (tmp_path / "difficulty-digits.png").stat().st_size > 5_000
