@@ -48,6 +48,11 @@ class RunFolder:
         return self.path / "checkpoint.safetensors"
 
     @property
+    def experts_report(self) -> Path:
+        """Accuracy and parameter change of each expert, and where they came from."""
+        return self.path / "experts.json"
+
+    @property
     def metrics(self) -> Path:
         """A JSON line per outer step."""
         return self.path / "metrics.jsonl"

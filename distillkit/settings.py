@@ -7,7 +7,7 @@ stage that owns a part lists the names it knows.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -123,7 +123,7 @@ class ExpertSettings(Section):
     """Epoch at which all images are in."""
     remove_epochs: tuple[int, int] = (40, 60)
     """Epochs after which the easiest are left out: first some, then more."""
-    remove_fractions: tuple[float, float] = (0.1, 0.2)
+    remove_fractions: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.1, 0.2)
     """How much of each class is left out after the first and after the second."""
     sharpness_radius: float = Field(0.01, ge=0)
     """ρ of the optimiser ``gsam``."""

@@ -31,8 +31,8 @@ PUBLISHED = (FILES.card, *LOADED, FILES.parquet, FILES.preview, FILES.curves)
 """The files that are pushed and pulled; nothing else of a folder ever is. Coresets have no curves."""
 
 
-def check_format(version: object) -> None:
-    """Accept this major version and older ones.
+def check_format(version: object, file: str = FILES.config) -> None:
+    """Accept this major version and older ones; ``file`` is where it was read.
 
     Raises:
         ArtifactError: newer, or not a version.
@@ -40,9 +40,7 @@ def check_format(version: object) -> None:
     try:
         major = int(str(version).split(".")[0])
     except ValueError:
-        raise ArtifactError(
-            f"{FILES.config} has format_version {version!r}, expected a number like {FORMAT_VERSION}"
-        ) from None
+        raise ArtifactError(f"{file} has format_version {version!r}, expected a number like {FORMAT_VERSION}") from None
     if major > int(FORMAT_VERSION.split(".")[0]):
         raise ArtifactError(
             f"the artifact has format {version}, this distillkit reads up to {FORMAT_VERSION}; upgrade it"

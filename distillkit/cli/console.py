@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from distillkit.errors import DistillkitError
 from distillkit.progress import Progress, Silent
@@ -79,7 +80,7 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     for position, name in enumerate(header):
         table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position == 0, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(printable(cell)) for cell in row))  # text from elsewhere is no markup
     results.print(table)
 
 

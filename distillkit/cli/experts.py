@@ -9,7 +9,7 @@ import typer
 
 from distillkit.cli import console
 from distillkit.cli import options as opt
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, DistillkitError, NotFoundError
 
 experts = typer.Typer(no_args_is_help=True, help="Train, list, show and clear the cached expert trajectories.")
 Fingerprint = Annotated[str, typer.Argument(help="As 'experts list' prints it; its beginning is enough.")]
@@ -44,7 +44,7 @@ def train(
     from distillkit.environment import resolve_device
     from distillkit.interrupt import stop_on_signals
     from distillkit.stages.context import make_run, prepare
-    from distillkit.stages.experts import train_experts
+    from distillkit.stages.experts import check_experts, train_experts
 
     data = opt.DataOptions(
         data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
@@ -54,6 +54,7 @@ def train(
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     with console.progress(quiet) as progress, stop_on_signals() as stop:
         run = make_run(composed, place, progress, stop)
+        check_experts(run.settings)
         store = train_experts(run, prepare(run))
     _print_store(_summary(store.folder), as_json)
 
@@ -144,16 +145,32 @@ def _find(fingerprint: str) -> Path:
     found = [folder for folder in _folders() if folder.name.startswith(fingerprint)]
     if len(found) > 1:
         raise ConfigError(f"{fingerprint!r} fits several: {', '.join(folder.name for folder in found)}")
-    from distillkit.trajectories.store import TrajectoryStore, experts_root
+    if not found or not fingerprint:
+        raise NotFoundError(
+            f"no expert trajectories called {console.printable(fingerprint)}; 'distillkit experts list' shows what is "
+            "there"
+        )
+    return found[0]
 
-    return found[0] if found else TrajectoryStore.open(experts_root() / fingerprint).folder
+
+def _summaries() -> list[dict[str, Any]]:
+    """Of all trajectories that can be read; a line on stderr for each that cannot."""
+    summaries = []
+    for folder in _folders():
+        try:
+            summaries.append(_summary(folder))
+        except (DistillkitError, KeyError, TypeError, ValueError):
+            console.errors.print(
+                f"{folder.name} cannot be read; 'distillkit experts clear {folder.name}'", markup=False
+            )
+    return summaries
 
 
 @experts.command("list")
 @console.guarded
 def list_(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     """List the cached trajectories with their storage."""
-    summaries = [_summary(folder) for folder in _folders()]
+    summaries = _summaries()
     if as_json:
         for summary in summaries:
             del summary["report"]
@@ -272,11 +289,12 @@ def clear(
     if (fingerprint is None) == (not everything):
         raise ConfigError("say which trajectories to delete: a fingerprint, or --all")
     folders = _folders() if fingerprint is None else [_find(fingerprint)]
-    size = sum(TrajectoryStore.open(folder).size_bytes() for folder in folders)
+    stores = [TrajectoryStore(folder, {}) for folder in folders]  # a damaged set-up is no reason to keep it
+    size = sum(store.size_bytes() for store in stores)
     if not yes and not typer.confirm(f"Delete {len(folders)} sets of trajectories ({size / 1e6:.1f} MB)?", err=True):
         raise typer.Exit(1)
-    for folder in folders:
-        TrajectoryStore.open(folder).clear()
+    for store in stores:
+        store.clear()
     if as_json:
         console.print_json({"deleted": [folder.name for folder in folders], "bytes": size})
     else:

@@ -49,7 +49,7 @@ def uniform_segments(settings: DistillSettings, trajectories: TrajectorySource, 
     _check_bounds(settings)
     if length != int(length):
         raise ConfigError(
-            f"distill.expert_epochs={length} must be a whole number with distill.segments=uniform; "
+            f"distill.expert_epochs={length} must be a whole number with distill.segments={settings.segments}; "
             "distill.segments=continuous takes any"
         )
     _check_length(settings, high - 1 + int(length), trajectories)
@@ -65,22 +65,31 @@ def uniform_segments(settings: DistillSettings, trajectories: TrajectorySource, 
 def continuous_segments(settings: DistillSettings, trajectories: TrajectorySource, seed: int) -> SegmentSampler:
     """Start times uniform on the reals of [T-, T+), target at min(t + M, E), M real too (MCT).
 
+    Where T+ is so near to the end E that segments would be cut to nothing, starts end at E - M / 2: a segment of a
+    hundredth of an epoch would have ten thousand times the gradient, since the loss is in units of its length.
+
     Raises:
         ConfigError: the trajectories hold whole epochs only, or end before T+.
     """
-    low, high = settings.min_start_epoch, settings.max_start_epoch
+    low, last = settings.min_start_epoch, trajectories.final_epoch
+    high = min(settings.max_start_epoch, last - settings.expert_epochs / 2)
     _check_bounds(settings)
     if not trajectories.continuous:
         raise ConfigError(
             "distill.segments=continuous needs trajectories between the epochs: trajectories.form=convex, or "
             "distill.segments=uniform"
         )
-    _check_length(settings, high, trajectories)
+    _check_length(settings, settings.max_start_epoch, trajectories)
+    if high <= low:
+        raise ConfigError(
+            f"distill.expert_epochs={settings.expert_epochs} leaves no segment after distill.min_start_epoch={low} in "
+            f"experts of {last} epochs"
+        )
 
     def sample(step: int) -> Segment:
         share = float(torch.rand((), generator=rng.generator(seed, "distill", "segment", step), dtype=torch.float64))
         start = low + share * (high - low)
-        target = min(start + settings.expert_epochs, trajectories.final_epoch)
+        target = min(start + settings.expert_epochs, last)
         return Segment(shuffled_expert(step, trajectories.count, seed), start, target)
 
     return sample

@@ -50,6 +50,7 @@ class OuterState:
     gated: int = 0
     skipped_in_a_row: int = 0
     selection_due: bool = True
+    compiled: bool | None = None
     best: Best | None = None
 
     @property
@@ -106,6 +107,7 @@ class OuterState:
             "gated",
             "skipped_in_a_row",
             "selection_due",
+            "compiled",
         )
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.best is not None:

@@ -42,7 +42,9 @@ def _score_grand(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         error = el2n(model(images), labels)
     finally:
         handle.remove()
-    features = inputs[0].flatten(1).square().sum(1)
+    if len(inputs) != 1 or inputs[0].dim() != 2:
+        raise ConfigError("experts.difficulty=grand needs a network that ends in a linear layer on features; use el2n")
+    features = inputs[0].square().sum(1)
     bias = 1.0 if layers[-1].bias is not None else 0.0
     return error * (features + bias).sqrt()
 

@@ -36,8 +36,8 @@ class Schedule:
     def ranks(self, epoch: int, size: int) -> tuple[int, int]:
         """First and end of the ranks that ``epoch`` sees of a class of ``size`` images, in exact arithmetic."""
         if epoch <= self.add_end_epoch:
-            easy = _exact(self.easy_fraction)
-            share = min(Fraction(1), easy + (1 - easy) * Fraction(epoch, self.add_end_epoch or 1))
+            easy, last = _exact(self.easy_fraction), self.add_end_epoch
+            share = min(Fraction(1), easy + (1 - easy) * Fraction(epoch, last)) if last else Fraction(1)
             return 0, int(share * size)
         if epoch <= self.remove_epochs[0]:
             return 0, size

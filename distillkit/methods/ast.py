@@ -47,7 +47,7 @@ def published(problem: Problem) -> Layer | None:
             "distill.matching": "intermediate" if "intermediate" in flags else "parameter-distance",
             "distill.inner_scale": "log-balanced" if "balance" in flags else "none",
         }
-        values = {**PUBLISHED_EXPERTS, **mtt.row_settings(columns), **parts}
+        values = {**PUBLISHED_EXPERTS, **mtt.row_settings(columns, problem.dataset), **parts}
         return Layer("published (AST, the authors' commands)", values)
     row = mtt.published(problem) if key in FROM_MTT or problem.dataset.startswith("imagenet-") else None
     if row is None:

@@ -43,7 +43,8 @@ PUBLISHED: dict[tuple[str, int], Row] = {
 }
 REAL_START = (("cifar100", 50),)
 """Rows whose config starts from random images instead of correctly classified ones."""
-# ImageNet subsets: DATM published none; those of EDF (EDF@c0557d5), of the same lineage, without its own parts. No ZCA.
+# ImageNet subsets: DATM published none; EDF's of Imagenette (EDF@c0557d5), of the same lineage, without its own parts;
+# no ZCA, the gate only where its config is known to have one.
 _IMAGENET: dict[int, Row] = {
     1: Row(40, 2, 0, 5, 10, 1000, 1000, 2, 1e4, 1e-5, 1.5),
     10: Row(40, 2, 0, 10, 20, 1000, 200, 2, 1000, 1e-5),
@@ -91,11 +92,16 @@ def published(problem: Problem) -> Layer | None:
         values = row_settings(PUBLISHED[key])
         if key in REAL_START:
             values["distill.init"] = "real"
+            origin = (
+                "published (DATM, the authors' configs; theirs takes the labels of one expert, here all that are right)"
+            )
+            return Layer(origin, values)
         return Layer("published (DATM, the authors' configs)", values)
     row = _IMAGENET.get(problem.ipc) if problem.dataset.startswith("imagenet-") else None
     if row is None:
         return None
-    return Layer("EDF's configs (DATM published none)", row_settings(row) | {"dataset.preprocessing": "standardise"})
+    values = row_settings(row) | mtt.standardisation(problem.dataset)
+    return Layer("EDF's configs for Imagenette (DATM published none for ImageNet subsets)", values)
 
 
 def quick(problem: Problem) -> Layer:
@@ -103,6 +109,8 @@ def quick(problem: Problem) -> Layer:
     values = dict(mtt.quick(problem).values)
     values.pop("distill.init", None)  # DATM has its own
     values |= {"distill.lr_label": 2.0, "distill.gate": 1.5}
+    values["distill.first_max_start_epoch"] = -(-values["distill.max_start_epoch"] // 2)
+    values["distill.expansion_end_step"] = values["distill.outer_steps"] // 2
     return Layer("quick preset (DATM)", values)
 
 

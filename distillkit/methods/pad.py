@@ -17,7 +17,7 @@ from distillkit.methods.datm import Row
 def _row(
     inner: int, epochs: int, low: int, first: int, high: int, interval: int | None, batch: int, lr_y: float, img: float
 ) -> Row:
-    """Table 7 gives the interval at which the bound grows by an epoch, and no lr_lr: DATM's of the data set."""
+    """Table 7 gives the interval at which the bound grows by an epoch, and no lr_lr, which ``published`` fills in."""
     end = interval * (high - first) if interval else None
     return Row(inner, epochs, low, first if end else None, high, end, batch, lr_y, img, 0.0)
 
@@ -70,7 +70,8 @@ def published(problem: Problem) -> Layer | None:
     values = datm.row_settings(row) | SCHEDULE
     values |= {"experts.add_end_epoch": add_end, "distill.mask_ratio": ratio}
     values |= {"distill.lr_lr": config.lr_lr, "distill.gate": config.gate}
-    return Layer("published (PAD, Table 7; lr_lr and gate of the released configs)", values)
+    borrowed = "lr_lr and gate of the released configs, the scheduler's removal of the readme for CIFAR-10"
+    return Layer(f"published (PAD, Table 7; {borrowed})", values)
 
 
 def published_released(problem: Problem) -> Layer | None:
@@ -87,7 +88,7 @@ def published_released(problem: Problem) -> Layer | None:
 
 
 def quick(problem: Problem) -> Layer:
-    """DATM's quick settings; the schedule's epochs are those of CIFAR-10 in proportion to the quick experts'."""
+    """DATM's quick settings; the schedule's epochs are about those of CIFAR-10 in proportion to the quick experts'."""
     values = dict(datm.quick(problem).values)
     values |= {"distill.mask_ratio": 0.0 if problem.ipc < 5 else 0.25}
     values |= {"experts.easy_fraction": 0.75, "experts.remove_fractions": (0.1, 0.2)}

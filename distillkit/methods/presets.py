@@ -19,6 +19,7 @@ def smoke(problem: Problem) -> Layer:
             "distill.outer_steps": 4,
             "distill.inner_steps": 3,
             "distill.expert_epochs": 1,
+            "distill.first_max_start_epoch": None,
             "distill.max_start_epoch": 2,
             "distill.select_every": 2,
             "distill.checkpoint_every": 1,

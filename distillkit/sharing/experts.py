@@ -21,13 +21,16 @@ from distillkit.artifact.layout import FILES, check_format
 from distillkit.artifact.schema import Home
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ArtifactError, ConfigError, StorageError, TrajectoryError
+from distillkit.experts.recipe import RANKED
 from distillkit.hub import client
 from distillkit.hub.address import Address
 from distillkit.hub.client import Cache, Token
+from distillkit.settings import NetworkSettings, TrajectorySettings
 from distillkit.sharing.experts_card import render_experts_card
 from distillkit.sharing.experts_schema import TrajectoriesFile
 from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
 from distillkit.trajectories.compact import decode
+from distillkit.trajectories.convex import waypoint_epochs
 from distillkit.trajectories.forms import FORMS
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 from distillkit.version import FORMAT_VERSION, __version__
@@ -35,6 +38,7 @@ from distillkit.version import FORMAT_VERSION, __version__
 LIST = "trajectories.json"
 HOME = "hub.json"
 MAX_LIST = 2**25  # bytes
+MAX_TOTAL = 2**35  # bytes of all files together
 MAX_OVERHEAD = 2**22  # bytes of a file besides its waypoints: header, β
 EXPERT_FILE = re.compile(r"expert-\d{4,5}\.safetensors")
 
@@ -119,6 +123,8 @@ class PublishedExperts:
 
 def _about(store: TrajectoryStore, records: list[dict[str, Any]], parameters: int) -> TrajectoriesFile:
     known = DATASETS.get(store.setup["dataset"])
+    source = records[0].get("source") or store.setup["dataset"]
+    known = known if known and source in (known.hub_id, f"scikit-learn: {known.name}") else None
     value = {
         "format_version": FORMAT_VERSION,
         "kind": "expert trajectories",
@@ -127,9 +133,9 @@ def _about(store: TrajectoryStore, records: list[dict[str, Any]], parameters: in
         "fingerprint": store.folder.name,
         "parameters": parameters,
         "experts": records,
-        "source": known.hub_id or known.title if known else store.setup["dataset"],
+        "source": source,
         "hub_id": known.hub_id if known else None,
-        "license": known.license if known else None,
+        "license": records[0].get("license"),
         "citation": known.citation if known else "",
     }
     return _validated(value, str(store.folder))
@@ -142,17 +148,34 @@ def _validated(value: Any, name: str) -> TrajectoriesFile:
         ArtifactError: it is not of the shape, or its fingerprint is not that of its set-up.
     """
     try:
-        check_format(value.get("format_version") if isinstance(value, dict) else None)
+        check_format(value.get("format_version") if isinstance(value, dict) else None, LIST)
         about = TrajectoriesFile.model_validate_json(json.dumps(value))
+        own = storage.fingerprint(value["setup"])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part)[:60] for part in first["loc"]) or "the whole"
         raise ArtifactError(f"{name} is damaged: {LIST}: {key}: {first['msg'].lower()}") from error
-    if storage.fingerprint(value["setup"]) != about.fingerprint or about.setup.form.form != "convex":
-        raise ArtifactError(f"{name} is damaged: {LIST}: the fingerprint is not that of its set-up")
-    if len({record.epochs for record in about.experts}) != 1:
-        raise ArtifactError(f"{name} is damaged: {LIST}: its experts have different numbers of epochs")
+    except (ValueError, RecursionError) as error:  # numbers that are none, or nested too deep
+        raise ArtifactError(f"{name} is damaged: {LIST} has values that no set of trajectories has") from error
+    for wrong, what in _contradictions(about, value["setup"], own):
+        if wrong:
+            raise ArtifactError(f"{name} is damaged: {LIST}: {what}")
     return about
+
+
+def _contradictions(about: TrajectoriesFile, setup: dict[str, Any], fingerprint: str) -> list[tuple[bool, str]]:
+    """What the parts of a list must agree on, and the words where they do not."""
+    form, recipe, epochs = about.setup.form, about.setup.recipe, about.setup.recipe.epochs
+    scheduled = {"add_end_epoch", "easy_fraction", "remove_epochs", "remove_fractions"}
+    curves = [curve for record in about.experts for curve in record.curve.model_dump().values()]
+    return [
+        (fingerprint != about.fingerprint or form.form != "convex", "the fingerprint is not that of its set-up"),
+        (set(setup["network"]) != set(NetworkSettings.model_fields), "setup.network is not complete"),
+        (set(setup["form"]) != set(TrajectorySettings.model_fields) - {"keep_raw"}, "setup.form is not complete"),
+        (recipe.order in RANKED and not scheduled <= set(setup["recipe"]), "setup.recipe lacks the data scheduler"),
+        (any(record.epochs != epochs for record in about.experts), "its experts have different numbers of epochs"),
+        (any(len(curve) != epochs for curve in curves), "a curve has not a number for every epoch"),
+    ]
 
 
 def plan_push_experts(store: TrajectoryStore, repo: str, options: PushOptions) -> dict[str, int]:
@@ -220,7 +243,16 @@ def _check_sizes(address: Address, commit: str, about: TrajectoriesFile, numbers
     """No file may be larger than what its waypoints need, before it is fetched."""
     if cache.local_files_only or not numbers:
         return
+    try:
+        FORMS["convex"].check(about.setup.form, about.setup.recipe.epochs)
+    except ConfigError as error:
+        raise ArtifactError(f"{address} is damaged: {LIST}: {error}") from error
     limit = MAX_OVERHEAD + FORMS["convex"].size(about.setup.form, about.experts[0].epochs, about.parameters)
+    if limit * len(numbers) > MAX_TOTAL:
+        raise ArtifactError(
+            f"{address} says it holds up to {limit * len(numbers) / 1e9:.0f} GB of trajectories; more than "
+            f"{MAX_TOTAL / 1e9:.0f} GB are not fetched"
+        )
     names = [_file_name(number) for number in numbers]
     sizes = client.file_sizes(address, commit, names, cache)
     for name in names:
@@ -241,9 +273,11 @@ def _fetch_expert(
         trajectory = decode(tensors)
     except (StorageError, TrajectoryError) as error:
         raise ArtifactError(f"{address} is damaged: {path.name}: {error}") from error
-    if trajectory.waypoints.shape[1] != about.parameters or trajectory.epochs[-1] != record.epochs:
+    form = about.setup.form
+    expected = form.waypoint_epochs or waypoint_epochs(record.epochs, form.waypoints)
+    if trajectory.waypoints.shape[1] != about.parameters or trajectory.epochs != tuple(expected):
         raise ArtifactError(f"{address} is damaged: {path.name} does not fit {LIST}")
-    facts = record.model_dump(mode="json", exclude={"sha256", "epochs"})
+    facts = record.model_dump(mode="json", exclude={"sha256", "epochs"}) | {"pulled_from": f"{address.repo}@{commit}"}
     with store.lock(number):
         if store.state(number) != "good":
             store.adopt(number, path.read_bytes(), record.epochs, facts)

@@ -38,7 +38,7 @@ def render_experts_card(about: TrajectoriesFile, sizes: dict[str, int], own: str
         sizes: bytes of the experts' files by name.
         own: the user's section.
     """
-    network, form, recipe = about.setup.network, about.setup.form, about.setup.recipe
+    network, form, recipe = about.setup.network, about.setup.form, about.setup.recipe.model_dump(exclude_unset=True)
     home = about.hub.repo if about.hub else "org/name"
     at = f"@{about.hub.revision}" if about.hub and about.hub.revision else ""
     matter = yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=1000).strip()
@@ -60,17 +60,19 @@ between them, the position on a line by {form.beta}.
 
 ```
 distillkit experts pull {home}{at}
-distillkit compress {one_line(about.setup.dataset)} --ipc 10 --method mct --set experts.source={about.fingerprint}
+distillkit compress {one_line(about.setup.dataset)} --ipc 10 --method mct \\
+  --set experts.source={about.fingerprint} --set experts.count={len(about.experts)} \\
+  --set network.width={network.width}
 ```
 
-The same data, preprocessing and network are needed, and are checked. `--method ast` and others take these trajectories
-with `--set trajectories.form=convex` and the same `experts.source`.
+The same data (number of training images, split), preprocessing and network are needed, and are checked: where the
+presets say otherwise, say so with `--set`. Every method takes these trajectories by `experts.source`.
 
 ## Experts
 
 {_table(about)}
 
-Trained with {", ".join(f"{key} {_value(value)}" for key, value in sorted(recipe.items()) if value not in (None, []))}.
+Trained with {_recipe_words(recipe)}.
 Test accuracies choose nothing.
 
 {own_section.wrap(own)}
@@ -89,6 +91,10 @@ The licence of the source data is `{one_line(about.license or "not stated by its
 
 {f"```bibtex{chr(10)}{unfenced(about.citation.strip())}{chr(10)}```" if about.citation else ""}
 """
+
+
+def _recipe_words(recipe: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_value(value)}" for key, value in sorted(recipe.items()) if value not in (None, [], ()))
 
 
 def _waypoints(about: TrajectoriesFile) -> int:

@@ -13,11 +13,26 @@ MAX_EXPERTS = 10_000
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Numbers = Annotated[tuple[Finite, ...], Field(max_length=100_000)]
-Plain = str | int | float | bool | None | list[str | int | float | None]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Plain = str | bool | int | Number | None | list[str | bool | int | Number | None]
 
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Recipe(BaseModel):
+    """Of the experts' recipe, what is read; it may hold more, plain values only."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Plain]
+
+    epochs: Epochs
+    order: Line
+    add_end_epoch: Annotated[int, Field(ge=0)] = 0
+    easy_fraction: Share = 1.0
+    remove_epochs: tuple[int, int] = (0, 0)
+    remove_fractions: tuple[Share, Share] = (0.0, 0.0)
 
 
 class Setup(_Closed):
@@ -31,7 +46,7 @@ class Setup(_Closed):
     network: NetworkSettings
     precision: Line
     device: Literal["cpu", "cuda"]
-    recipe: Annotated[dict[Line, Plain], Field(max_length=100)]
+    recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
     form: TrajectorySettings
 
@@ -58,6 +73,9 @@ class ExpertRecord(_Closed):
     epochs: Epochs
     curve: Curve
     test_accuracy: Share | None = None
+    source: Line | None = None
+    license: Line | None = None
+    pulled_from: Line | None = None
     storage_error: Moved | None = None
 
 

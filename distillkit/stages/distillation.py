@@ -31,8 +31,7 @@ from distillkit.distill.synthetic_init import ASK_EXPERTS, RealData, check_init,
 from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
-from distillkit.experts.difficulty import find_score
-from distillkit.experts.recipe import RANKED, expert_recipe
+from distillkit.experts.recipe import RANKED
 from distillkit.experts.report import expert_report
 from distillkit.experts.schedule import schedule_of, seen_shares
 from distillkit.networks.functional import FlatNetwork
@@ -40,7 +39,13 @@ from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.experts import check_parameters, planned_trajectories, train_experts
+from distillkit.stages.experts import (
+    check_experts,
+    check_parameters,
+    planned_trajectories,
+    pulled_from,
+    train_experts,
+)
 from distillkit.tracking import Tracker, open_tracker
 from distillkit.trajectories.forms import open_trajectories
 from distillkit.trajectories.store import TrajectoryStore
@@ -63,8 +68,9 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
 
 
 def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None:
-    report = expert_report([store.record(index) for index in range(run.settings.experts.count)])
-    storage.write_json(folder.path / "experts.json", report)
+    numbers = range(run.settings.experts.count)
+    report = expert_report([store.record(index) for index in numbers])
+    storage.write_json(folder.experts_report, {**report, "pulled_from": pulled_from(store, numbers)})
     storage.write_bytes(folder.path / "experts.png", plots.experts_png({run.settings.method: report["experts"]}))
     if store.setup["recipe"]["order"] in RANKED:
         recipe = store.setup["recipe"]
@@ -84,13 +90,9 @@ def check_distillation(settings: RunSettings) -> None:
     check_start(settings.distill)
     if not needs_experts(settings):
         return
-    expert_recipe(settings.experts, None)
-    find_score(settings.experts.difficulty)
-    if settings.experts.count == 0:
-        raise ConfigError("experts.count=0 leaves nothing to match; one expert is the least")
-    planned = planned_trajectories(settings)
+    check_experts(settings)
     if settings.distill.outer_steps > 0:
-        segment_sampler(settings.distill, planned, settings.seed)
+        segment_sampler(settings.distill, planned_trajectories(settings), settings.seed)
 
 
 def needs_experts(settings: RunSettings) -> bool:
@@ -148,13 +150,21 @@ def distill_set(
 def _step_functions(
     run: Run, prepared: Prepared, network: FlatNetwork, labels: LabelPart, state: OuterState
 ) -> StepFunctions:
-    """Compiled, if the settings say so or it pays; eager, with a line that says why, where it does not work."""
+    """Compiled, if the settings say so or it pays; eager, with a line that says why, where it does not work.
+
+    A run that was begun in one way goes on in it: the other would end at other bytes.
+
+    Raises:
+        ConfigError: it must be compiled, and cannot be.
+    """
     settings, loss = run.settings.distill, InnerLoss(network, labels)
     batch = min(settings.batch_size or len(state.images), len(state.images))
     left = (settings.outer_steps - state.step) * settings.inner_steps
     total = settings.outer_steps * settings.inner_steps  # of the whole run: a resumed one computes alike
     pays = compiling_pays(network, prepared.image_shape, batch, total)
-    if left == 0 or settings.compile == "never" or (settings.compile == "auto" and not pays):
+    eager = settings.compile == "never" or (settings.compile == "auto" and not pays)
+    if left == 0 or eager or state.compiled is False:
+        state.compiled = False if left else state.compiled
         return EagerFunctions(loss)
     run.progress.note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
     compiled = CompiledFunctions(loss)
@@ -162,12 +172,19 @@ def _step_functions(
     try:
         try_functions(compiled, loss, state.images[:batch], state.labels[:batch], wanted)
     except CompileError as error:
+        if state.compiled:
+            raise ConfigError(
+                f"this run was begun with a compiled step, which cannot be compiled here now: {error}; mend that, or "
+                "begin anew with --yes --set distill.compile=never"
+            ) from error
         if settings.compile == "always":
             raise ConfigError(
                 f"distill.compile=always, but the student's step cannot be compiled here: {error}"
             ) from error
         run.progress.note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
+        state.compiled = False
         return EagerFunctions(loss)
+    state.compiled = True
     return compiled
 
 

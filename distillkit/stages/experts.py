@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.errors import ConfigError, TrajectoryError
+from distillkit.experts.difficulty import find_score
 from distillkit.experts.recipe import RANKED, Ranking, expert_recipe
 from distillkit.experts.train import ExpertData, train_expert
 from distillkit.records import TrajectorySource
@@ -75,6 +78,19 @@ def planned_trajectories(settings: RunSettings) -> PlannedTrajectories:
     return PlannedTrajectories(count, int(store.record(0)["epochs"]), find_form(store.form).continuous)
 
 
+def check_experts(settings: RunSettings) -> None:
+    """Everything that can be wrong with how experts are made, before one is trained for hours.
+
+    Raises:
+        ConfigError: an unknown part, a schedule or waypoints that do not fit, or no experts.
+    """
+    if settings.experts.count == 0:
+        raise ConfigError("experts.count=0 leaves nothing to match; one expert is the least")
+    expert_recipe(settings.experts, None)
+    find_score(settings.experts.difficulty)
+    planned_trajectories(settings)
+
+
 def check_parameters(trajectories: TrajectorySource, size: int) -> None:
     """Are the trajectories those of a network of ``size`` parameters?
 
@@ -133,6 +149,10 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     states = {index: store.state(index) for index in range(settings.count)}
     if settings.source is not None:
         _check_given(store, states, data_setup(run, prepared))
+    origins = pulled_from(store, [index for index, state in states.items() if state == "good"])
+    if origins:
+        run.progress.note(f"experts were not trained here but pulled from {', '.join(origins)}")
+    if settings.source is not None:
         return store
     for index, state in states.items():
         if state == "damaged":
@@ -141,8 +161,9 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     if not missing:
         return store
     raw_store = TrajectoryStore.for_setup(raw_setup(run, prepared))
-    ranked = ranking(run, prepared, data_setup(run, prepared), expert_seed(run.settings))
-    workshop = _Workshop(run, prepared, store, raw_store, ranked)
+    workshop = _Workshop(run, prepared, store, raw_store)
+    if any(workshop.must_train(index) for index in missing):
+        _ = workshop.ranking  # a stage of its own, before this one begins
     run.progress.stage(
         "training experts",
         settings.count * settings.epochs,
@@ -155,6 +176,11 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
             else:
                 workshop.make(index)
     return store
+
+
+def pulled_from(store: TrajectoryStore, experts: Iterable[int]) -> list[str]:
+    """The Hub revisions that these experts came from; none for those that were trained here."""
+    return sorted({str(origin) for index in experts if (origin := store.record(index).get("pulled_from"))})
 
 
 def _check_given(store: TrajectoryStore, states: dict[int, str], wanted: dict[str, Any]) -> None:
@@ -180,17 +206,24 @@ class _Workshop:
     prepared: Prepared
     store: TrajectoryStore
     raw_store: TrajectoryStore
-    ranking: Ranking | None
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """Asked for when the first expert is trained; one that is converted needs none."""
+        return ranking(self.run, self.prepared, data_setup(self.run, self.prepared), expert_seed(self.run.settings))
 
     @property
     def is_raw(self) -> bool:
         return self.store.folder == self.raw_store.folder
 
+    def must_train(self, index: int) -> bool:
+        return self.is_raw or self.raw_store.state(index) != "good"
+
     def make(self, index: int) -> None:
-        if not self.is_raw and self.raw_store.state(index) == "good":
-            self.convert(index)
-        else:
+        if self.must_train(index):
             self.train(index)
+        else:
+            self.convert(index)
 
     def builder(self) -> Builder:
         settings, network = self.run.settings, self.prepared.build(self.prepared.network, 0, "sizes")(0)
@@ -202,7 +235,7 @@ class _Workshop:
         for epoch in range(epochs + 1):
             builder.keep(epoch, raw(epoch))
         kept, record = builder.finish(), self.raw_store.record(index)
-        facts: dict[str, Any] = {key: value for key, value in record.items() if key in ("curve", "test_accuracy")}
+        facts: dict[str, Any] = {key: value for key, value in record.items() if key not in ("sha256", "epochs")}
         self.store.write(index, kept.tensors, epochs, {**facts, **kept.facts})
         self.run.progress.advance(epochs)
 
@@ -219,7 +252,10 @@ class _Workshop:
         recipe = expert_recipe(settings.experts, prepared.augmentation, self.ranking)
         seed = expert_seed(settings)
         result = train_expert(index, self.data(), prepared.network, recipe, seed, keep, self.after_epoch)
+        info = prepared.data.info
         facts: dict[str, Any] = {"curve": result.curve, "test_accuracy": result.test_accuracy}
+        facts |= {"source": Path(info.source).name if info.source.startswith("/") else info.source}
+        facts |= {"license": info.license}
         if raw is not None:
             with self.raw_store.lock(index):
                 self.raw_store.write(index, raw.finish().tensors, epochs, facts)

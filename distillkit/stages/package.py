@@ -57,7 +57,7 @@ def package(
         synthetic=synthetic,
         preprocess=prepared.preprocess,
         classes=prepared.data.classes,
-        config=_config_json(run, prepared, synthetic, folder.seconds(), made_by) | _published_as(folder),
+        config=_config_json(run, prepared, synthetic, folder, made_by) | _published_as(folder),
         recipe=recipe_json(recipe, settings.evaluate, settings.dataset.augmentation, architecture),
         results=results,
         dtype=settings.artifact.dtype,
@@ -114,7 +114,7 @@ def _results_json(
 
 
 def _config_json(
-    run: Run, prepared: Prepared, synthetic: SyntheticSet, seconds: dict[str, float], made_by: Provenance
+    run: Run, prepared: Prepared, synthetic: SyntheticSet, folder: RunFolder, made_by: Provenance
 ) -> dict[str, Any]:
     settings, data = run.settings, prepared.data
     stored = settings.model_dump(mode="json")
@@ -126,6 +126,7 @@ def _config_json(
         experts = {
             "count": settings.experts.count,
             "fingerprint": storage.fingerprint(expert_setup(run, prepared)),
+            "pulled_from": _pulled_from(folder),
         }
     return {
         "format_version": FORMAT_VERSION,
@@ -146,8 +147,16 @@ def _config_json(
         "command": shortened(run.command, 15_000),
         "versions": versions(),
         "hardware": hardware(run.device),
-        "wall_time_seconds": seconds,
+        "wall_time_seconds": folder.seconds(),
     }
+
+
+def _pulled_from(folder: RunFolder) -> list[str]:
+    """Hub revisions that the run's experts came from, as its own report says: the cache may be cleared by now."""
+    if not folder.experts_report.is_file():
+        return []
+    origins: list[str] = storage.read_json(folder.experts_report).get("pulled_from", [])
+    return origins
 
 
 def _source_json(info: SourceInfo) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from distillkit.errors import TrajectoryError
 from distillkit.trajectories.convex import ConvexTrajectory
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAX_NUMBERS = 100_000
 LARGEST_ERROR = 0.02
 """Of a one-epoch segment's vector, relative to its length; its square is what the matching loss sees."""
 
@@ -45,35 +46,52 @@ def encode(trajectory: ConvexTrajectory, dtype: str) -> dict[str, Tensor]:
 
 
 def decode(tensors: Mapping[str, Tensor]) -> ConvexTrajectory:
-    """The inverse of ``encode`` but for the rounding; float32.
+    """The inverse of ``encode`` but for the rounding; float32. Nothing is computed before every shape is right.
 
     Raises:
-        TrajectoryError: tensors are missing or do not fit each other.
+        TrajectoryError: tensors are missing, not of the right kind, or do not fit each other.
     """
-    try:
-        epochs = tuple(int(epoch) for epoch in tensors["waypoint-epochs"])
-        sizes = tuple(int(size) for size in tensors["sizes"])
-        positions = [tensors["start"].float()]
-        for index in range(1, len(epochs)):
-            positions.append(positions[-1] + tensors[f"step-{index:02d}"].float())
-        betas = tuple(tensors[f"beta-{index:02d}"].float() for index in range(1, len(epochs)))
-        waypoints = torch.stack(positions)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise TrajectoryError(f"this is no file of a convexified trajectory ({error})") from error
+    epochs, sizes = _whole_numbers(tensors, "waypoint-epochs"), _whole_numbers(tensors, "sizes")
     spans = [end - begin for begin, end in itertools.pairwise(epochs)]
-    shapes = [tuple(beta.shape) for beta in betas]
-    whole = waypoints.dim() == 2 and sum(sizes) == waypoints.shape[1] and min(sizes, default=0) > 0
-    if not whole or epochs[:1] != (0,) or min(spans, default=0) < 1 or len(epochs) < 2:
+    if epochs[:1] != (0,) or not spans or min(spans) < 1 or min(sizes, default=0) < 1:
         raise TrajectoryError("a convexified trajectory is damaged: its waypoints and sizes do not fit each other")
-    if shapes != [(span + 1, len(sizes)) for span in spans]:
-        raise TrajectoryError("a convexified trajectory is damaged: its β do not fit its waypoints")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in (waypoints, *betas)):
+    count, parameters = len(spans), sum(sizes)
+    start = _floats(tensors, "start", (parameters,))
+    steps = [_floats(tensors, f"step-{index:02d}", (parameters,)) for index in range(1, count + 1)]
+    betas = tuple(
+        _floats(tensors, f"beta-{index:02d}", (span + 1, len(sizes))) for index, span in enumerate(spans, start=1)
+    )
+    waypoints = torch.stack([start, *steps]).cumsum(0)
+    if not bool(torch.isfinite(waypoints).all()):
         raise TrajectoryError("a convexified trajectory is damaged: not all of its numbers are finite")
     return ConvexTrajectory(epochs, waypoints, betas, sizes)
 
 
+def _tensor(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise TrajectoryError(f"this is no file of a convexified trajectory (it has no {name})")
+    return tensors[name]
+
+
+def _whole_numbers(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    tensor = _tensor(tensors, name)
+    if tensor.dtype != torch.int64 or tensor.dim() != 1 or tensor.numel() > MAX_NUMBERS:
+        raise TrajectoryError(f"a convexified trajectory is damaged: {name} is no list of whole numbers")
+    return tuple(int(value) for value in tensor)
+
+
+def _floats(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    tensor = _tensor(tensors, name)
+    if tensor.dtype not in DTYPES.values() or tuple(tensor.shape) != shape:
+        found = f"{tensor.dtype} {list(tensor.shape)}"
+        raise TrajectoryError(f"a convexified trajectory is damaged: {name} is {found}, expected floats {list(shape)}")
+    if not bool(torch.isfinite(tensor).all()):
+        raise TrajectoryError(f"a convexified trajectory is damaged: not all of its numbers are finite ({name})")
+    return tensor.float()
+
+
 def storage_error(exact: ConvexTrajectory, stored: ConvexTrajectory) -> dict[str, Any]:
-    """How far storage moved a trajectory, in units of its one-epoch segments: the shortest that anybody matches.
+    """How far storage moved a trajectory, in units of its one-epoch segments.
 
     Returns:
         ``segment``: the largest |(q(t+1) - q(t)) - (p(t+1) - p(t))| / |p(t+1) - p(t)| over t, what the matching loss

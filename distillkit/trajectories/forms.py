@@ -102,6 +102,10 @@ class ConvexBuilder:
         return Kept(tensors, {"storage_error": error})
 
 
+DECODED_EXPERTS = 32
+"""How many are kept in memory; an outer step reads one, in shuffled passes."""
+
+
 class ConvexTrajectories:
     """The convexified form of the ``TrajectorySource`` protocol: any real epoch."""
 
@@ -120,6 +124,8 @@ class ConvexTrajectories:
             TrajectoryError: ``epoch`` is not in 0 .. ``final_epoch``, or the file is damaged.
         """
         if expert not in self._decoded:
+            while len(self._decoded) >= DECODED_EXPERTS:
+                del self._decoded[next(iter(self._decoded))]  # the one that was read first
             tensors, _ = storage.read_tensors(self._store.tensors_path(expert))
             self._decoded[expert] = decode(tensors)
         return self._decoded[expert].point(epoch)

@@ -106,3 +106,28 @@ def test_ast__published_rows_have_the_parts_of_the_authors_commands():
     for settings in (first, last):
         assert (settings.experts.loss, settings.experts.lr_drop_epochs) == ("clipping-gradient-penalty", (27,))
         assert settings.distill.inner_momentum == 0.9
+
+
+def test_published__standardised_rows_take_the_released_statistics_and_mct_the_authors_image_step():
+    mct = compose("cifar10", 10, "mct", "paper", "cuda").settings
+    assert (mct.dataset.preprocessing, mct.dataset.std) == ("standardise", (0.2023, 0.1994, 0.2010))
+    assert (mct.distill.lr_img, mct.trajectories.form, mct.distill.segments) == (500, "convex", "continuous")
+    assert compose("tiny-imagenet", 1, "ast", "paper", "cuda").settings.dataset.mean == (0.485, 0.456, 0.406)
+    for method in ("mtt", "datm", "pad"):
+        whitened = compose("cifar10", 10, method, "paper", "cuda").settings.dataset
+        assert (whitened.preprocessing, whitened.mean) == ("zca", None)
+
+
+def test_published__datm_and_pad_rows():
+    datm = compose("cifar100", 50, "datm", "paper", "cuda").settings
+    assert (datm.distill.init, datm.distill.labels, datm.distill.first_max_start_epoch) == ("real", "soft", None)
+    pad = compose("cifar10", 50, "pad", "paper", "cuda").settings
+    assert (pad.distill.mask, pad.distill.mask_ratio, pad.distill.lr_lr, pad.distill.gate) == ("depth", 0.25, 1e-5, 1.0)
+    assert (pad.distill.first_max_start_epoch, pad.distill.max_start_epoch, pad.distill.expansion_end_step) == (
+        20,
+        40,
+        2000,
+    )
+    released = compose("cifar10", 50, "pad-released", "paper", "cuda").settings
+    assert (released.distill.mask, released.distill.expert_epochs, released.distill.batch_size) == ("loss", 3, 1000)
+    assert (released.experts.order, released.experts.optimizer) == ("easy-to-hard", "gsam")

@@ -307,3 +307,16 @@ def test_masks__by_hand():
     assert float(depth_masked(0.2)(student, start, target)) == pytest.approx(21 / 4)  # floor(0.8) = 0
     with pytest.raises(ConfigError, match="known: none, depth, loss"):
         matching_part(DistillSettings(mask="funny"))
+
+
+def test_continuous__any_time_and_no_segment_cut_to_nothing():
+    settings = DistillSettings(segments="continuous", min_start_epoch=1, max_start_epoch=10, expert_epochs=3)
+    sample = segment_sampler(settings, PlannedTrajectories(2, 10, continuous=True), 0)
+    segments = [sample(step) for step in range(500)]
+    assert all(1 <= segment.start < 8.5 for segment in segments)
+    assert all(segment.target == min(segment.start + 3, 10) for segment in segments)
+    assert min(segment.target - segment.start for segment in segments) >= 1.5
+    assert any(segment.target == 10 for segment in segments)
+    assert len({segment.start for segment in segments}) == 500
+    with pytest.raises(ConfigError, match="needs trajectories between the epochs"):
+        segment_sampler(settings, PlannedTrajectories(2, 10), 0)

@@ -60,6 +60,13 @@ def test_schedule__a_class_with_nothing_left_is_an_error():
         expert_recipe(ExpertSettings(order="easy-to-hard", add_end_epoch=5, remove_epochs=(4, 3)), None)
 
 
+def test_schedule__all_images_from_the_start_and_fractions_in_range():
+    assert Schedule(0.5, 0, (3, 4), (0.1, 0.5)).ranks(0, 10) == (0, 10)
+    for wrong in ((-0.1, 0.2), (0.1, 1.0)):
+        with pytest.raises(ValueError, match="remove_fractions"):
+            ExpertSettings(remove_fractions=wrong)
+
+
 def test_order__sees_the_schedules_images_shuffled():
     ranking = (torch.arange(0, 20), torch.arange(20, 40))
     part = EasyToHard(Schedule(0.5, 2, (3, 4), (0.1, 0.5)), ranking)

@@ -136,6 +136,16 @@ def put(hub, name, content):
     hub.large.clear() if name == LIST else None
 
 
+def resealed(change):
+    """A change of the set-up whose fingerprint follows it."""
+
+    def both(value):
+        change(value["setup"])
+        value["fingerprint"] = storage.fingerprint(value["setup"])
+
+    return both
+
+
 def changed_list(hub, change):
     repo = hub.repos[REPO]
     value = json.loads(repo.commits[repo.branches["main"]][LIST])
@@ -155,6 +165,12 @@ def changed_list(hub, change):
         (lambda v: v["experts"][0].update(epochs=5), "different numbers of epochs"),
         (lambda v: v.update(parameters=12), "expert-0000.safetensors does not fit"),
         (lambda v: v.update(surprise=1), "surprise"),
+        (resealed(lambda setup: setup.update(network={})), "network is not complete"),
+        (lambda v: v["setup"].update(recipe={}), "recipe.epochs"),
+        (resealed(lambda setup: setup["recipe"].update(order="easy-to-hard")), "lacks the data scheduler"),
+        (lambda v: v["experts"][0]["curve"].update(loss=[1.0]), "not a number for every epoch"),
+        (resealed(lambda setup: setup["form"].update(waypoints=10**6)), "waypoints=1000000 must be 2 to 4"),
+        (resealed(lambda setup: setup["form"].update(waypoints=2)), "does not fit"),
     ],
 )
 def test_pull__a_list_that_lies_is_refused_and_nothing_enters_the_cache(hub, store, change, message):
@@ -164,6 +180,23 @@ def test_pull__a_list_that_lies_is_refused_and_nothing_enters_the_cache(hub, sto
     with pytest.raises(ArtifactError, match=message):
         pull_experts(parse_address(REPO), Cache())
     assert not list(experts_root().glob("*/expert-*.safetensors"))
+
+
+@pytest.mark.parametrize("text", ['{"setup": ' + "[" * 900 + "]" * 900 + "}", '{"setup": {"seed": 1e400}}', "[]", "{"])
+def test_pull__a_list_of_strange_values_is_refused_by_our_errors(hub, store, text):
+    push_experts(store, REPO, PushOptions())
+    put(hub, LIST, text.encode())
+    with pytest.raises(ArtifactError):
+        pull_experts(parse_address(REPO), Cache())
+
+
+def test_pull__what_was_pulled_is_known_by_its_revision(hub, store, tiny, tmp_path):
+    commit = push_experts(store, REPO, PushOptions()).commit
+    shutil.rmtree(experts_root())
+    pull_experts(parse_address(REPO), Cache())
+    settings = {**tiny, **CONVEX}
+    ds = compress("digits", ipc=1, method="mct", preset="smoke", settings=settings, out=tmp_path / "a", device="cpu")
+    assert ds.config["experts"]["pulled_from"] == [f"{REPO}@{commit}"]
 
 
 def test_pull__an_experts_file_that_is_damaged_or_too_large_is_refused(hub, store, tmp_path):

@@ -152,13 +152,19 @@ def test_form__size_is_what_lies_on_the_disk(tmp_path):
     assert FORMS["raw"].size(TrajectorySettings(), epochs, parameters) == 51 * parameters * 4
 
 
-@pytest.mark.parametrize("damage", ["missing", "shape", "beta", "nan", "sizes"])
+@pytest.mark.parametrize("damage", ["missing", "shape", "wide", "beta", "nan", "inf", "sizes", "complex"])
 def test_decode__damaged_files_are_refused(damage):
     tensors = encode(recorded((0, 2, 4)).trajectory("path-length", smooth=True), "float32")
     if damage == "missing":
         del tensors["step-02"]
     elif damage == "shape":
         tensors["step-01"] = tensors["step-01"][:2]
+    elif damage == "wide":
+        tensors["step-01"] = tensors["step-01"][:, None]  # would broadcast to [P, P]
+    elif damage == "inf":
+        tensors["waypoint-epochs"] = torch.tensor([0, float("inf"), 4])
+    elif damage == "complex":
+        tensors["start"] = tensors["start"].to(torch.complex64)
     elif damage == "beta":
         tensors["beta-02"] = tensors["beta-02"][:2]
     elif damage == "nan":
