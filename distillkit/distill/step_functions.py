@@ -109,16 +109,21 @@ class CompiledFunctions:
 
     def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
         """G."""
-        found: Tensor = self._gradient(theta_P, seen_B.detach(), labels_B.detach())
+        found: Tensor = self._gradient(theta_P, _canonical(seen_B), labels_B.detach())
         return found
 
     def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
         """Reverse over reverse, all of it one function."""
         if wanted not in self._adjoints:
             self._adjoints[wanted] = _compile(_adjoint(self._loss, wanted), self._backend)
-        found, value = self._adjoints[wanted](seen_B.detach(), labels_B.detach(), theta_P, w_P)
+        found, value = self._adjoints[wanted](_canonical(seen_B), labels_B.detach(), theta_P, w_P)
         labels = found[1] if wanted.labels else None
         return Adjoint(value, found[0], labels, found[-1] if wanted.theta else None)
+
+
+def _canonical(seen_B: Tensor) -> Tensor:
+    """With the strides of a fresh tensor: augmentations leave others, and a function is compiled for each it meets."""
+    return seen_B.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _adjoint(loss: InnerLoss, wanted: Wanted) -> Callable[..., Any]:
@@ -185,10 +190,10 @@ def try_functions(functions: StepFunctions, loss: InnerLoss, seen_B: Tensor, lab
     Raises:
         CompileError: in one line, why not.
     """
-    theta = torch.zeros(loss.network.size, device=seen_B.device)
+    theta, w = torch.zeros(2, loss.network.size, device=seen_B.device)  # not one tensor twice: that is another function
     try:
         functions.gradient(theta, seen_B, labels_B)
-        functions.adjoint(theta, seen_B, labels_B, theta, wanted)
+        functions.adjoint(theta, seen_B, labels_B, w, wanted)
     except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
         lines = str(error).strip().splitlines()
         raise CompileError(f"{type(error).__name__}{': ' + lines[0] if lines else ''}") from error

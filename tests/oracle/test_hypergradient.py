@@ -5,13 +5,14 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 from torch.func import functional_call
 
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import HardLabels, SoftLabels
 from distillkit.distill.matching import MASKS, normalised_parameter_distance
-from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss
+from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, Wanted, try_functions
 from distillkit.distill.student import InnerStep, plan_inner_steps
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.convnet import ConvNet
@@ -261,3 +262,21 @@ def test_hypergradient__hard_labels_are_the_limit_of_saturated_logits():
     term = MatchingTerm(len(steps), lambda s: normalised_parameter_distance(s, p["start"], p["target"]))
     hard = unroll.hypergradient(p["start"], p["images"], onehot, p["lr"], [term])
     assert rel(hard.images, soft.images) < 1e-12
+
+
+@needs_compiler
+def test_compiled__one_function_for_every_augmentation_and_none_left_to_compile_in_the_loop():
+    p, strategy = problem(3), Augmentation.parse("color_crop_cutout_flip_scale_rotate")
+    grey = FlatNetwork(ConvNet(1, (8, 8), CLASSES, 3, 2, "instance"))
+    loss = InnerLoss(grey, SoftLabels())
+    functions = CompiledFunctions(loss)
+    images, labels = torch.randn(SIZE, 1, 8, 8), p["labels"].float()
+    before = counters["stats"]["unique_graphs"]
+    try_functions(functions, loss, images, labels, Wanted(labels=True))
+    assert counters["stats"]["unique_graphs"] == before + 2
+    steps = plan_inner_steps(12, SIZE, None, (1, 8, 8), strategy, torch.Generator().manual_seed(7))
+    assert len({step.draw.operation for step in steps}) > 4
+    start = torch.cat([q.reshape(-1) for q in ConvNet(1, (8, 8), CLASSES, 3, 2, "instance").parameters()]).detach()
+    terms = [MatchingTerm(12, lambda student: (student - start - 0.1).square().sum())]
+    Unroll(functions, steps).hypergradient(start, images, labels, torch.tensor(0.01), terms, learn_labels=True)
+    assert counters["stats"]["unique_graphs"] == before + 2
