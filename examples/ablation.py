@@ -20,8 +20,8 @@ from distillkit import load_distilled
 
 STUDIES = {
     "ast": {
-        "random images": ("random", {}),
-        "k-means images": ("kmeans", {}),
+        "random images": ("random", {"distill.outer_steps": 0}),
+        "k-means images": ("kmeans", {"distill.outer_steps": 0}),
         "MTT": ("mtt", {}),
         "AST": ("ast", {}),
         "AST, experts not smoothed": ("ast", {"experts.loss": "cross-entropy"}),
@@ -33,6 +33,21 @@ STUDIES = {
         "AST, inner loss not balanced": ("ast", {"distill.inner_scale": "none"}),
         "AST, no intermediate matching": ("ast", {"distill.matching": "parameter-distance"}),
         "AST, no perturbation": ("ast", {"distill.perturbation": "none"}),
+    },
+    "pad": {
+        "random images": ("random", {"distill.outer_steps": 0}),
+        "random images, experts' soft labels": ("datm", {"distill.outer_steps": 0, "distill.init": "real"}),
+        "MTT": ("mtt", {}),
+        "DATM": ("datm", {}),
+        "PAD": ("pad", {}),
+        "PAD, released mask": ("pad-released", {}),
+        "PAD, no data scheduler": ("pad", {"experts.order": "shuffle"}),
+        "PAD, no mask": ("pad", {"distill.mask": "none"}),
+        "PAD, plain SGD experts": ("pad", {"experts.optimizer": "sgd"}),
+        "PAD, hard labels": ("pad", {"distill.labels": "hard"}),
+        "PAD, random start images": ("pad", {"distill.init": "real"}),
+        "PAD, no curriculum": ("pad", {"distill.first_max_start_epoch": None}),
+        "PAD, no gate": ("pad", {"distill.gate": None}),
     },
     "mct": {
         "MTT": ("mtt", {}),
