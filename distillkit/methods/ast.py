@@ -55,8 +55,8 @@ def published(problem: Problem) -> Layer | None:
     return Layer("MTT's row of this cell (AST published none), AST's experts", {**row.values, **PUBLISHED_EXPERTS})
 
 
-# Found on training and validation images of digits at ipc 1, where the published penalty weight of 2 costs two points and
-# 0.1 changes nothing but the time.
+# Found on training and validation images of digits at ipc 1, where the published penalty weight of 2 costs two points
+# and 0.1 changes nothing but the time.
 _QUICK_DIGITS: dict[str, Any] = {"experts.lr": 0.01, "distill.lr_init": 0.01, "distill.lr_lr": 1e-6}
 # Found on validation images of CIFAR-10 at ipc 1 (width 32, 100 outer steps): lr_init 0.003, 0.01, 0.03; M 1, 2; lr_img
 # 300, 1000; experts with clipping alone 31.3 %, with the published penalty (three times the work) 28.8 %.
