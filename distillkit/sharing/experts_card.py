@@ -80,7 +80,7 @@ Test accuracies choose nothing.
 ## How they were made
 
 ```
-{unfenced(json.dumps(about.setup.model_dump(mode="json"), indent=1, sort_keys=True))}
+{unfenced(json.dumps(about.setup.model_dump(mode="json", exclude_unset=True), indent=1, sort_keys=True))}
 ```
 
 {about.generator}. `trajectories.json` holds every expert's curve and the SHA-256 of its file.
