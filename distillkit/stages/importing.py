@@ -24,13 +24,6 @@ from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.package import Provenance, package
 
 SEARCHED_LRS = (0.001, 0.003, 0.01, 0.03, 0.1)
-_DATM_BIB = """@inproceedings{guo2024datm,
-  title     = {Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching},
-  author    = {Guo, Ziyao and Wang, Kai and Cazenavette, George and Li, Hui and Zhang, Kaipeng and You, Yang},
-  booktitle = {ICLR},
-  year      = {2024},
-  note      = {arXiv:2310.05773}
-}"""
 
 
 @dataclass(frozen=True)
@@ -61,8 +54,7 @@ def provenance(kind: str, title: str | None, files: FieldFiles) -> Provenance:
     if kind == "mtt":
         return Provenance("mtt", title or METHODS["mtt"].title, METHODS["mtt"].citation, names)
     if kind == "datm":
-        words = title or "DATM: difficulty-aligned trajectory matching"
-        return Provenance("datm", words, _DATM_BIB, names)
+        return Provenance("datm", title or METHODS["datm"].title, METHODS["datm"].citation, names)
     if kind == "pt":
         return Provenance("imported", title or "a method that the files do not name", "", names)
     raise ConfigError(f"--from {kind!r} is unknown; known: mtt, datm, pt")
