@@ -34,13 +34,6 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def set_precision(precision: str, device: torch.device) -> None:
-    """Arithmetic of convolutions and matrix products on the GPU: exact float32, or TF32."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-
-
 def keep_freed_memory(device: torch.device) -> None:
     """On a CPU, let the C library keep freed blocks instead of returning them to the system.
 

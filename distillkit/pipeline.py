@@ -19,7 +19,7 @@ from distillkit.artifact.read import read_artifact
 from distillkit.artifact.write import write_card
 from distillkit.config import compose
 from distillkit.distilled import DistilledDataset, load_distilled
-from distillkit.environment import resolve_device, set_precision
+from distillkit.environment import resolve_device
 from distillkit.errors import ArtifactError, ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import recipe_from_json
@@ -29,6 +29,7 @@ from distillkit.interrupt import StopRequest
 from distillkit.methods import Layer
 from distillkit.networks.build import build_network, parse_architecture
 from distillkit.networks.timm_models import prepare_model
+from distillkit.precision import candidates, set_arithmetic
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
@@ -205,7 +206,7 @@ def evaluate(
     place = resolve_device(device)
     ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
     own = NetworkSettings.model_validate(ds.recipe["architecture"])
-    set_precision(str(ds.config["settings"].get("precision", "fp32")), place)
+    set_arithmetic(candidates(str(ds.config["settings"].get("precision", "fp32")), place)[0], place)
     parsed = {name: parse_architecture(name, own) for name in architectures}
     for name in parsed:
         if name.startswith("timm/"):

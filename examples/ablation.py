@@ -53,7 +53,7 @@ STUDIES = {
         "MTT": ("mtt", {}),
         "MCT (4 waypoints)": ("mct", {}),
         "MCT, 2 endpoints": ("mct", {"trajectories.waypoints": 2}),
-        "MCT, whole epochs only": ("mct", {"distill.segments": "uniform"}),
+        "MCT, whole epochs only": ("mct", {"distill.sampler": "uniform"}),
         "MCT, 4 waypoints in bfloat16": ("mct", {"trajectories.dtype": "bfloat16"}),
         "MTT, truncated hypergradient": ("mtt", {"distill.hypergradient": "truncated"}),
         "MCT, truncated hypergradient": ("mct", {"distill.hypergradient": "truncated"}),

@@ -181,7 +181,7 @@ def test_compress__a_folder_in_use_is_not_touched_even_with_yes(whole, tiny):
         ("distill.matching", "x", "distill.matching='x' is unknown"),
         ("distill.labels", "x", "distill.labels='x' is unknown"),
         ("distill.init", "x", "distill.init='x' is unknown"),
-        ("distill.segments", "x", "distill.segments='x' is unknown"),
+        ("distill.sampler", "x", "distill.sampler='x' is unknown"),
         ("experts.loss", "x", "experts.loss='x' is unknown"),
         ("experts.count", 0, "one expert is the least"),
         ("distill.max_start_epoch", 9, "needs experts of 9 epochs"),
@@ -357,13 +357,13 @@ def test_compress__compiled_repeats_to_the_byte_and_stays_near_the_eager_run(tmp
 
 
 def test_compress__eager_where_the_step_cannot_be_compiled(tmp_path, tiny, monkeypatch):
-    from distillkit.stages import distillation
+    from distillkit.stages import student
 
     def broken(*arguments):
-        raise distillation.CompileError("InvalidCxxCompiler: no g++")
+        raise student.CompileError("InvalidCxxCompiler: no g++")
 
-    monkeypatch.setattr(distillation, "try_functions", broken)
-    monkeypatch.setattr(distillation, "compiling_pays", lambda *arguments: True)
+    monkeypatch.setattr(student, "try_functions", broken)
+    monkeypatch.setattr(student, "compiling_pays", lambda *arguments: True)
     notes = Notes()
     eager = run(tmp_path / "a", tiny, progress=notes)
     assert any(

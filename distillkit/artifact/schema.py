@@ -51,7 +51,7 @@ class StoredSettings(_Open):
     """Of the settings of the run, what readers use."""
 
     dataset: StoredDataset
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
 
 
 class Range(_Open):

@@ -31,7 +31,8 @@ Set = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root seed; default 0.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or tf32.")]
+_PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, tf32 or bf16.")]
 DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder with local copies of registered data sets.")]
 ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of the images.")]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the class labels.")]
@@ -78,8 +79,8 @@ def layers(
     more: dict[str, Any] | None = None,
 ) -> list[Layer]:
     """The user's layers, weakest first: config file, flags (``more`` by dotted key, None is not given), ``--set``."""
-    if precision not in ("auto", "fp32", "tf32"):
-        raise ConfigError(f"--precision {precision!r} is unknown; expected auto, fp32 or tf32")
+    if precision not in _PRECISIONS:
+        raise ConfigError(f"--precision {precision!r} is unknown; expected {', '.join(_PRECISIONS)}")
     flags: dict[str, Any] = data.values() | {key: value for key, value in (more or {}).items() if value is not None}
     if seed is not None:
         flags["seed"] = seed

@@ -89,7 +89,8 @@ def _crop(images: Tensor, values: Tensor) -> Tensor:
 def _cutout(images: Tensor, values: Tensor) -> Tensor:
     _, _, height, width = images.shape
     side_h, side_w = int(height * CUTOUT_RATIO + 0.5), int(width * CUTOUT_RATIO + 0.5)
-    top, left = (values.to(images.device) - torch.tensor([side_h // 2, side_w // 2], device=images.device)).unbind(1)
+    rows, columns = values.to(images.device).unbind(1)
+    top, left = rows - side_h // 2, columns - side_w // 2
     i = torch.arange(height, device=images.device)
     j = torch.arange(width, device=images.device)
     inside_rows = (i >= top[:, None]) & (i < top[:, None] + side_h)  # [B, H]
@@ -112,7 +113,7 @@ def _warp(images: Tensor, matrices: Tensor) -> Tensor:
 def _scale(images: Tensor, values: Tensor) -> Tensor:
     low = 1 / SCALE_RATIO
     factors = low + values * (SCALE_RATIO - low)
-    matrices = torch.zeros(len(values), 2, 3, dtype=values.dtype)
+    matrices = torch.zeros(len(values), 2, 3, dtype=values.dtype, device=values.device)
     matrices[:, 0, 0], matrices[:, 1, 1] = factors[:, 0], factors[:, 1]
     return _warp(images, matrices)
 

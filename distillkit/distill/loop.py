@@ -18,7 +18,8 @@ from distillkit.distill.segments import SegmentSampler
 from distillkit.distill.start import InnerScale, Perturbation, unperturbed, unscaled
 from distillkit.distill.state import Best, OuterState
 from distillkit.distill.step_functions import StepFunctions, scaled
-from distillkit.distill.student import plan_inner_steps
+from distillkit.distill.student import plan_inner_steps, to_device
+from distillkit.distill.students import Student, average, side_by_side
 from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.errors import DivergenceError
 from distillkit.records import LabelKind, SyntheticSet, TrajectorySource
@@ -31,7 +32,8 @@ MAX_SKIPPED_IN_A_ROW = 10
 class DistillTask:
     """What an outer step is made of.
 
-    ``perturb`` changes the student's start, by outer step; ``inner_scale`` multiplies the inner loss, by segment.
+    ``perturb`` changes the student's start, by number of the segment; ``inner_scale`` multiplies the inner loss, by
+    segment. ``together``: the S students of a step run as one, and ``functions`` are those of all of them.
     """
 
     settings: DistillSettings
@@ -44,6 +46,7 @@ class DistillTask:
     seed: int
     perturb: Perturbation = unperturbed
     inner_scale: InnerScale = unscaled
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,25 @@ def _advance(task: DistillTask, state: OuterState) -> tuple[float, float]:
 
 
 def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
-    """The hypergradient of outer step ``state.step``; all its randomness is named by that number."""
+    """The hypergradient of outer step ``state.step``, averaged over its S segments.
+
+    Their numbers, step * S .. step * S + S - 1, name all their randomness.
+    """
+    count = task.settings.segments
+    students = [_student(task, state, number) for number in range(state.step * count, (state.step + 1) * count)]
+    if count == 1 or task.together:
+        return _hypergradient(task, state, students[0] if count == 1 else side_by_side(students))
+    return average([_hypergradient(task, state, student) for student in students])
+
+
+def _student(task: DistillTask, state: OuterState, number: int) -> Student:
     settings, device = task.settings, state.images.device
-    segment = task.segments(state.step)
+    segment = task.segments(number)
 
     def point(epoch: float) -> Tensor:
         return task.trajectories.point(segment.expert, epoch).to(device)
 
-    start = task.perturb(point(segment.start), state.step)
+    start = task.perturb(point(segment.start), number)
     channels, height, width = (int(size) for size in state.images.shape[1:])
     steps = plan_inner_steps(
         settings.inner_steps,
@@ -133,13 +147,19 @@ def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
         settings.batch_size,
         (channels, height, width),
         task.augmentation if settings.augment else None,
-        rng.generator(task.seed, "distill", "inner", state.step),
+        rng.generator(task.seed, "distill", "inner", number),
     )
     terms = task.matching(MatchingProblem(start, len(steps), segment, point))
-    functions = scaled(task.functions, task.inner_scale(segment))
-    lr = torch.tensor(state.lr, dtype=start.dtype, device=device)
-    unroll = Unroll(functions, steps, settings.inner_momentum, settings.hypergradient == "exact")
-    return unroll.hypergradient(start, state.images, state.labels, lr, terms, learn_labels=task.labels.learned)
+    return Student(start, to_device(steps, device), terms, task.inner_scale(segment))
+
+
+def _hypergradient(task: DistillTask, state: OuterState, student: Student) -> Hypergradient:
+    settings, start = task.settings, student.start_P
+    lr = torch.tensor(state.lr, dtype=start.dtype, device=start.device)
+    functions = scaled(task.functions, student.scale)
+    unroll = Unroll(functions, student.steps, settings.inner_momentum, settings.hypergradient == "exact")
+    learn_labels = task.labels.learned
+    return unroll.hypergradient(start, state.images, state.labels, lr, student.terms, learn_labels=learn_labels)
 
 
 def _select(state: OuterState, observer: Observer, margin: float) -> None:

@@ -14,6 +14,7 @@ from distillkit.records import Segment, TrajectorySource
 from distillkit.settings import DistillSettings
 
 SegmentSampler = Callable[[int], Segment]
+"""The segment of a number; outer step ``step`` takes the numbers step * S .. step * S + S - 1."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def uniform_segments(settings: DistillSettings, trajectories: TrajectorySource, 
     _check_bounds(settings)
     if length != int(length):
         raise ConfigError(
-            f"distill.expert_epochs={length} must be a whole number with distill.segments={settings.segments}; "
-            "distill.segments=continuous takes any"
+            f"distill.expert_epochs={length} must be a whole number with distill.sampler={settings.sampler}; "
+            "distill.sampler=continuous takes any"
         )
     _check_length(settings, high - 1 + int(length), trajectories)
 
@@ -76,8 +77,8 @@ def continuous_segments(settings: DistillSettings, trajectories: TrajectorySourc
     _check_bounds(settings)
     if not trajectories.continuous:
         raise ConfigError(
-            "distill.segments=continuous needs trajectories between the epochs: trajectories.form=convex, or "
-            "distill.segments=uniform"
+            "distill.sampler=continuous needs trajectories between the epochs: trajectories.form=convex, or "
+            "distill.sampler=uniform"
         )
     _check_length(settings, settings.max_start_epoch, trajectories)
     if high <= low:
@@ -134,7 +135,8 @@ def curriculum_segments(settings: DistillSettings, trajectories: TrajectorySourc
 
     def sample(step: int) -> Segment:
         generator = rng.generator(seed, "distill", "segment", step)
-        start = int(torch.randint(low, upper_bound(settings, step), (1,), generator=generator))
+        bound = upper_bound(settings, step // settings.segments)
+        start = int(torch.randint(low, bound, (1,), generator=generator))
         return Segment(shuffled_expert(step, trajectories.count, seed), start, start + int(settings.expert_epochs))
 
     return sample
@@ -148,11 +150,11 @@ SEGMENTS: dict[str, Callable[[DistillSettings, TrajectorySource, int], SegmentSa
 
 
 def segment_sampler(settings: DistillSettings, trajectories: TrajectorySource, seed: int) -> SegmentSampler:
-    """The sampler that ``settings.segments`` names.
+    """The sampler that ``settings.sampler`` names.
 
     Raises:
         ConfigError: unknown, or it does not fit the trajectories.
     """
-    if settings.segments not in SEGMENTS:
-        raise ConfigError(f"distill.segments={settings.segments!r} is unknown; known: {', '.join(SEGMENTS)}")
-    return SEGMENTS[settings.segments](settings, trajectories, seed)
+    if settings.sampler not in SEGMENTS:
+        raise ConfigError(f"distill.sampler={settings.sampler!r} is unknown; known: {', '.join(SEGMENTS)}")
+    return SEGMENTS[settings.sampler](settings, trajectories, seed)

@@ -51,6 +51,8 @@ class OuterState:
     skipped_in_a_row: int = 0
     selection_due: bool = True
     compiled: bool | None = None
+    precision: str | None = None
+    agreement: dict[str, float] = field(default_factory=dict)
     best: Best | None = None
 
     @property
@@ -108,6 +110,8 @@ class OuterState:
             "skipped_in_a_row",
             "selection_due",
             "compiled",
+            "precision",
+            "agreement",
         )
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.best is not None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value
+from torch.func import grad, grad_and_value, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillkit.distill.labels import LabelPart
@@ -71,6 +71,30 @@ class InnerLoss:
 
 
 @dataclass(frozen=True)
+class TogetherLoss:
+    """Σ_s ℓ(θ_s; x_s, y_s) of ``count`` students side by side in θ [count * P], x and y: each sees its own part.
+
+    Its gradient is the students' gradients side by side, so the same sweep serves one student or many.
+    """
+
+    loss: InnerLoss
+    count: int
+
+    def __call__(self, parameters: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
+        """Scalar."""
+        theta, seen, labels = (_parts(value, self.count) for value in (parameters, seen_B, labels_B))
+        return vmap(self.loss)(theta, seen, labels).sum()
+
+
+def _parts(value: Tensor, count: int) -> Tensor:
+    return value.view(count, -1, *value.shape[1:])
+
+
+FunctionalLoss = InnerLoss | TogetherLoss
+"""What ``torch.func`` can differentiate; autograd alone does not go through ``vmap``."""
+
+
+@dataclass(frozen=True)
 class EagerFunctions:
     """By autograd, operation by operation."""
 
@@ -100,25 +124,35 @@ class EagerFunctions:
 
 
 class CompiledFunctions:
-    """By ``torch.func`` inside, compiled (``backend``: of ``torch.compile``; None leaves the functions as they are)."""
+    """By ``torch.func`` inside, compiled (``backend``: of ``torch.compile``; None leaves the functions as they are).
 
-    def __init__(self, loss: InnerLoss, backend: str | None = "inductor") -> None:
-        self._loss, self._backend = loss, backend
-        self._gradient = _compile(grad(loss), backend)
+    ``cuda_graphs``: on a GPU, record the kernels of each function once and replay them without the host. Results live
+    until the next call; the sweep uses each before that.
+    """
+
+    def __init__(self, loss: FunctionalLoss, backend: str | None = "inductor", cuda_graphs: bool = False) -> None:
+        self._loss, self._backend, self._cuda_graphs = loss, backend, cuda_graphs
+        self._gradient = _compile(grad(loss), backend, cuda_graphs)
         self._adjoints: dict[Wanted, Callable[..., Any]] = {}
 
     def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
         """G."""
+        self._begin()
         found: Tensor = self._gradient(theta_P, _canonical(seen_B), labels_B.detach())
         return found
 
     def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
         """Reverse over reverse, all of it one function."""
         if wanted not in self._adjoints:
-            self._adjoints[wanted] = _compile(_adjoint(self._loss, wanted), self._backend)
+            self._adjoints[wanted] = _compile(_adjoint(self._loss, wanted), self._backend, self._cuda_graphs)
+        self._begin()
         found, value = self._adjoints[wanted](_canonical(seen_B), labels_B.detach(), theta_P, w_P)
         labels = found[1] if wanted.labels else None
         return Adjoint(value, found[0], labels, found[-1] if wanted.theta else None)
+
+    def _begin(self) -> None:
+        if self._cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
 
 
 def _canonical(seen_B: Tensor) -> Tensor:
@@ -126,7 +160,7 @@ def _canonical(seen_B: Tensor) -> Tensor:
     return seen_B.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _adjoint(loss: InnerLoss, wanted: Wanted) -> Callable[..., Any]:
+def _adjoint(loss: FunctionalLoss, wanted: Wanted) -> Callable[..., Any]:
     def value(seen_B: Tensor, labels_B: Tensor, theta_P: Tensor, w_P: Tensor) -> Tensor:
         gradient: Tensor = grad(loss)(theta_P, seen_B, labels_B)
         return (gradient * w_P).sum()
@@ -135,21 +169,25 @@ def _adjoint(loss: InnerLoss, wanted: Wanted) -> Callable[..., Any]:
     return grad_and_value(value, argnums=arguments)
 
 
-def _compile(function: Callable[..., Any], backend: str | None) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], backend: str | None, cuda_graphs: bool) -> Callable[..., Any]:
     if backend is None:
         return function
+    mode = "reduce-overhead" if cuda_graphs else None
     # every run of a process compiles functions of the same code, and each counts towards this limit
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-    compiled: Callable[..., Any] = torch.compile(function, backend=backend, dynamic=False, fullgraph=True)
+    compiled: Callable[..., Any] = torch.compile(function, backend=backend, mode=mode, dynamic=False, fullgraph=True)
     return compiled
 
 
 @dataclass(frozen=True)
 class Scaled:
-    """The same functions of scale * ℓ: all of them are linear in ℓ, so a compiled function serves every scale."""
+    """The same functions of scale * ℓ: all of them are linear in ℓ, so a compiled function serves every scale.
+
+    A scale [P] is that of each parameter's own student, where several run as one.
+    """
 
     functions: StepFunctions
-    scale: float
+    scale: float | Tensor
 
     def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
         """Scale * g."""
@@ -160,9 +198,9 @@ class Scaled:
         return self.functions.adjoint(theta_P, seen_B, labels_B, w_P * self.scale, wanted)
 
 
-def scaled(functions: StepFunctions, scale: float) -> StepFunctions:
+def scaled(functions: StepFunctions, scale: float | Tensor) -> StepFunctions:
     """``functions`` themselves for 1."""
-    return functions if scale == 1.0 else Scaled(functions, scale)
+    return functions if isinstance(scale, float) and scale == 1.0 else Scaled(functions, scale)
 
 
 def sweep_flop(network: FlatNetwork, image_shape: tuple[int, int, int], device: torch.device) -> float:
@@ -184,16 +222,19 @@ def compiling_pays(network: FlatNetwork, image_shape: tuple[int, int, int], batc
     return sweep_flop(network, image_shape, device) * batch * inner_steps >= COMPILE_FROM_FLOP
 
 
-def try_functions(functions: StepFunctions, loss: InnerLoss, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> None:
-    """Call both functions once as the loop will: what cannot be compiled raises here, what can is compiled here.
+def try_functions(functions: StepFunctions, size: int, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> None:
+    """Call both functions once as the loop will, with ``size`` parameters: what can be compiled is compiled here.
 
     Raises:
         CompileError: in one line, why not.
+        OutOfMemoryError: they do not fit into a GPU's memory.
     """
-    theta, w = torch.zeros(2, loss.network.size, device=seen_B.device)  # not one tensor twice: that is another function
+    theta, w = torch.zeros(2, size, device=seen_B.device)  # not one tensor twice: that is another function
     try:
         functions.gradient(theta, seen_B, labels_B)
         functions.adjoint(theta, seen_B, labels_B, w, wanted)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
         lines = str(error).strip().splitlines()
         raise CompileError(f"{type(error).__name__}{': ' + lines[0] if lines else ''}") from error

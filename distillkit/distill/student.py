@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,3 +54,29 @@ def plan_inner_steps(
         draw = None if augmentation is None else augmentation.draw(len(indices), height, width, generator)
         steps.append(InnerStep(indices, draw))
     return steps
+
+
+def to_device(steps: list[InnerStep], device: torch.device) -> list[InnerStep]:
+    """The same steps with all their numbers on ``device``, in one transfer that the host does not wait for."""
+    if device.type == "cpu":
+        return steps
+    return unpacked(packed(steps).pin_memory().to(device, non_blocking=True), steps)
+
+
+def packed(steps: list[InnerStep]) -> Tensor:
+    """All numbers of the steps in one float64 vector, which holds every index exactly."""
+    return torch.cat([numbers.double().flatten() for step in steps for numbers in _numbers(step)])
+
+
+def unpacked(values: Tensor, like: list[InnerStep]) -> list[InnerStep]:
+    """Steps of the form of ``like`` with the numbers of ``values``, where those are."""
+    shapes = [numbers for step in like for numbers in _numbers(step)]
+    pieces = values.split([numbers.numel() for numbers in shapes])
+    there = iter([piece.view(old.shape).to(old.dtype) for piece, old in zip(pieces, shapes, strict=True)])
+    return [
+        InnerStep(next(there), None if step.draw is None else replace(step.draw, values=next(there))) for step in like
+    ]
+
+
+def _numbers(step: InnerStep) -> list[Tensor]:
+    return [step.indices, *([] if step.draw is None else [step.draw.values])]

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from distillkit.distill.step_functions import StepFunctions, Wanted
-from distillkit.distill.student import InnerStep
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,17 @@ class MatchingTerm:
 
     after: int
     loss: Callable[[Tensor], Tensor]
+
+
+class ReplayableStep(Protocol):
+    """An inner step's batch: ``indices`` int64 [B] into the synthetic set, and an augmentation."""
+
+    @property
+    def indices(self) -> Tensor:
+        """Of the batch."""
+
+    def augmented(self, images_B: Tensor) -> Tensor:
+        """The batch as the student sees it, differentiable, the same at every call."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Unroll:
     """A student: its loss as functions, its inner steps, the momentum of its SGD, whether to differentiate exactly."""
 
     functions: StepFunctions
-    steps: Sequence[InnerStep]
+    steps: Sequence[ReplayableStep]
     momentum: float = 0.0
     exact: bool = True
 

@@ -86,7 +86,7 @@ AST = Method(
         "experts.loss": "clipping-gradient-penalty",
         "experts.order": "shuffle",
         "trajectories.form": "raw",
-        "distill.segments": "uniform",
+        "distill.sampler": "uniform",
         "distill.matching": "intermediate",
         "distill.init": "kmeans-logits",
         "distill.labels": "hard",

@@ -126,7 +126,7 @@ PARTS: dict[str, Any] = {
     "experts.loss": "cross-entropy",
     "experts.order": "shuffle",
     "trajectories.form": "raw",
-    "distill.segments": "curriculum",
+    "distill.sampler": "curriculum",
     "distill.matching": "parameter-distance",
     "distill.mask": "none",
     "distill.init": "correct",

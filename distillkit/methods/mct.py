@@ -56,7 +56,7 @@ MCT = Method(
         "experts.order": "shuffle",
         "trajectories.form": "convex",
         "trajectories.beta": "path-length",
-        "distill.segments": "continuous",
+        "distill.sampler": "continuous",
         "distill.matching": "parameter-distance",
         "distill.init": "real",
         "distill.labels": "hard",

@@ -124,7 +124,7 @@ MTT = Method(
         "experts.loss": "cross-entropy",
         "experts.order": "shuffle",
         "trajectories.form": "raw",
-        "distill.segments": "uniform",
+        "distill.sampler": "uniform",
         "distill.matching": "parameter-distance",
         "distill.init": "real",
         "distill.labels": "hard",

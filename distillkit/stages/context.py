@@ -13,12 +13,13 @@ from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import Preprocess, Standardise, fit, to_inputs
-from distillkit.environment import keep_freed_memory, set_precision
+from distillkit.environment import keep_freed_memory
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
 from distillkit.interrupt import StopRequest
 from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
+from distillkit.precision import candidates, set_arithmetic
 from distillkit.progress import Progress, Silent
 from distillkit.records import SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
@@ -37,6 +38,11 @@ class Run:
     stop: StopRequest = field(default_factory=StopRequest)
     command: str = ""
     tracker: str | None = None
+
+    @property
+    def fastest_precision(self) -> str:
+        """What experts are trained in: the fastest precision that the settings allow and the device has."""
+        return candidates(self.settings.precision, self.device)[0]
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def make_run(
         ConfigError: the tracker is not to be had.
     """
     check_tracker(tracker)
-    set_precision(composed.settings.precision, device)
+    set_arithmetic(candidates(composed.settings.precision, device)[0], device)
     keep_freed_memory(device)
     listener = Silent() if progress is None else progress
     request = StopRequest() if stop is None else stop  # an unset request is false

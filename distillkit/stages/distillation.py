@@ -17,18 +17,9 @@ from distillkit.distill.matching import matching_part
 from distillkit.distill.segments import segment_sampler
 from distillkit.distill.start import INNER_SCALES, PERTURBATIONS, check_start
 from distillkit.distill.state import OuterState
-from distillkit.distill.step_functions import (
-    CompiledFunctions,
-    CompileError,
-    EagerFunctions,
-    InnerLoss,
-    StepFunctions,
-    Wanted,
-    compiling_pays,
-    try_functions,
-)
+from distillkit.distill.step_functions import EagerFunctions, InnerLoss
 from distillkit.distill.synthetic_init import ASK_EXPERTS, RealData, check_init, initial_images
-from distillkit.errors import ConfigError, StorageError
+from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import RANKED
@@ -46,6 +37,7 @@ from distillkit.stages.experts import (
     pulled_from,
     train_experts,
 )
+from distillkit.stages.student import settled
 from distillkit.tracking import Tracker, open_tracker
 from distillkit.trajectories.forms import open_trajectories
 from distillkit.trajectories.store import TrajectoryStore
@@ -115,7 +107,7 @@ def distill_set(
     settings = run.settings.distill
     task = DistillTask(
         settings=settings,
-        functions=_step_functions(run, prepared, network, label_part(settings), state),
+        functions=EagerFunctions(InnerLoss(network, label_part(settings))),
         trajectories=trajectories,
         segments=segment_sampler(settings, trajectories, run.settings.seed),
         matching=matching_part(settings),
@@ -125,6 +117,7 @@ def distill_set(
         perturb=PERTURBATIONS[settings.perturbation](settings, network, run.settings.seed),
         inner_scale=INNER_SCALES[settings.inner_scale](settings),
     )
+    task = settled(run, prepared, task, network, state)
     tracker = open_tracker(run.tracker, folder.path, run.settings.model_dump(mode="json"))
     run.progress.stage("distilling", settings.outer_steps, state.step)
     try:
@@ -143,49 +136,11 @@ def distill_set(
         "skipped_steps": state.skipped,
         "gated_steps": state.gated,
         "last_lr": state.lr,
+        "precision": state.precision or "fp32",
+        "cosine_to_fp32": state.agreement,
+        "compiled": bool(state.compiled),
     }
     return best.synthetic, selection
-
-
-def _step_functions(
-    run: Run, prepared: Prepared, network: FlatNetwork, labels: LabelPart, state: OuterState
-) -> StepFunctions:
-    """Compiled, if the settings say so or it pays; eager, with a line that says why, where it does not work.
-
-    A run that was begun in one way goes on in it: the other would end at other bytes.
-
-    Raises:
-        ConfigError: it must be compiled, and cannot be.
-    """
-    settings, loss = run.settings.distill, InnerLoss(network, labels)
-    batch = min(settings.batch_size or len(state.images), len(state.images))
-    left = (settings.outer_steps - state.step) * settings.inner_steps
-    total = settings.outer_steps * settings.inner_steps  # of the whole run: a resumed one computes alike
-    pays = compiling_pays(network, prepared.image_shape, batch, total)
-    eager = settings.compile == "never" or (settings.compile == "auto" and not pays)
-    if left == 0 or eager or state.compiled is False:
-        state.compiled = False if left else state.compiled
-        return EagerFunctions(loss)
-    run.progress.note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
-    compiled = CompiledFunctions(loss)
-    wanted = Wanted(labels.learned, settings.hypergradient == "exact")
-    try:
-        try_functions(compiled, loss, state.images[:batch], state.labels[:batch], wanted)
-    except CompileError as error:
-        if state.compiled:
-            raise ConfigError(
-                f"this run was begun with a compiled step, which cannot be compiled here now: {error}; mend that, or "
-                "begin anew with --yes --set distill.compile=never"
-            ) from error
-        if settings.compile == "always":
-            raise ConfigError(
-                f"distill.compile=always, but the student's step cannot be compiled here: {error}"
-            ) from error
-        run.progress.note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
-        state.compiled = False
-        return EagerFunctions(loss)
-    state.compiled = True
-    return compiled
 
 
 def matched(run: Run, prepared: Prepared, store: TrajectoryStore) -> tuple[TrajectorySource, FlatNetwork]:

@@ -34,7 +34,7 @@ def data_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
         "preprocessing": [settings.dataset.preprocessing, settings.dataset.zca_eps, *_given(settings.dataset)],
         "augmentation": settings.dataset.augmentation,
         "network": prepared.network.model_dump(mode="json"),
-        "precision": settings.precision,
+        "precision": run.fastest_precision,
         "device": run.device.type,
     }
 

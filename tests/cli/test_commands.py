@@ -146,7 +146,7 @@ BAD = [
     (["compress", "digits", "--ipc", 1, "--set", "distill.lr_img=.inf"], 2, "does not fit"),
     (["compress", "a--b/c", "--ipc", 1], 2, "the Hub does not accept a--b/c"),
     (["compress", "digits", "--ipc", 1, "--config", "absent.yaml"], 2, "cannot be read"),
-    (["compress", "digits", "--ipc", 1, "--precision", "fp8"], 2, "expected auto, fp32 or tf32"),
+    (["compress", "digits", "--ipc", 1, "--precision", "fp8"], 2, "expected auto, fp32, tf32, bf16"),
     (["compress", "digits", "--ipc", 1, "--device", "cuda:99"], 2, "asks for a GPU"),
     (["compress", "digits", "--ipc", 1, "--device", "gpu"], 2, "expected auto, cpu"),
     (["compress", "digits", "--ipc", 1, "--tracker", "paper"], 2, "known: tensorboard, wandb"),

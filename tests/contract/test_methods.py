@@ -22,7 +22,7 @@ PARTS = {
     "experts.order": ORDERS,
     "trajectories.form": FORMS,
     "trajectories.beta": BETAS,
-    "distill.segments": SEGMENTS,
+    "distill.sampler": SEGMENTS,
     "distill.matching": MATCHING,
     "distill.init": INITS,
     "distill.labels": LABELS,
@@ -111,7 +111,7 @@ def test_ast__published_rows_have_the_parts_of_the_authors_commands():
 def test_published__standardised_rows_take_the_released_statistics_and_mct_the_authors_image_step():
     mct = compose("cifar10", 10, "mct", "paper", "cuda").settings
     assert (mct.dataset.preprocessing, mct.dataset.std) == ("standardise", (0.2023, 0.1994, 0.2010))
-    assert (mct.distill.lr_img, mct.trajectories.form, mct.distill.segments) == (500, "convex", "continuous")
+    assert (mct.distill.lr_img, mct.trajectories.form, mct.distill.sampler) == (500, "convex", "continuous")
     assert compose("tiny-imagenet", 1, "ast", "paper", "cuda").settings.dataset.mean == (0.485, 0.456, 0.406)
     for method in ("mtt", "datm", "pad"):
         whitened = compose("cifar10", 10, method, "paper", "cuda").settings.dataset

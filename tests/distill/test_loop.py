@@ -269,7 +269,7 @@ def test_soft_labels__mean_logits_of_the_experts_that_are_right():
 
 def test_curriculum__upper_bound_by_hand():
     settings = DistillSettings(
-        segments="curriculum", min_start_epoch=1, first_max_start_epoch=4, max_start_epoch=8, expansion_end_step=10
+        sampler="curriculum", min_start_epoch=1, first_max_start_epoch=4, max_start_epoch=8, expansion_end_step=10
     )
     bounds = [upper_bound(settings, step) for step in (0, 2, 3, 5, 7, 8, 9, 10, 99)]
     assert bounds == [4, 4, 5, 6, 6, 7, 7, 8, 8]
@@ -310,7 +310,7 @@ def test_masks__by_hand():
 
 
 def test_continuous__any_time_and_no_segment_cut_to_nothing():
-    settings = DistillSettings(segments="continuous", min_start_epoch=1, max_start_epoch=10, expert_epochs=3)
+    settings = DistillSettings(sampler="continuous", min_start_epoch=1, max_start_epoch=10, expert_epochs=3)
     sample = segment_sampler(settings, PlannedTrajectories(2, 10, continuous=True), 0)
     segments = [sample(step) for step in range(500)]
     assert all(1 <= segment.start < 8.5 for segment in segments)

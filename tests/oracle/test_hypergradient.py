@@ -272,7 +272,7 @@ def test_compiled__one_function_for_every_augmentation_and_none_left_to_compile_
     functions = CompiledFunctions(loss)
     images, labels = torch.randn(SIZE, 1, 8, 8), p["labels"].float()
     before = counters["stats"]["unique_graphs"]
-    try_functions(functions, loss, images, labels, Wanted(labels=True))
+    try_functions(functions, loss.network.size, images, labels, Wanted(labels=True))
     assert counters["stats"]["unique_graphs"] == before + 2
     steps = plan_inner_steps(12, SIZE, None, (1, 8, 8), strategy, torch.Generator().manual_seed(7))
     assert len({step.draw.operation for step in steps}) > 4

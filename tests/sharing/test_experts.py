@@ -248,6 +248,6 @@ def test_source__must_fit_the_run(store, tiny, tmp_path):
 
 @pytest.mark.parametrize("method", ["mtt", "ast"])
 def test_form__any_method_can_take_it(method, tiny, tmp_path):
-    settings = {**tiny, **CONVEX, "distill.segments": "continuous", "distill.expert_epochs": 1.5}
+    settings = {**tiny, **CONVEX, "distill.sampler": "continuous", "distill.expert_epochs": 1.5}
     ds = compress("digits", ipc=1, method=method, preset="smoke", settings=settings, out=tmp_path / "x", device="cpu")
     assert ds.config["settings"]["distill"]["expert_epochs"] == 1.5

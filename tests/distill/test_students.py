@@ -1,0 +1,117 @@
+"""Several students of one outer step: in turn, side by side, and each by itself give the same hypergradient."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distillkit.data.augment import Augmentation
+from distillkit.distill.labels import SoftLabels
+from distillkit.distill.loop import DistillTask, outer_step, start_state
+from distillkit.distill.matching import matching_part
+from distillkit.distill.segments import segment_sampler
+from distillkit.distill.start import INNER_SCALES, PERTURBATIONS
+from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, TogetherLoss
+from distillkit.distill.student import packed, plan_inner_steps, unpacked
+from distillkit.networks.build import build_network
+from distillkit.networks.functional import FlatNetwork
+from distillkit.settings import DistillSettings, NetworkSettings
+
+NETWORK = FlatNetwork(build_network(NetworkSettings(width=3, depth=2), (1, 8, 8), 2, 0, "n").double())
+
+
+class Walks:
+    """Three experts that wander about."""
+
+    count, final_epoch, continuous = 3, 6, False
+
+    def point(self, expert, epoch):
+        generator = torch.Generator().manual_seed(expert)
+        walk = torch.randn(7, NETWORK.size, generator=generator, dtype=torch.float64).mul(0.1).cumsum(0)
+        return walk[int(epoch)]
+
+
+def task(count, **settings):
+    chosen = DistillSettings(
+        **{
+            "segments": count,
+            "inner_steps": 4,
+            "expert_epochs": 2,
+            "max_start_epoch": 4,
+            "batch_size": 4,
+            "inner_momentum": 0.5,
+            "matching": "intermediate",
+            "perturbation": "conv-relative",
+            "inner_scale": "log-balanced",
+            **settings,
+        }
+    )
+    return DistillTask(
+        settings=chosen,
+        functions=EagerFunctions(InnerLoss(NETWORK, SoftLabels())),
+        trajectories=Walks(),
+        segments=segment_sampler(chosen, Walks(), 0),
+        matching=matching_part(chosen),
+        labels=SoftLabels(),
+        augmentation=Augmentation.parse("color_crop_cutout_flip_scale_rotate"),
+        seed=0,
+        perturb=PERTURBATIONS[chosen.perturbation](chosen, NETWORK, 0),
+        inner_scale=INNER_SCALES[chosen.inner_scale](chosen),
+    )
+
+
+def state(step=0):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.float64)
+    labels = torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    made = start_state(images, torch.tensor([0, 0, 0, 1, 1, 1]), labels, "logits", 0.03)
+    made.step = step
+    return made
+
+
+def close(found, expected):
+    pairs = [(found.loss, expected.loss), (found.images, expected.images)]
+    pairs += [(found.labels, expected.labels), (found.lr, expected.lr)]
+    return all(float((a - b).norm() / b.norm()) <= 1e-9 for a, b in pairs)
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_outer_step__of_several_segments_is_the_mean_of_single_ones(step):
+    singles = [outer_step(task(1), state(number)) for number in range(3 * step, 3 * step + 3)]
+    assert len({float(single.loss) for single in singles}) == 3
+    found = outer_step(task(3), state(step))
+    for name in ("loss", "images", "labels", "lr"):
+        mean = sum(getattr(single, name) for single in singles) / 3
+        assert torch.allclose(getattr(found, name), mean, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("hypergradient", ["exact", "truncated"])
+def test_outer_step__side_by_side_equals_in_turn(hypergradient):
+    in_turn = task(3, hypergradient=hypergradient)
+    functions = CompiledFunctions(TogetherLoss(InnerLoss(NETWORK, SoftLabels()), 3), backend=None)
+    assert close(
+        outer_step(replace(in_turn, functions=functions, together=True), state(1)), outer_step(in_turn, state(1))
+    )
+
+
+def test_curriculum__the_bound_grows_with_the_step_not_with_the_segment():
+    settings = DistillSettings(
+        segments=4, sampler="curriculum", first_max_start_epoch=1, max_start_epoch=4, expansion_end_step=3
+    )
+    sample = segment_sampler(settings, Walks(), 0)
+    starts = [{sample(step * 4 + k).start for step in [step] * 1 for k in range(4)} for step in range(3)]
+    assert starts[0] == {0}
+    assert max(starts[1]) <= 1 < max(max(starts[2]), 2) <= 2
+
+
+def test_packed__one_vector_and_back():
+    strategy = Augmentation.parse("color_crop_cutout_flip_scale_rotate")
+    steps = plan_inner_steps(12, 6, 4, (1, 8, 8), strategy, torch.Generator().manual_seed(0))
+    assert len({step.draw.values.dtype for step in steps}) == 2
+    vector = packed(steps)
+    assert (vector.ndim, vector.dtype) == (1, torch.float64)
+    for step, there in zip(steps, unpacked(vector, steps), strict=True):
+        assert there.draw.operation == step.draw.operation
+        for found, expected in ((there.indices, step.indices), (there.draw.values, step.draw.values)):
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected)
