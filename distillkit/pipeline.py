@@ -39,6 +39,7 @@ from distillkit.stages.distillation import check_distillation, distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.package import package
+from distillkit.stages.training_form import fresh_networks
 
 
 def compress(
@@ -230,7 +231,8 @@ def evaluate(
         def build(index: int, network: NetworkSettings = network) -> nn.Module:
             return build_network(network, ds.image_shape, ds.num_classes, seed, "evaluate", index, "init")
 
-        reports[name] = evaluate_networks(build, training, exam, recipe, seed, networks, after_network)
+        form = fresh_networks(place, recipe, len(ds.images), networks, note=listener.note)
+        reports[name] = evaluate_networks(build, training, exam, recipe, seed, networks, after_network, form=form)
     return reports
 
 

@@ -133,6 +133,10 @@ class ExpertSettings(Section):
     """Whether the radius of ``gsam`` is relative to the parameters."""
     augment: bool = True
     """Train on DSA-augmented images."""
+    together: int | None = Field(None, ge=1)
+    """Experts trained side by side; default as many as fit into a GPU's memory, on a CPU one by one."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile the training step; ``auto`` on a GPU, where there are enough steps to pay for it."""
 
 
 class TrajectorySettings(Section):
@@ -258,6 +262,10 @@ class EvaluateSettings(Section):
     """Factor of each lr drop."""
     augment: bool = True
     """DSA while training."""
+    together: int | None = Field(None, ge=1)
+    """Networks trained side by side; default all of a row on a GPU, on a CPU one by one."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Compile their training step; ``auto`` on a GPU, where there are enough steps to pay for it."""
     baselines: tuple[Literal["random", "kmeans", "full"], ...] = ("random", "kmeans", "full")
     """What else is trained by the same recipe."""
     full_epochs: int = Field(50, ge=1)

@@ -59,6 +59,8 @@ STUDIES = {
         "MCT, truncated hypergradient": ("mct", {"distill.hypergradient": "truncated"}),
     },
 }
+ALONE = ("PAD, no", "PAD, plain", "PAD, hard", "PAD, random")
+"""Rows whose set is measured by itself; the others also show what their labels are worth."""
 SHARED = {"experts.seed": 0, "evaluate.uint8": False, "evaluate.baselines": []}
 
 
@@ -84,7 +86,7 @@ def command(args, name, seed):
     number = list(STUDIES[args.study]).index(name)
     folder = args.work / f"ablation-{args.study}-{args.dataset}-ipc{args.ipc}" / f"{number:02d}-seed{seed}"
     given = dict(text.split("=", 1) for text in args.set)
-    fixed = {**SHARED, "evaluate.networks": args.networks}
+    fixed = {**SHARED, "evaluate.networks": args.networks, "evaluate.label_rows": not name.startswith(ALONE)}
     own = {key: json.dumps(value) for key, value in changes.items()}
     settings = {key: json.dumps(value) for key, value in fixed.items()} | given | own  # a row's own change wins
     line = [sys.executable, "-m", "distillkit", "compress", args.dataset, "--ipc", str(args.ipc), "--method", method]
@@ -105,8 +107,10 @@ def run(args, name, seed):
     row = ds.results["architectures"]["convnet"]
     seconds = ds.config["wall_time_seconds"]
     print(f"{name:<34} seed {seed}  {100 * row['mean']:.2f} ± {100 * row['std']:.2f}", flush=True)
+    beside = {"hard labels": ds.results.get("hard_labels"), **ds.results["baselines"]}
     return {
         "accuracies": row["accuracies"],
+        "beside": {name: found["accuracies"] for name, found in beside.items() if found},
         "lr": ds.lr,
         "selection": ds.results["selection"],
         "seconds": seconds,
@@ -138,7 +142,29 @@ def table(args, rows):
         found = [one["selection"].get("validation_accuracy") for one in runs]
         validation = "–" if None in found else f"{100 * sum(found) / len(found):.1f}"
         lines.append(f"| {name} | {100 * mean:.1f} ± {100 * std:.1f} | {' | '.join(means)} | {validation} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *labels_table(rows)]) + "\n"
+
+
+def labels_table(rows):
+    """Sets of soft labels: their images with hard ones, and random images with the experts' labels."""
+    kinds = list(dict.fromkeys(kind for runs in rows.values() for one in runs for kind in one["beside"]))
+    if not kinds:
+        return []
+    lines = ["", f"| variant | as learned | {' | '.join(kinds)} |", "| --- " * (len(kinds) + 2) + "|"]
+    for name, runs in rows.items():
+        if not any(one["beside"] for one in runs):
+            continue
+        columns = [
+            [one["accuracies"] for one in runs],
+            *([one["beside"].get(kind, []) for one in runs] for kind in kinds),
+        ]
+        lines.append(f"| {name} | {' | '.join(cell(column) for column in columns)} |")
+    return lines
+
+
+def cell(several):
+    values = [value for one in several for value in one]
+    return "{:.1f} ± {:.1f}".format(*(100 * number for number in mean_and_std(values))) if values else "–"
 
 
 def main():

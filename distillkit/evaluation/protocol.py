@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from distillkit.records import EvalReport
 from distillkit.training.fit import accuracy, fit
 from distillkit.training.recipe import Recipe
+from distillkit.training.stack import Form, Stack, fit_stack, stackable
 
 NetworkFactory = Callable[[int], nn.Module]
+ONE_BY_ONE = Form()
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,26 @@ def train_and_score(
     return accuracy(model, exam.images, exam.labels)
 
 
+def train_and_score_together(
+    build: NetworkFactory,
+    training: Callable[[int], TrainingSet],
+    exam: Examination,
+    recipe: Recipe,
+    seed: int,
+    indices: range,
+    form: Form,
+    after_epoch: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Accuracies of fresh networks ``indices``, trained side by side; their training sets must be of one size."""
+    sets = [training(index) for index in indices]
+    models = [build(index).to(own.images.device) for index, own in zip(indices, sets, strict=True)]
+    stack = Stack(models, recipe.loss, form)
+    images, targets = [own.images for own in sets], [own.targets for own in sets]
+    for _ in fit_stack(stack, images, targets, recipe, seed, [("evaluate", index) for index in indices]):
+        after_epoch()
+    return [accuracy(model, exam.images, exam.labels) for model in stack.unstacked()]
+
+
 def evaluate_networks(
     build: NetworkFactory,
     training: TrainingSet | Callable[[int], TrainingSet],
@@ -55,14 +77,26 @@ def evaluate_networks(
     count: int,
     after_network: Callable[[float], None] = lambda accuracy: None,
     after_epoch: Callable[[], None] = lambda: None,
+    form: Form = ONE_BY_ONE,
 ) -> EvalReport:
     """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each, both listeners may raise to stop.
 
-    ``training`` is one set for all of them, or gives each network, by number, a set of its own.
+    ``training`` is one set for all of them, or gives each network, by number, a set of its own. ``form``: how many are
+    trained at a time; networks with batch statistics or dropout are always trained one by one.
     """
-    accuracies = []
-    for index in range(count):
-        own = training if isinstance(training, TrainingSet) else training(index)
-        accuracies.append(train_and_score(build, own, exam, recipe, seed, index, after_epoch))
-        after_network(accuracies[-1])
+
+    def own(index: int) -> TrainingSet:
+        return training if isinstance(training, TrainingSet) else training(index)
+
+    accuracies: list[float] = []
+    alone = form.plain or not stackable(build(0))
+    for begin in range(0, count, 1 if alone else form.size):
+        group = range(begin, min(count, begin + form.size))
+        if alone:
+            found = [train_and_score(build, own(begin), exam, recipe, seed, begin, after_epoch)]
+        else:
+            found = train_and_score_together(build, own, exam, recipe, seed, group, form, after_epoch)
+        for score in found:
+            accuracies.append(score)
+            after_network(score)
     return EvalReport(tuple(accuracies), {"lr": recipe.lr, "epochs": recipe.epochs})

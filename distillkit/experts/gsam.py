@@ -22,10 +22,16 @@ DELTA = 1e-12
 
 
 class GsamOptimizer(torch.optim.Optimizer):
-    """Calls the closure twice a step, at θ and at θ + ε: on the same batch, augmented alike."""
+    """Calls the closure twice a step, at θ and at θ + ε: on the same batch, augmented alike.
 
-    def __init__(self, base: torch.optim.Optimizer, radius: float, gap_weight: float, adaptive: bool) -> None:
+    ``stacked``: |.| and <.,.> are taken over the parameters of each network along the first axis.
+    """
+
+    def __init__(
+        self, base: torch.optim.Optimizer, radius: float, gap_weight: float, adaptive: bool, stacked: bool = False
+    ) -> None:
         self._base, self._radius, self._gap_weight, self._adaptive = base, radius, gap_weight, adaptive
+        self._stacked = stacked
         super().__init__(base.param_groups, {})
 
     @torch.no_grad()
@@ -54,26 +60,36 @@ class GsamOptimizer(torch.optim.Optimizer):
 
     def _perturbation(self, theta: list[Tensor], g0: list[Tensor]) -> list[Tensor]:
         scaled = [t.abs() * g for t, g in zip(theta, g0, strict=True)] if self._adaptive else g0
-        factor = self._radius / (_norm(scaled) + DELTA)
+        factor = self._radius / (self._norm(scaled) + DELTA)
         weights = [t.square() for t in theta] if self._adaptive else [torch.ones_like(t) for t in theta]
-        return [factor * w * g for w, g in zip(weights, g0, strict=True)]
+        return [self._over(factor, w) * w * g for w, g in zip(weights, g0, strict=True)]
 
     def _combined(self, g0: list[Tensor], g1: list[Tensor]) -> list[Tensor]:
-        norm0, norm1 = _norm(g0), _norm(g1)
-        cosine = torch.stack([(a * b).sum() for a, b in zip(g0, g1, strict=True)]).sum() / (norm0 * norm1 + DELTA)
+        norm0, norm1 = self._norm(g0), self._norm(g1)
+        cosine = self._inner(g0, g1) / (norm0 * norm1 + DELTA)
         along = cosine * norm0 / (norm1 + DELTA)
-        return [b - self._gap_weight * (a - along * b) for a, b in zip(g0, g1, strict=True)]
+        return [b - self._gap_weight * (a - self._over(along, b) * b) for a, b in zip(g0, g1, strict=True)]
+
+    def _norm(self, tensors: list[Tensor]) -> Tensor:
+        if self._stacked:
+            norms: Tensor = torch.stack([tensor.flatten(1).norm(dim=1) for tensor in tensors]).norm(dim=0)
+            return norms
+        norm: Tensor = torch.stack([tensor.norm() for tensor in tensors]).norm()
+        return norm
+
+    def _inner(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        products = [x * y for x, y in zip(a, b, strict=True)]
+        return torch.stack([p.flatten(1).sum(1) if self._stacked else p.sum() for p in products]).sum(0)
+
+    def _over(self, value: Tensor, tensor: Tensor) -> Tensor:
+        """``value``, one a network where they are stacked, to multiply ``tensor`` with."""
+        return value.view(-1, *[1] * (tensor.ndim - 1)) if self._stacked else value
 
 
 def _gradient(parameter: Tensor) -> Tensor:
     gradient = parameter.grad
     assert gradient is not None
     return gradient
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    norm: Tensor = torch.stack([tensor.norm() for tensor in tensors]).norm()
-    return norm
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,6 @@ class Gsam:
     gap_weight: float
     adaptive: bool
 
-    def __call__(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    def __call__(self, parameters: Iterable[nn.Parameter], lr: float, stacked: bool = False) -> torch.optim.Optimizer:
         """The optimiser."""
-        return GsamOptimizer(self.base(parameters, lr), self.radius, self.gap_weight, self.adaptive)
+        return GsamOptimizer(self.base(parameters, lr), self.radius, self.gap_weight, self.adaptive, stacked)

@@ -11,9 +11,18 @@ from distillkit.data.augment import Augmentation
 from distillkit.errors import ConfigError
 from distillkit.experts.gsam import Gsam
 from distillkit.experts.schedule import EasyToHard, check_schedule, schedule_of
-from distillkit.experts.smooth import PENALTIES, Penalty, SmoothLoss
+from distillkit.experts.smooth import PENALTIES, Penalty, SmoothLoss, clipping_coefficient
 from distillkit.settings import ExpertSettings
-from distillkit.training.recipe import LossPart, OptimizerPart, OrderPart, Recipe, Sgd, cross_entropy, shuffle
+from distillkit.training.recipe import (
+    LossPart,
+    OptimizerPart,
+    OrderPart,
+    Recipe,
+    Sgd,
+    constant_scale,
+    cross_entropy,
+    shuffle,
+)
 
 
 def _penalty(settings: ExpertSettings) -> Penalty:
@@ -33,10 +42,12 @@ OPTIMIZERS: dict[str, Callable[[ExpertSettings], OptimizerPart]] = {
 }
 LOSSES: dict[str, Callable[[ExpertSettings], LossPart]] = {
     "cross-entropy": lambda settings: cross_entropy,
-    "clipping": lambda settings: SmoothLoss(True, None, 0.0),
-    "gradient-penalty": lambda settings: SmoothLoss(False, _penalty(settings), settings.penalty_weight),
-    "clipping-gradient-penalty": lambda settings: SmoothLoss(True, _penalty(settings), settings.penalty_weight),
+    "clipping": lambda settings: cross_entropy,
+    "gradient-penalty": lambda settings: SmoothLoss(_penalty(settings), settings.penalty_weight),
+    "clipping-gradient-penalty": lambda settings: SmoothLoss(_penalty(settings), settings.penalty_weight),
 }
+CLIPPED = ("clipping", "clipping-gradient-penalty")
+"""Losses whose cross-entropy is scaled by epoch."""
 Ranking = tuple[Tensor, ...]
 """Of each class, the indices of its images from easy to hard."""
 
@@ -82,4 +93,5 @@ def expert_recipe(
         augmentation=augmentation if settings.augment else None,
         lr_drop_epochs=settings.lr_drop_epochs,
         lr_drop_factor=settings.lr_drop_factor,
+        loss_scale=clipping_coefficient if settings.loss in CLIPPED else constant_scale,
     )

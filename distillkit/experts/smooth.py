@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from distillkit.training.recipe import Batch, cross_entropy
-from distillkit.training.second_order import differentiable_gradient
+from distillkit.training.recipe import Batch, Model, cross_entropy
+from distillkit.training.second_order import input_gradient
 
 CLIPPING = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 """c_e of epochs 0 .. 9; 1 afterwards (the list of the latest commit)."""
@@ -27,27 +27,25 @@ def clipping_coefficient(epoch: int) -> float:
     return CLIPPING[epoch] if epoch < len(CLIPPING) else 1.0
 
 
-def two_sided_logit_penalty(model: nn.Module, batch: Batch) -> Tensor:
+def two_sided_logit_penalty(model: Model, batch: Batch) -> Tensor:
     """Mean over images and pixels of (|G_{:,h,w}| - 1)^2, G = d(sum of all logits)/dx, |.| over channels.
 
     As the authors' code has it, on the un-augmented batch [B, C, H, W]. Note that it raises gradients below one, and
     that softmax cross-entropy does not see the direction it looks at.
     """
-    clean = batch.clean.detach().requires_grad_()
-    (gradient,) = differentiable_gradient(model(clean).sum(), [clean])
+    gradient = input_gradient(lambda clean: model(clean).sum(), batch.clean)
     penalty: Tensor = (gradient.norm(dim=1) - 1).square().mean()
     return penalty
 
 
-def one_sided_loss_penalty(model: nn.Module, batch: Batch) -> Tensor:
+def one_sided_loss_penalty(model: Model, batch: Batch) -> Tensor:
     """Mean over images of max(0, |d CE_b/dx_b| - 1)^2, |.| over all values of an image; our own form."""
-    clean = batch.clean.detach().requires_grad_()
-    (gradient,) = differentiable_gradient(F.cross_entropy(model(clean), batch.targets, reduction="sum"), [clean])
+    gradient = input_gradient(lambda clean: F.cross_entropy(model(clean), batch.targets, reduction="sum"), batch.clean)
     penalty: Tensor = (gradient.flatten(1).norm(dim=1) - 1).clamp_min(0).square().mean()
     return penalty
 
 
-Penalty = Callable[[nn.Module, Batch], Tensor]
+Penalty = Callable[[Model, Batch], Tensor]
 PENALTIES: dict[str, Penalty] = {
     "two-sided-logits": two_sided_logit_penalty,
     "one-sided-loss": one_sided_loss_penalty,
@@ -56,17 +54,12 @@ PENALTIES: dict[str, Penalty] = {
 
 @dataclass(frozen=True)
 class SmoothLoss:
-    """L_SC = c_e CE(f(DSA(x)), y) + weight * penalty(f, x); either part may be left out."""
+    """L_SC = c_e CE(f(DSA(x)), y) + weight * penalty(f, x), where c_e is the recipe's scale of the epoch."""
 
-    clipping: bool
-    penalty: Penalty | None
+    penalty: Penalty
     weight: float
 
-    def __call__(self, model: nn.Module, batch: Batch, epoch: int) -> Tensor:
-        """The loss of ``model`` on ``batch`` in epoch ``epoch``."""
-        loss = cross_entropy(model, batch, epoch)
-        if self.clipping:
-            loss = clipping_coefficient(epoch) * loss
-        if self.penalty is not None and self.weight > 0:
-            loss = loss + self.weight * self.penalty(model, batch)
-        return loss
+    def __call__(self, model: Model, batch: Batch, scale: float | Tensor) -> Tensor:
+        """The loss of ``model`` on ``batch``."""
+        loss = cross_entropy(model, batch, scale)
+        return loss + self.weight * self.penalty(model, batch) if self.weight > 0 else loss

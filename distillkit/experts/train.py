@@ -1,19 +1,20 @@
-"""Training one expert and handing on its parameters at every epoch boundary (MTT Sec. 3.1)."""
+"""Training experts and handing on their parameters at every epoch boundary (MTT Sec. 3.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillkit.errors import TrajectoryError
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import flatten_parameters
 from distillkit.settings import NetworkSettings
-from distillkit.training.fit import accuracy, fit
+from distillkit.training.fit import EpochSummary, accuracy, fit
 from distillkit.training.recipe import Recipe
+from distillkit.training.stack import Form, Stack, fit_stack
 
 
 @dataclass(frozen=True)
@@ -42,45 +43,85 @@ class ExpertRun:
     test_accuracy: float | None
 
 
-def train_expert(
-    index: int,
+ONE_BY_ONE = Form()
+Keep = Callable[[int, Tensor], None]
+"""Called with t and the parameters after t epochs, float32 [P] on the CPU, a copy; t = 0: the initialisation."""
+
+
+def train_experts(
+    indices: Sequence[int],
     data: ExpertData,
     network: NetworkSettings,
     recipe: Recipe,
     seed: int,
-    keep: Callable[[int, Tensor], None],
+    keep: Sequence[Keep],
     after_epoch: Callable[[float, float], None],
-) -> ExpertRun:
-    """Train expert ``index``, drawing everything random under ("expert", index).
+    form: Form = ONE_BY_ONE,
+    change: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> list[ExpertRun]:
+    """Train experts ``indices``, drawing everything random of each under ("expert", index).
 
     Args:
-        index: number of the expert.
+        indices: numbers of the experts; more than one are trained side by side.
         data: real data.
         network: which network.
         recipe: how.
         seed: root seed.
-        keep: called with t and the parameters after t epochs, float32 [P] on the CPU, a copy; 0: the initialisation.
-        after_epoch: called with loss and validation accuracy after each epoch; may raise to stop.
+        keep: of each expert, who takes its parameters.
+        after_epoch: called with loss and validation accuracy after each epoch of each; may raise to stop.
+        form: whether the training step is compiled.
+        change: what is done to a fresh network, to its arithmetic, say.
 
     Raises:
-        TrajectoryError: the loss stopped being finite.
+        TrajectoryError: a loss stopped being finite.
     """
     shape = (int(data.images.shape[1]), int(data.images.shape[2]), int(data.images.shape[3]))
-    model = build_network(network, shape, data.num_classes, seed, "expert", index, "init").to(data.images.device)
-    before = flatten_parameters(model).cpu()
-    keep(0, before)
-    curve: dict[str, list[float]] = {"loss": [], "validation_accuracy": [], "parameter_change": []}
-    for summary in fit(model, data.images, data.labels, recipe, seed, "expert", index):
+    models = [
+        change(build_network(network, shape, data.num_classes, seed, "expert", index, "init")).to(data.images.device)
+        for index in indices
+    ]
+    diaries = [_Diary(index, data, model, own) for index, model, own in zip(indices, models, keep, strict=True)]
+    for summaries in _epochs(models, data, recipe, seed, indices, form):
+        for summary, diary, model in zip(summaries, diaries, models, strict=True):
+            after_epoch(*diary.write(summary, model))
+    return [ExpertRun(diary.curve, accuracy(diary.model, *data.test()) if data.test else None) for diary in diaries]
+
+
+def _epochs(
+    models: list[nn.Module], data: ExpertData, recipe: Recipe, seed: int, indices: Sequence[int], form: Form
+) -> Iterator[list[EpochSummary]]:
+    if len(models) == 1 and not form.compiled:
+        for summary in fit(models[0], data.images, data.labels, recipe, seed, "expert", indices[0]):
+            yield [summary]
+        return
+    stack, count = Stack(models, recipe.loss, form), len(models)
+    names = [("expert", index) for index in indices]
+    for summaries in fit_stack(stack, [data.images] * count, [data.labels] * count, recipe, seed, names):
+        stack.unstacked()
+        yield summaries
+
+
+class _Diary:
+    """What is kept of one expert: its parameters by epoch, and its curve."""
+
+    def __init__(self, index: int, data: ExpertData, model: nn.Module, keep: Keep) -> None:
+        self.index, self.data, self.model, self.keep = index, data, model, keep
+        self.before = flatten_parameters(model).cpu()
+        self.curve: dict[str, list[float]] = {"loss": [], "validation_accuracy": [], "parameter_change": []}
+        keep(0, self.before)
+
+    def write(self, summary: EpochSummary, model: nn.Module) -> tuple[float, float]:
+        """An epoch is over; its loss and validation accuracy."""
         loss, now = float(summary.loss), flatten_parameters(model).cpu()
         if not torch.isfinite(now).all():
             raise TrajectoryError(
-                f"expert {index} diverged in epoch {summary.epoch + 1} (parameters are not finite); lower experts.lr"
+                f"expert {self.index} diverged in epoch {summary.epoch + 1} (parameters are not finite); lower "
+                "experts.lr"
             )
-        keep(summary.epoch + 1, now)
-        score = accuracy(model, data.validation_images, data.validation_labels)
-        curve["loss"].append(loss)
-        curve["validation_accuracy"].append(score)
-        curve["parameter_change"].append(float((now - before).norm()))
-        before = now
-        after_epoch(loss, score)
-    return ExpertRun(curve, accuracy(model, *data.test()) if data.test is not None else None)
+        self.keep(summary.epoch + 1, now)
+        score = accuracy(model, self.data.validation_images, self.data.validation_labels)
+        self.curve["loss"].append(loss)
+        self.curve["validation_accuracy"].append(score)
+        self.curve["parameter_change"].append(float((now - self.before).norm()))
+        self.before = now
+        return loss, score

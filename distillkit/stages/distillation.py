@@ -38,6 +38,7 @@ from distillkit.stages.experts import (
     train_experts,
 )
 from distillkit.stages.student import settled
+from distillkit.stages.training_form import evaluation_form
 from distillkit.tracking import Tracker, open_tracker
 from distillkit.trajectories.forms import open_trajectories
 from distillkit.trajectories.store import TrajectoryStore
@@ -222,6 +223,7 @@ class _Recorder:
             settings.seed,
             settings.distill.select_networks,
             after_epoch=lambda: self._run.stop.check(f"while validating step {step}, with a checkpoint"),
+            form=evaluation_form(self._run, recipe, len(synthetic.images), settings.distill.select_networks),
         )
         return report.mean
 

@@ -21,6 +21,7 @@ from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.distillation import initial_labels, matched, real_data
 from distillkit.stages.experts import data_setup, train_experts
+from distillkit.stages.training_form import evaluation_form
 
 ROW_DTYPES: dict[str, Dtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}
 """Rows of the set itself: how its images are stored."""
@@ -66,8 +67,9 @@ def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examinatio
     def evaluate(training: TrainingSet | Callable[[int], TrainingSet], lr: float | None = None) -> EvalReport:
         chosen = recipe if lr is None else evaluation_recipe(settings, lr, prepared.augmentation)
         build = prepared.build(prepared.network, run.settings.seed, "evaluate")
+        form = evaluation_form(run, chosen, len(synthetic.images), settings.networks)
         listeners = (_listen(run), _stopper(run))
-        return evaluate_networks(build, training, exam, chosen, run.settings.seed, settings.networks, *listeners)
+        return evaluate_networks(build, training, exam, chosen, run.settings.seed, settings.networks, *listeners, form)
 
     if name in ROW_DTYPES:
         return evaluate(training_set(as_stored(synthetic, prepared.preprocess, ROW_DTYPES[name]), run.device))
@@ -134,8 +136,9 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
     for lr in candidates:
         recipe = evaluation_recipe(settings.evaluate, lr, prepared.augmentation)
         networks = settings.distill.select_networks
+        form = evaluation_form(run, recipe, settings.ipc * prepared.num_classes, networks)
         scores[lr] = evaluate_networks(
-            build, training, prepared.validation, recipe, settings.seed, networks, after_epoch=_stopper(run)
+            build, training, prepared.validation, recipe, settings.seed, networks, after_epoch=_stopper(run), form=form
         ).mean
     return max(scores, key=scores.__getitem__)
 
@@ -156,21 +159,24 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
         storage.sha256_tensor(digest, prepared.preprocess.matrix)
         setup["zca"] = digest.hexdigest()
     keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "label_rows", "paper_protocol"}
+    keys |= {"together", "compile"}
     setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
     path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"
     cached = _cached_row(path)
     if cached is not None:
         run.progress.advance(settings.full_networks)
         return cached
+    recipe = full_data_recipe(settings, prepared.augmentation)
     report = evaluate_networks(
         prepared.build(prepared.network, run.settings.seed, "evaluate"),
         TrainingSet(prepared.train_images, prepared.train_labels),
         exam,
-        full_data_recipe(settings, prepared.augmentation),
+        recipe,
         run.settings.seed,
         settings.full_networks,
         _listen(run),
         _stopper(run),
+        evaluation_form(run, recipe, len(prepared.train_labels), settings.full_networks),
     )
     storage.write_json(path, report.to_json())
     return report

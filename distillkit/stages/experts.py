@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,15 @@ from distillkit.distill.segments import PlannedTrajectories
 from distillkit.errors import ConfigError, TrajectoryError
 from distillkit.experts.difficulty import find_score
 from distillkit.experts.recipe import RANKED, Ranking, expert_recipe
-from distillkit.experts.train import ExpertData, train_expert
+from distillkit.experts.train import ExpertData, ExpertRun, Keep
+from distillkit.experts.train import train_experts as train_experts_of
+from distillkit.precision import in_precision
 from distillkit.records import TrajectorySource
 from distillkit.settings import DatasetSettings, ExpertSettings, RunSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.difficulty import ranking
+from distillkit.stages.training_form import expert_form
+from distillkit.training.stack import Form
 from distillkit.trajectories.forms import Builder, RawBuilder, find_form
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 
@@ -105,8 +110,12 @@ def check_parameters(trajectories: TrajectorySource, size: int) -> None:
 def raw_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
     """The same whatever the form: what determines the training of the experts."""
     settings = run.settings
-    recipe = settings.experts.model_dump(mode="json", exclude={"count", "seed", "source", *_unused(settings.experts)})
+    recipe = settings.experts.model_dump(mode="json", exclude=NOT_OF_THE_RECIPE | _unused(settings.experts))
     return {**data_setup(run, prepared), "recipe": recipe, "seed": expert_seed(settings)}
+
+
+NOT_OF_THE_RECIPE = {"count", "seed", "source", "together", "compile"}
+"""Which experts, and how they are computed: the same experts, to the tolerance of floats."""
 
 
 def expert_seed(settings: RunSettings) -> int:
@@ -161,7 +170,7 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     if not missing:
         return store
     raw_store = TrajectoryStore.for_setup(raw_setup(run, prepared))
-    workshop = _Workshop(run, prepared, store, raw_store)
+    workshop = _Workshop(run, prepared, store, raw_store, len(missing))
     if any(workshop.must_train(index) for index in missing):
         _ = workshop.ranking  # a stage of its own, before this one begins
     run.progress.stage(
@@ -169,12 +178,14 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
         settings.count * settings.epochs,
         (settings.count - len(missing)) * settings.epochs,
     )
-    for index in missing:
-        with store.lock(index):
-            if store.state(index) == "good":  # another run made it while this one waited
-                run.progress.advance(settings.epochs)
-            else:
-                workshop.make(index)
+    size = workshop.form.size
+    for group in (missing[begin : begin + size] for begin in range(0, len(missing), size)):
+        with ExitStack() as locks:
+            for index in group:  # in ascending order, as every run does
+                locks.enter_context(store.lock(index))
+            left = [index for index in group if store.state(index) != "good"]
+            run.progress.advance(settings.epochs * (len(group) - len(left)))  # others made those meanwhile
+            workshop.make(left)
     return store
 
 
@@ -206,6 +217,12 @@ class _Workshop:
     prepared: Prepared
     store: TrajectoryStore
     raw_store: TrajectoryStore
+    missing: int
+
+    @cached_property
+    def form(self) -> Form:
+        """How many experts are trained at a time, and how."""
+        return expert_form(self.run, self.prepared, self.missing)
 
     @cached_property
     def ranking(self) -> Ranking | None:
@@ -219,11 +236,13 @@ class _Workshop:
     def must_train(self, index: int) -> bool:
         return self.is_raw or self.raw_store.state(index) != "good"
 
-    def make(self, index: int) -> None:
-        if self.must_train(index):
-            self.train(index)
-        else:
-            self.convert(index)
+    def make(self, indices: Sequence[int]) -> None:
+        trained = [index for index in indices if self.must_train(index)]
+        for index in indices:
+            if index not in trained:
+                self.convert(index)
+        if trained:
+            self.train(trained)
 
     def builder(self) -> Builder:
         settings, network = self.run.settings, self.prepared.build(self.prepared.network, 0, "sizes")(0)
@@ -239,27 +258,34 @@ class _Workshop:
         self.store.write(index, kept.tensors, epochs, {**facts, **kept.facts})
         self.run.progress.advance(epochs)
 
-    def train(self, index: int) -> None:
+    def train(self, indices: Sequence[int]) -> None:
         settings, prepared = self.run.settings, self.prepared
-        builder, epochs = self.builder(), settings.experts.epochs
-        raw = RawBuilder() if settings.trajectories.keep_raw and not self.is_raw else None
-
-        def keep(epoch: int, parameters: Tensor) -> None:
-            builder.keep(epoch, parameters)
-            if raw is not None:
-                raw.keep(epoch, parameters)
-
+        twice = settings.trajectories.keep_raw and not self.is_raw
+        builders = [[self.builder(), *([RawBuilder()] if twice else [])] for _ in indices]
         recipe = expert_recipe(settings.experts, prepared.augmentation, self.ranking)
-        seed = expert_seed(settings)
-        result = train_expert(index, self.data(), prepared.network, recipe, seed, keep, self.after_epoch)
-        info = prepared.data.info
+        runs = train_experts_of(
+            indices,
+            self.data(),
+            prepared.network,
+            recipe,
+            expert_seed(settings),
+            [_keeper(own) for own in builders],
+            self.after_epoch,
+            self.form,
+            lambda module: in_precision(module, self.run.fastest_precision),
+        )
+        for index, own, result in zip(indices, builders, runs, strict=True):
+            self.store_expert(index, own, result)
+
+    def store_expert(self, index: int, builders: Sequence[Builder], result: ExpertRun) -> None:
+        info, epochs = self.prepared.data.info, self.run.settings.experts.epochs
         facts: dict[str, Any] = {"curve": result.curve, "test_accuracy": result.test_accuracy}
         facts |= {"source": Path(info.source).name if info.source.startswith("/") else info.source}
         facts |= {"license": info.license}
-        if raw is not None:
+        kept, *raw = (builder.finish() for builder in builders)
+        for parts in raw:
             with self.raw_store.lock(index):
-                self.raw_store.write(index, raw.finish().tensors, epochs, facts)
-        kept = builder.finish()
+                self.raw_store.write(index, parts.tensors, epochs, facts)
         self.store.write(index, kept.tensors, epochs, {**facts, **kept.facts})
 
     def data(self) -> ExpertData:
@@ -281,3 +307,11 @@ class _Workshop:
     def after_epoch(self, loss: float, accuracy: float) -> None:
         self.run.progress.advance(1, loss=loss, validation=accuracy)
         self.run.stop.check("between two epochs of an expert (finished experts are kept)")
+
+
+def _keeper(builders: Sequence[Builder]) -> Keep:
+    def keep(epoch: int, parameters: Tensor) -> None:
+        for builder in builders:
+            builder.keep(epoch, parameters)
+
+    return keep

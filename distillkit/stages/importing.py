@@ -22,6 +22,7 @@ from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, prepare, run_identity, training_set
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.package import Provenance, package
+from distillkit.stages.training_form import evaluation_form
 
 SEARCHED_LRS = (0.001, 0.003, 0.01, 0.03, 0.1)
 
@@ -142,6 +143,7 @@ def _searched_lr(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> float
             settings.seed,
             count,
             after_epoch=lambda: run.stop.check("while the learning rate was searched"),
+            form=evaluation_form(run, recipe, len(training.images), count),
         ).mean
         run.progress.advance(1, validation=scores[lr], lr=lr)
     return max(scores, key=scores.__getitem__)

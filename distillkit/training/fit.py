@@ -56,7 +56,7 @@ def fit(
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: Batch, epoch: int) -> Tensor:
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = recipe.loss(model, batch, epoch)
+        loss = recipe.loss(model, batch, recipe.loss_scale(epoch))
         loss.backward()
         return loss.detach()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,18 +24,25 @@ class Batch:
     targets: Tensor
 
 
+Model = Callable[[Tensor], Tensor]
+"""Images [B, C, H, W] to logits [B, K]: a module, or a function of parameters that are held elsewhere."""
+
+
 class OptimizerPart(Protocol):
     """Makes the optimiser; called again, with a fresh state, at every lr drop."""
 
-    def __call__(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        """An optimiser whose ``step(closure)`` may call the closure more than once (sharpness-aware ones do)."""
+    def __call__(self, parameters: Iterable[nn.Parameter], lr: float, stacked: bool = False) -> torch.optim.Optimizer:
+        """An optimiser whose ``step(closure)`` may call the closure more than once (sharpness-aware ones do).
+
+        ``stacked``: the parameters are those of several networks along their first axis, which go their own ways.
+        """
 
 
 class LossPart(Protocol):
     """A scalar training loss, mean over the batch."""
 
-    def __call__(self, model: nn.Module, batch: Batch, epoch: int) -> Tensor:
-        """The loss of ``model`` on ``batch`` in epoch ``epoch`` (first is 0)."""
+    def __call__(self, model: Model, batch: Batch, scale: float | Tensor) -> Tensor:
+        """The loss of ``model`` on ``batch``; ``scale`` multiplies its cross-entropy."""
 
 
 class OrderPart(Protocol):
@@ -45,9 +52,16 @@ class OrderPart(Protocol):
         """Indices int64 into ``count`` images."""
 
 
+def constant_scale(epoch: int) -> float:
+    """1 in every epoch."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; ``lr_drop_epochs`` are the first epochs (from 0) of each lower lr."""
+    """How a network is trained; ``lr_drop_epochs`` are the first epochs (from 0) of each lower lr, ``loss_scale`` gives
+    the factor of the cross-entropy by epoch.
+    """
 
     epochs: int
     batch_size: int
@@ -58,6 +72,7 @@ class Recipe:
     augmentation: Augmentation | None = None
     lr_drop_epochs: tuple[int, ...] = ()
     lr_drop_factor: float = 0.1
+    loss_scale: Callable[[int], float] = constant_scale
 
 
 @dataclass(frozen=True)
@@ -67,14 +82,14 @@ class Sgd:
     momentum: float = 0.0
     weight_decay: float = 0.0
 
-    def __call__(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        """The optimiser."""
+    def __call__(self, parameters: Iterable[nn.Parameter], lr: float, stacked: bool = False) -> torch.optim.Optimizer:
+        """The optimiser; element by element, so stacked networks need nothing else."""
         return torch.optim.SGD(parameters, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
 
 
-def cross_entropy(model: nn.Module, batch: Batch, epoch: int) -> Tensor:
-    """Mean cross-entropy against class ids or probabilities."""
-    return F.cross_entropy(model(batch.images), batch.targets)
+def cross_entropy(model: Model, batch: Batch, scale: float | Tensor) -> Tensor:
+    """Mean cross-entropy against class ids or probabilities, times ``scale``."""
+    return scale * F.cross_entropy(model(batch.images), batch.targets)
 
 
 def shuffle(count: int, epoch: int, generator: torch.Generator) -> Tensor:

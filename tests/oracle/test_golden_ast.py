@@ -62,7 +62,7 @@ def test_clipping__coefficient_and_lr_of_every_epoch(golden):
 def test_smooth_loss__penalty_and_clipped_cross_entropy_with_their_gradient(golden, network, name, epoch):
     model = network.load(ConvNet(3, (32, 32), 10, 8, 3, "instance").double(), golden["gp.theta"])
     images, labels = golden["gp.images"], golden["gp.labels"]
-    loss = SmoothLoss(True, two_sided_logit_penalty, 2.0)(model, Batch(images, images, labels), epoch)
+    loss = SmoothLoss(two_sided_logit_penalty, 2.0)(model, Batch(images, images, labels), clipping_coefficient(epoch))
     loss.backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert rel(loss.detach(), golden[f"gp.{name}.loss"]) < 1e-10

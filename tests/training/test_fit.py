@@ -24,9 +24,9 @@ def linear():
 def test_fit__an_epoch_sees_every_image_once_and_drops_the_lr_with_fresh_momentum():
     seen, made = [], []
 
-    def loss(model, batch, epoch):
-        seen.append((epoch, batch.clean.flatten().tolist()))
-        return cross_entropy(model, batch, epoch)
+    def loss(model, batch, scale):
+        seen.append((scale, batch.clean.flatten().tolist()))
+        return cross_entropy(model, batch, scale)
 
     def optimizer(parameters, lr):
         made.append(lr)
@@ -36,7 +36,12 @@ def test_fit__an_epoch_sees_every_image_once_and_drops_the_lr_with_fresh_momentu
     rates = [
         s.lr
         for s in fit(
-            linear(), images, torch.arange(10) % 3, recipe(loss=loss, optimizer=optimizer, lr_drop_epochs=(2,)), 0, "t"
+            linear(),
+            images,
+            torch.arange(10) % 3,
+            recipe(loss=loss, optimizer=optimizer, lr_drop_epochs=(2,), loss_scale=float),
+            0,
+            "t",
         )
     ]
     assert rates == pytest.approx([0.1, 0.1, 0.01])
@@ -50,9 +55,9 @@ def test_fit__an_epoch_sees_every_image_once_and_drops_the_lr_with_fresh_momentu
 def test_fit__clean_and_augmented_images_reach_the_loss():
     pairs = []
 
-    def loss(model, batch, epoch):
+    def loss(model, batch, scale):
         pairs.append((batch.images, batch.clean))
-        return cross_entropy(model, batch, epoch)
+        return cross_entropy(model, batch, scale)
 
     images = torch.randn(4, 1, 2, 2)
     list(

@@ -1,0 +1,73 @@
+"""How many networks are trained at a time, and whether by a compiled step: told by settings, device and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from distillkit.experts.recipe import expert_recipe
+from distillkit.precision import in_precision
+from distillkit.stages.context import Prepared, Run
+from distillkit.training.recipe import Batch, Recipe
+from distillkit.training.stack import Form, Stack, stackable
+
+COMPILE_FROM_STEPS = 3000
+"""Training steps from which compiling pays on a GPU, where small kernels wait for the host."""
+MOST_TOGETHER = 32
+MEMORY_SHARE = 0.8
+"""Of a GPU's free memory, what experts side by side may fill."""
+
+
+def evaluation_form(run: Run, recipe: Recipe, images: int, count: int) -> Form:
+    """Of ``count`` fresh networks that learn from ``images`` images each."""
+    settings = run.settings.evaluate
+    return fresh_networks(run.device, recipe, images, count, settings.together, settings.compile, run.progress.note)
+
+
+def fresh_networks(
+    device: torch.device,
+    recipe: Recipe,
+    images: int,
+    count: int,
+    together: int | None = None,
+    compiling: str = "auto",
+    note: Callable[[str], None] = lambda message: None,
+) -> Form:
+    """By default on a GPU all together, compiled where there are many steps, and on a CPU one by one.
+
+    There a set of a few images is bound by launches, here by arithmetic, and compiling costs more than it saves.
+    """
+    gpu = device.type == "cuda"
+    size = together or (count if gpu else 1)
+    steps = recipe.epochs * -(-images // recipe.batch_size) * -(-count // size)
+    pays = gpu and steps >= COMPILE_FROM_STEPS
+    return Form(size, compiling == "always" or (compiling == "auto" and pays), note)
+
+
+def expert_form(run: Run, prepared: Prepared, missing: int) -> Form:
+    """Of the experts that are missing: on a GPU as many together as its free memory holds, on a CPU one by one."""
+    settings, gpu = run.settings.experts, run.device.type == "cuda"
+    module = prepared.build(prepared.network, 0, "form")(0)
+    if not stackable(module):
+        return Form()
+    size = settings.together or (min(missing, MOST_TOGETHER, _fitting(run, prepared)) if gpu else 1)
+    steps = settings.epochs * -(-len(prepared.train_labels) // settings.batch_size) * -(-missing // size)
+    pays = gpu and steps >= COMPILE_FROM_STEPS
+    compiled = settings.compile == "always" or (settings.compile == "auto" and pays)
+    return Form(size, compiled, run.progress.note)
+
+
+def _fitting(run: Run, prepared: Prepared) -> int:
+    """Experts whose training step fits into the free memory of the GPU, from the peak of one of them."""
+    recipe = expert_recipe(run.settings.experts.model_copy(update={"order": "shuffle"}), None)
+    model = in_precision(prepared.build(prepared.network, 0, "form")(0), run.fastest_precision).to(run.device)
+    count = run.settings.experts.batch_size
+    images, labels = prepared.train_images[:count][None], prepared.train_labels[:count][None]
+    torch.cuda.reset_peak_memory_stats(run.device)
+    before = torch.cuda.memory_allocated(run.device)
+    stack = Stack([model], recipe.loss, Form())
+    stack.step(recipe.optimizer(stack.parameters, recipe.lr, stacked=True), Batch(images, images, labels), 1.0)
+    each = torch.cuda.max_memory_allocated(run.device) - before
+    free, _ = torch.cuda.mem_get_info(run.device)
+    return max(1, int(MEMORY_SHARE * free / each))

@@ -1,0 +1,176 @@
+"""Several networks of one architecture trained side by side: one step, one set of kernels for all of them.
+
+A small network on a small batch leaves a GPU waiting for its host; stacked along a new first axis, k networks cost
+little more than one. Each keeps its own data order, augmentation and seed, so it ends where it would have ended alone,
+within the tolerance of floats. Legend: k networks, B batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from distillkit import rng
+from distillkit.training.fit import EpochSummary
+from distillkit.training.recipe import Batch, LossPart, Recipe
+
+Names = tuple[rng.Name, ...]
+Gradients = Callable[..., tuple[list[Tensor], Tensor]]
+
+
+def _unheard(message: str) -> None:
+    """Nobody."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How networks are trained: ``size`` of them at a time, by a compiled step or not."""
+
+    size: int = 1
+    compiled: bool = False
+    note: Callable[[str], None] = _unheard
+    """Who hears of a step that could not be compiled."""
+
+    @property
+    def plain(self) -> bool:
+        """One by one, operation by operation."""
+        return self.size == 1 and not self.compiled
+
+
+def stackable(module: nn.Module) -> bool:
+    """Whether nothing in ``module`` but its parameters has a state, and nothing draws random numbers."""
+    random = any("drop" in type(part).__name__.lower() for part in module.modules())
+    return not random and next(module.buffers(), None) is None
+
+
+class Stack:
+    """k networks, their parameters stacked [k, ...]; made from modules of one architecture on one device."""
+
+    def __init__(self, models: Sequence[nn.Module], loss: LossPart, form: Form) -> None:
+        self.models = list(models)
+        self.names = [name for name, _ in models[0].named_parameters()]
+        columns = zip(*(model.parameters() for model in models), strict=True)
+        self.parameters = [nn.Parameter(torch.stack([p.detach() for p in column])) for column in columns]
+        self._gradients = _gradients(copy.deepcopy(models[0]).requires_grad_(False), self.names, loss, len(models))
+        if form.compiled:
+            self._gradients = _compiled(self._gradients, form.note)
+
+    def flat(self, index: int) -> Tensor:
+        """A copy of the parameters of network ``index`` as one vector [P]."""
+        return torch.cat([parameter.detach()[index].reshape(-1) for parameter in self.parameters])
+
+    @torch.no_grad()
+    def unstacked(self) -> list[nn.Module]:
+        """The modules that the stack was made from, with their parameters as they are now."""
+        for index, model in enumerate(self.models):
+            for own, stacked in zip(model.parameters(), self.parameters, strict=True):
+                own.copy_(stacked[index])
+        return self.models
+
+    def step(self, optimizer: torch.optim.Optimizer, batch: Batch, scale: float) -> Tensor:
+        """One step on ``batch``, whose tensors are stacked [k, B, ...]; the losses [k]."""
+        factor = torch.tensor(scale, dtype=batch.images.dtype, device=batch.images.device)
+
+        def closure() -> Tensor:
+            values = [parameter.detach() for parameter in self.parameters]
+            found, losses = self._gradients(values, batch.images, batch.clean, batch.targets, factor)
+            for parameter, gradient in zip(self.parameters, found, strict=True):
+                parameter.grad = gradient.contiguous()  # a fused optimiser reads memory in the parameter's order
+            return losses
+
+        losses: Any = optimizer.step(closure)  # type: ignore[arg-type]
+        return torch.as_tensor(losses)
+
+
+def _compiled(function: Gradients, note: Callable[[str], None]) -> Gradients:
+    """``function`` compiled; where that fails, as it is, and ``note`` says so."""
+    compiled: Gradients | None = torch.compile(function, dynamic=False, fullgraph=True)
+
+    def call(*arguments: Any) -> tuple[list[Tensor], Tensor]:
+        nonlocal compiled
+        if compiled is not None:
+            try:
+                return compiled(*arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
+                lines = [*str(error).strip().splitlines(), ""]
+                note(
+                    f"the training step cannot be compiled here ({type(error).__name__}: {lines[0]}); training eagerly"
+                )
+                compiled = None
+        return function(*arguments)
+
+    return call
+
+
+def _gradients(base: nn.Module, names: list[str], loss: LossPart, count: int) -> Gradients:
+    def value(parameters: list[Tensor], seen: Tensor, clean: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+        def model(images: Tensor) -> Tensor:
+            logits: Tensor = functional_call(base, dict(zip(names, parameters, strict=True)), (images,))
+            return logits
+
+        return loss(model, Batch(seen, clean, targets), scale)
+
+    of_one = grad_and_value(value)
+    if count > 1:
+        together: Gradients = vmap(of_one, in_dims=(0, 0, 0, 0, None))
+        return together
+
+    def alone(parameters: list[Tensor], seen: Tensor, clean: Tensor, targets: Tensor, scale: Tensor) -> Any:
+        gradients, loss_value = of_one([p[0] for p in parameters], seen[0], clean[0], targets[0], scale)
+        return [gradient[None] for gradient in gradients], loss_value[None]
+
+    return alone
+
+
+def fit_stack(
+    stack: Stack,
+    images: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    recipe: Recipe,
+    seed: int,
+    names: Sequence[Names],
+) -> Iterator[list[EpochSummary]]:
+    """Train the networks of ``stack``, each as ``training.fit`` would, and yield after every epoch.
+
+    Args:
+        stack: on the device of ``images``.
+        images: of each network float [n, C, H, W]; may be the same tensor k times.
+        targets: of each network class ids int64 [n] or probabilities [n, K].
+        recipe: how to train.
+        seed: root seed.
+        names: of each network, the use under which its data order and augmentation are drawn.
+    """
+    lr, device = recipe.lr, images[0].device
+    optimizer = recipe.optimizer(stack.parameters, lr, stacked=True)
+    for epoch in range(recipe.epochs):
+        if epoch in recipe.lr_drop_epochs:
+            lr *= recipe.lr_drop_factor
+            optimizer = recipe.optimizer(stack.parameters, lr, stacked=True)
+        orders = [
+            recipe.order(len(own), epoch, rng.generator(seed, *name, "order", epoch)).to(device)
+            for own, name in zip(images, names, strict=True)
+        ]
+        generators = [rng.generator(seed, *name, "augment", epoch) for name in names]
+        losses = []
+        for chunks in zip(*(order.split(recipe.batch_size) for order in orders), strict=True):
+            clean = [own[chunk] for own, chunk in zip(images, chunks, strict=True)]
+            seen = clean if recipe.augmentation is None else _augmented(recipe, clean, generators)
+            wanted = torch.stack([own[chunk] for own, chunk in zip(targets, chunks, strict=True)])
+            stacked = torch.stack(seen)
+            batch = Batch(stacked, stacked if seen is clean else torch.stack(clean), wanted)
+            losses.append(stack.step(optimizer, batch, recipe.loss_scale(epoch)))
+        yield [EpochSummary(epoch, loss, lr) for loss in torch.stack(losses).mean(0)]
+
+
+def _augmented(recipe: Recipe, clean: list[Tensor], generators: list[torch.Generator]) -> list[Tensor]:
+    augmentation = recipe.augmentation
+    assert augmentation is not None
+    return [augmentation(own, generator) for own, generator in zip(clean, generators, strict=True)]
