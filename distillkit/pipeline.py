@@ -29,6 +29,7 @@ from distillkit.interrupt import StopRequest
 from distillkit.methods import Layer
 from distillkit.networks.build import build_network, parse_architecture
 from distillkit.networks.timm_models import prepare_model
+from distillkit.plan import fitted
 from distillkit.precision import candidates, set_arithmetic
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport
@@ -100,6 +101,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     check_distillation(run.settings)
     prepared = prepare(run)
     folder = RunFolder(out)
+    run = fitted(run, prepared, folder.stored_settings())
     with folder.claimed(run_identity(run, prepared), replace):
         finished = _finished(out, run)
         if finished is not None:

@@ -7,30 +7,34 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distillkit.distill.labels import label_part
-from distillkit.distill.matching import MatchingProblem, matching_part
-from distillkit.distill.step_functions import EagerFunctions, InnerLoss
-from distillkit.distill.student import plan_inner_steps
-from distillkit.distill.unroll import Unroll
+from distillkit.distill.loop import outer_step, start_state
+from distillkit.errors import ConfigError
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
-from distillkit.records import Segment
-from distillkit.stages.context import Prepared, Run, prepare
-from distillkit.stages.distillation import check_distillation
+from distillkit.precision import in_precision
+from distillkit.stages.context import Prepared, Run, determining, prepare
+from distillkit.stages.distillation import check_distillation, distill_task
 from distillkit.stages.evaluation import set_rows
 from distillkit.stages.experts import expert_setup
+from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
+from distillkit.training.stack import Form, Stack, fit_stack
 from distillkit.trajectories.forms import find_form
 from distillkit.trajectories.store import TrajectoryStore
 
 PROBE_STEPS = 3  # steps timed after one that warms up
+PROBE_INNER_STEPS = 2
+SPARED = 0.1
+"""Part of a time budget that is not planned for."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +50,121 @@ class StageCost:
         return {**vars(self), "seconds": self.steps * self.seconds_each}
 
 
-def make_plan(run: Run) -> dict[str, Any]:
-    """Steps, time, memory and disk of a run; trains and writes nothing (but the decoded data, which are cached)."""
+def make_plan(run: Run, prepared: Prepared | None = None) -> dict[str, Any]:
+    """Steps, time, memory and disk of a run; trains and writes nothing (but the decoded data, which are cached).
+
+    Where the settings have a time budget, of the run that fits into it.
+    """
     check_distillation(run.settings)
-    prepared = prepare(run)
-    settings = run.settings
-    missing = _missing_experts(run, prepared)
+    prepared = prepare(run) if prepared is None else prepared
+    costs = measured_costs(run, prepared)
+    if run.settings.time_budget is not None:
+        run = within(run, costs, run.settings.time_budget)
+    stages = stage_costs(run, costs)
+    return {
+        "settings": run.settings.model_dump(mode="json"),
+        "stages": [stage.to_json() for stage in stages],
+        "seconds": sum(stage.steps * stage.seconds_each for stage in stages),
+        **_sizes(run, prepared, costs.missing),
+    }
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of an epoch of one expert, of an outer step, of a fresh network; experts that the cache lacks."""
+
+    expert_epoch: float
+    outer_step: float
+    fresh_network: float
+    missing: int
+
+
+def measured_costs(run: Run, prepared: Prepared) -> Costs:
+    """By a few steps of each kind on this machine, now."""
+    settings, missing = run.settings, _missing_experts(run, prepared)
+    run.progress.note("measuring a few steps")
+    return Costs(
+        _expert_seconds(run, prepared, missing) if missing else 0.0,
+        _outer_seconds(run, prepared) if settings.distill.outer_steps else 0.0,
+        _evaluation_seconds(run, prepared),
+        missing,
+    )
+
+
+def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
+    """The stages of a run with their costs."""
+    settings, fresh = run.settings, costs.fresh_network
     stages = []
-    if missing:
-        stages.append(_expert_cost(run, prepared, missing))
-    fresh = _evaluation_seconds(run, prepared)
+    if costs.missing:
+        stages.append(StageCost("expert epochs", costs.missing * settings.experts.epochs, costs.expert_epoch))
     if settings.distill.outer_steps:
         selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
-        stages.append(StageCost("outer steps", settings.distill.outer_steps, _outer_seconds(run, prepared)))
+        stages.append(StageCost("outer steps", settings.distill.outer_steps, costs.outer_step))
         stages.append(StageCost("validation networks", selections * settings.distill.select_networks, fresh))
     soft = 2 if label_part(settings.distill).asks_experts and settings.evaluate.label_rows else 0
     rows = len(set_rows(settings)) + soft + len(set(settings.evaluate.baselines) - {"full"})
     stages.append(StageCost("evaluation networks", rows * settings.evaluate.networks, fresh))
-    return {
-        "settings": settings.model_dump(mode="json"),
-        "stages": [stage.to_json() for stage in stages],
-        "seconds": sum(stage.steps * stage.seconds_each for stage in stages),
-        **_sizes(run, prepared, missing),
-    }
+    return stages
+
+
+def within(run: Run, costs: Costs, seconds: float) -> Run:
+    """The run with as many experts (they get half at most) and outer steps as fit into ``seconds``, a tenth spared.
+
+    The evaluation at the end comes on top: what it measures must not depend on a budget.
+
+    Raises:
+        ConfigError: not even one expert and the first validation fit.
+    """
+    settings = run.settings
+    if settings.distill.outer_steps == 0:
+        return run
+    left = (1 - SPARED) * seconds
+    cached = settings.experts.count - costs.missing
+    each = costs.expert_epoch * settings.experts.epochs
+    trained = min(costs.missing, int(left / 2 / each)) if each else 0
+    if cached + trained == 0 and each <= left:
+        trained = 1
+    validation = costs.fresh_network * settings.distill.select_networks
+    step = costs.outer_step + validation / settings.distill.select_every
+    steps = min(settings.distill.outer_steps, int((left - trained * each - 2 * validation) / step))
+    if cached + trained == 0 or steps < 1:
+        raise ConfigError(
+            f"--time-budget of {seconds:.0f} s is too little: here an expert takes {each:.0f} s, an outer step "
+            f"{costs.outer_step:.2f} s and a validation {validation:.0f} s; give more, or a smaller network, fewer "
+            "experts.epochs or fewer evaluate.epochs"
+        )
+    run.progress.note(f"in {seconds:.0f} s: {cached + trained} experts ({trained} to train) and {steps} outer steps")
+    return with_sizes(run, cached + trained, steps)
+
+
+def with_sizes(run: Run, experts: int, outer_steps: int) -> Run:
+    """The run with so many experts and outer steps, told to come from the time budget."""
+    settings = run.settings
+    sized = settings.model_copy(
+        update={
+            "experts": settings.experts.model_copy(update={"count": experts}),
+            "distill": settings.distill.model_copy(update={"outer_steps": outer_steps}),
+        }
+    )
+    origins = run.origins | dict.fromkeys(("experts.count", "distill.outer_steps"), "time budget")
+    return replace(run, settings=sized, origins=origins)
+
+
+def fitted(run: Run, prepared: Prepared, stored: dict[str, Any] | None) -> Run:
+    """The run as it fits into its time budget, if it has one; ``stored``: settings of a run begun before, or None.
+
+    What was begun under the same settings goes on with the sizes it has: a second measurement would differ.
+    """
+    if run.settings.time_budget is None:
+        return run
+    if stored is not None:
+        try:
+            begun = with_sizes(run, int(stored["experts"]["count"]), int(stored["distill"]["outer_steps"]))
+        except (KeyError, TypeError, ValueError):
+            begun = run
+        if determining(begun.settings) == stored:
+            return begun
+    return within(run, measured_costs(run, prepared), run.settings.time_budget)
 
 
 def _missing_experts(run: Run, prepared: Prepared) -> int:
@@ -88,25 +184,31 @@ def _time(action: Callable[[], None], device: torch.device) -> float:
     return (time.perf_counter() - begin) / PROBE_STEPS
 
 
-def _step_seconds(run: Run, prepared: Prepared, recipe: Recipe, count: int) -> float:
-    """One training step on a batch of ``count`` real images."""
-    model = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
+def _step_seconds(run: Run, prepared: Prepared, recipe: Recipe, count: int, form: Form) -> float:
+    """One training step of one network on a batch of ``count`` real images, by the form that the run will use."""
+    build = prepared.build(prepared.network, 0, "plan")
+    models = [in_precision(build(index), run.fastest_precision).to(run.device) for index in range(form.size)]
     images, labels = prepared.train_images[:count], prepared.train_labels[:count]
-    epochs = fit(model, images, labels, recipe, 0, "plan")
-    return _time(lambda: _exhaust(next(epochs, None)), run.device)
+    if form.plain:
+        epochs = fit(models[0], images, labels, recipe, 0, "plan")
+        return _time(lambda: _exhaust(next(epochs, None)), run.device)
+    names = [("plan", index) for index in range(form.size)]
+    stack = Stack(models, recipe.loss, form)
+    together = fit_stack(stack, [images] * form.size, [labels] * form.size, recipe, 0, names)
+    return _time(lambda: _exhaust(next(together, None)), run.device) / form.size
 
 
 def _exhaust(value: object) -> None:
     del value
 
 
-def _expert_cost(run: Run, prepared: Prepared, missing: int) -> StageCost:
+def _expert_seconds(run: Run, prepared: Prepared, missing: int) -> float:
     settings = run.settings.experts
     count = len(prepared.train_labels)
     plain = settings.model_copy(update={"epochs": PROBE_STEPS + 1, "order": "shuffle"})
     recipe = expert_recipe(plain, prepared.augmentation)
-    step = _step_seconds(run, prepared, recipe, min(count, settings.batch_size))
-    return StageCost("expert epochs", missing * settings.epochs, step * count / settings.batch_size)
+    form = expert_form(run, prepared, missing)
+    return _step_seconds(run, prepared, recipe, min(count, settings.batch_size), form) * count / settings.batch_size
 
 
 def _evaluation_seconds(run: Run, prepared: Prepared) -> float:
@@ -116,35 +218,43 @@ def _evaluation_seconds(run: Run, prepared: Prepared) -> float:
     short = settings.model_copy(update={"epochs": PROBE_STEPS + 1})
     recipe = evaluation_recipe(short, run.settings.distill.lr_init, prepared.augmentation)
     batch = min(size, settings.batch_size)
-    step = _step_seconds(run, prepared, recipe, batch)
+    form = evaluation_form(run, recipe, size, settings.networks)
+    step = _step_seconds(run, prepared, recipe, batch, form)
     model = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
     probe = prepared.train_images[:512]
     test = _time(lambda: _exhaust(predict(model, probe)), run.device) * len(prepared.data.test) / len(probe)
     return settings.epochs * step * size / batch + test
 
 
+class _Walk:
+    """One expert that walks straight on: as good as any to time a step with."""
+
+    count, continuous = 1, True
+
+    def __init__(self, start: Tensor, final_epoch: int) -> None:
+        self._start, self.final_epoch = start, final_epoch
+
+    def point(self, expert: int, epoch: float) -> Tensor:
+        return self._start + 0.01 * epoch
+
+
 def _outer_seconds(run: Run, prepared: Prepared) -> float:
-    """One outer step, from the hypergradient of two inner steps."""
-    settings = run.settings.distill
-    size = run.settings.ipc * prepared.num_classes
+    """One outer step in the form that the run will use, from the hypergradient of a few inner steps."""
+    distill, size = run.settings.distill, run.settings.ipc * prepared.num_classes
+    inner = min(PROBE_INNER_STEPS, distill.inner_steps)
+    same_work = max(1, distill.outer_steps * distill.inner_steps // inner)  # which decides whether compiling pays
+    short = distill.model_copy(update={"inner_steps": inner, "outer_steps": same_work})
+    probe = replace(run, settings=run.settings.model_copy(update={"distill": short}))
     network = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
-    flat = FlatNetwork(network)
-    start = flatten_parameters(network)
-    target = start + 0.01
-    part = label_part(settings)
-    indices = torch.arange(size) % len(prepared.train_images)
-    images = prepared.train_images[indices.to(run.device)]
+    walk = _Walk(flatten_parameters(network), max(run.settings.experts.epochs, distill.max_start_epoch + 1))
     class_ids = torch.arange(size) % prepared.num_classes
     logits = torch.randn(1, size, prepared.num_classes, generator=torch.Generator().manual_seed(0))
+    part = label_part(distill)
+    images = prepared.train_images[(torch.arange(size) % len(prepared.train_images)).to(run.device)]
     labels = part.initial(class_ids, prepared.num_classes, logits).to(run.device)
-    generator = torch.Generator().manual_seed(0)
-    steps = plan_inner_steps(2, size, settings.batch_size, prepared.image_shape, prepared.augmentation, generator)
-    unroll = Unroll(EagerFunctions(InnerLoss(flat, part)), steps, settings.inner_momentum)
-    segment = Segment(0, settings.min_start_epoch, settings.min_start_epoch + settings.expert_epochs)
-    terms = matching_part(settings)(MatchingProblem(start, 2, segment, lambda epoch: target))
-    lr = torch.tensor(settings.lr_init, device=run.device)
-    seconds = _time(lambda: _exhaust(unroll.hypergradient(start, images, labels, lr, terms)), run.device)
-    return seconds / 2 * settings.inner_steps
+    state = start_state(images, class_ids, labels, part.kind, distill.lr_init)
+    task = distill_task(probe, prepared, walk, FlatNetwork(network), state)
+    return _time(lambda: _exhaust(outer_step(task, state)), run.device) / inner * distill.inner_steps
 
 
 def _sizes(run: Run, prepared: Prepared, missing: int) -> dict[str, Any]:

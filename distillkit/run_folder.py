@@ -57,6 +57,14 @@ class RunFolder:
         """A JSON line per outer step."""
         return self.path / "metrics.jsonl"
 
+    def stored_settings(self) -> dict[str, Any] | None:
+        """The settings of the run that the folder holds, if it holds one."""
+        try:
+            stored = storage.read_json(self.path / "config.json").get("settings")
+        except StorageError:  # absent, or damaged: claiming the folder will say so
+            return None
+        return stored if isinstance(stored, dict) else None
+
     @contextmanager
     def claimed(self, identity: dict[str, Any], replace: bool) -> Iterator[None]:
         """Hold the folder for the run called ``identity``; continue it if it is that run's already.

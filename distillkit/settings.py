@@ -303,6 +303,9 @@ class RunSettings(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Arithmetic of convolutions and matrix products; ``auto`` is the fastest that the machine has and whose
     hypergradient agrees with float32's (cosine 0.995), measured when distillation starts."""
+    time_budget: float | None = Field(None, gt=0)
+    """Seconds into which experts and distillation are fitted: fewer experts and outer steps than asked for, if need
+    be, by step times measured when the run begins."""
     dataset: DatasetSettings
     network: NetworkSettings = NetworkSettings()
     experts: ExpertSettings = ExpertSettings()

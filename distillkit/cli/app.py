@@ -55,6 +55,10 @@ def compress(
     seed: opt.Seed = None,
     device: opt.Device = "auto",
     precision: opt.Precision = "auto",
+    time_budget: Annotated[
+        str | None,
+        typer.Option("--time-budget", metavar="TIME", help="Fit experts and distillation into 90s, 20m, 1h30m."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print steps, time, memory and disk; make nothing.")] = False,
     data_root: opt.DataRoot = None,
     image_column: opt.ImageColumn = None,
@@ -82,7 +86,8 @@ def compress(
     )
     from distillkit.config import compose
 
-    flags = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
+    flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
+    flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
     layers = opt.layers(assignments, config, seed, precision, data, flags)
     compose(dataset, ipc, method, preset, "cpu", layers)  # usage errors before torch is loaded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,6 +69,20 @@ class DataOptions:
                 continue
             values[f"dataset.{name}"] = [part.strip() for part in value.split(",")] if name == "class_names" else value
         return values
+
+
+def seconds_of(text: str) -> float:
+    """``90s``, ``20m``, ``1h30m``, or plain seconds.
+
+    Raises:
+        ConfigError: not a time.
+    """
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+        raise ConfigError(f"--time-budget {text!r} is not a time; expected 90s, 20m or 1h30m")
+    return sum(float(number) * units[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
 
 
 def layers(

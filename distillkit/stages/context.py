@@ -156,16 +156,21 @@ def _check_ipc(data: SourceData, settings: RunSettings) -> None:
         )
 
 
+def determining(settings: RunSettings) -> dict[str, Any]:
+    """The settings that determine a run's result, as JSON."""
+    values = settings.model_dump(mode="json")
+    values["dataset"].pop("data_root")
+    values.pop("artifact")  # how the result is stored: a finished run is packed again, not made again
+    return values
+
+
 def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
     """Everything that determines a run's result: two runs with the same identity make the same bytes."""
-    settings = run.settings.model_dump(mode="json")
-    settings["dataset"].pop("data_root")
-    settings.pop("artifact")  # how the result is stored: a finished run is packed again, not made again
     return {
         "dataset": run.settings.dataset.name,
         "method": run.settings.method,
         "ipc": run.settings.ipc,
-        "settings": settings,
+        "settings": determining(run.settings),
         "data": prepared.data.info.fingerprint,
         "device": run.device.type,
         "format": FORMAT_VERSION,

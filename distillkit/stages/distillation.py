@@ -106,19 +106,7 @@ def distill_set(
     if trajectories is None or network is None or run.settings.distill.outer_steps == 0:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
     settings = run.settings.distill
-    task = DistillTask(
-        settings=settings,
-        functions=EagerFunctions(InnerLoss(network, label_part(settings))),
-        trajectories=trajectories,
-        segments=segment_sampler(settings, trajectories, run.settings.seed),
-        matching=matching_part(settings),
-        labels=label_part(settings),
-        augmentation=prepared.augmentation,
-        seed=run.settings.seed,
-        perturb=PERTURBATIONS[settings.perturbation](settings, network, run.settings.seed),
-        inner_scale=INNER_SCALES[settings.inner_scale](settings),
-    )
-    task = settled(run, prepared, task, network, state)
+    task = distill_task(run, prepared, trajectories, network, state)
     tracker = open_tracker(run.tracker, folder.path, run.settings.model_dump(mode="json"))
     run.progress.stage("distilling", settings.outer_steps, state.step)
     try:
@@ -142,6 +130,26 @@ def distill_set(
         "compiled": bool(state.compiled),
     }
     return best.synthetic, selection
+
+
+def distill_task(
+    run: Run, prepared: Prepared, trajectories: TrajectorySource, network: FlatNetwork, state: OuterState
+) -> DistillTask:
+    """What the outer steps of the run are made of, in the precision and form that they will run in."""
+    settings = run.settings.distill
+    task = DistillTask(
+        settings=settings,
+        functions=EagerFunctions(InnerLoss(network, label_part(settings))),
+        trajectories=trajectories,
+        segments=segment_sampler(settings, trajectories, run.settings.seed),
+        matching=matching_part(settings),
+        labels=label_part(settings),
+        augmentation=prepared.augmentation,
+        seed=run.settings.seed,
+        perturb=PERTURBATIONS[settings.perturbation](settings, network, run.settings.seed),
+        inner_scale=INNER_SCALES[settings.inner_scale](settings),
+    )
+    return settled(run, prepared, task, network, state)
 
 
 def matched(run: Run, prepared: Prepared, store: TrajectoryStore) -> tuple[TrajectorySource, FlatNetwork]:

@@ -5,14 +5,18 @@
 All variants match the same segment with the same student (ConvNetD3, width 128, 32x32 colour, hard labels, DSA drawn
 once and replayed by all). Times are paired: in each round every variant takes its turn, so that whatever else the
 machine is doing hits all of them; the median of the rounds is reported. Peak memory is that of a process which does
-nothing but this variant, less what it had before the step. ``cosine_to_fp64`` compares the image gradient with the
-naive unroll in float64 on the CPU (only with --check: it is slow). A variant that
-does not fit into the memory of the machine has no time.
+nothing but this variant, less what it had before the step. ``cosine_to_fp64`` compares the image gradient with that of
+distillkit's own sweep in float64 on the CPU, which tests hold against an independent unroll (only with --check: it is
+slow). A variant that does not fit into the memory of the machine has no time. ``naive-bf16`` is the naive unroll under
+``torch.autocast``. The floor is the time that 12 forward passes a step and image would take on a device of --tflops.
+
+On a GPU:  python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,30,80 --check --json FILE
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -41,6 +45,7 @@ from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.environment import hardware, keep_freed_memory
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.precision import in_precision, set_arithmetic
 
 CLASSES, PIXELS, DEPTH = 10, 32, 3
 FORWARD_GFLOP = {128: 0.101}  # per image, ConvNetD3 at 32x32; the sweep costs 12 of them a step and image
@@ -54,6 +59,7 @@ class Problem:
     def __init__(self, ipc: int, inner_steps: int, batch: int, width: int, device: str, dtype: torch.dtype) -> None:
         torch.manual_seed(0)
         self.module = ConvNet(3, (PIXELS, PIXELS), CLASSES, width, DEPTH, "instance").to(device, dtype)
+        self.device = torch.device(device)
         self.start = flatten_parameters(self.module)
         generator = torch.Generator().manual_seed(1)
         noise = torch.randn(self.start.numel(), generator=generator).to(device, dtype)
@@ -95,6 +101,12 @@ def naive(problem: Problem) -> Gradients:
     return torch.autograd.grad(distance, [images, lr])
 
 
+def naive_bf16(problem: Problem) -> Gradients:
+    """The same with convolutions in bfloat16, as PyTorch's autocast does it."""
+    with torch.autocast(problem.device.type, dtype=torch.bfloat16):
+        return naive(problem)
+
+
 def truncated(problem: Problem) -> Gradients:
     """TESLA's two passes, written anew: each inner gradient is differentiated with the student held fixed."""
     theta, path = problem.start, []
@@ -125,22 +137,32 @@ def exact_eager(problem: Problem) -> Gradients:
     return _exact(problem, EagerFunctions(InnerLoss(FlatNetwork(problem.module), HardLabels())))
 
 
-COMPILED: list[CompiledFunctions] = []  # of a process; all its problems differ in N alone
+COMPILED: dict[str, CompiledFunctions] = {}  # of a process; all its problems differ in N alone
 
 
-def exact_compiled(problem: Problem) -> Gradients:
+def exact_compiled(problem: Problem, precision: str) -> Gradients:
     """Distillkit's reverse sweep, its two functions compiled: what long runs use."""
-    if not COMPILED:
-        COMPILED.append(CompiledFunctions(InnerLoss(FlatNetwork(problem.module), HardLabels())))
-    return _exact(problem, COMPILED[0])
+    if precision not in COMPILED:
+        network = FlatNetwork(in_precision(copy.deepcopy(problem.module), precision))
+        loss = InnerLoss(network, HardLabels())
+        COMPILED[precision] = CompiledFunctions(loss, cuda_graphs=problem.device.type == "cuda")
+    set_arithmetic(precision, problem.device)
+    try:
+        return _exact(problem, COMPILED[precision])
+    finally:
+        set_arithmetic("fp32", problem.device)
 
 
 VARIANTS: dict[str, Callable[[Problem], Gradients]] = {
     "naive": naive,
+    "naive-bf16": naive_bf16,
     "truncated": truncated,
     "exact-eager": exact_eager,
-    "exact-fp32": exact_compiled,
+    "exact-fp32": lambda problem: exact_compiled(problem, "fp32"),
+    "exact-tf32": lambda problem: exact_compiled(problem, "tf32"),
+    "exact-bf16": lambda problem: exact_compiled(problem, "bf16"),
 }
+NOT_ON_A_CPU = ("exact-tf32", "naive-bf16")
 
 
 def seconds(action: Callable[[], object], device: str) -> float:
@@ -201,10 +223,10 @@ def report_memory(options: argparse.Namespace) -> None:
 def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any]]:
     """Paired times, memory and agreement of all variants that fit, at one N."""
     shape = (options.ipc, inner_steps, options.batch, options.width)
-    peaks = {name: measure_memory(name, options, inner_steps) for name in VARIANTS}
-    fitting = {name: variant for name, variant in VARIANTS.items() if peaks[name] is not None}
+    peaks = {name: measure_memory(name, options, inner_steps) for name in options.variants}
+    fitting = {name: VARIANTS[name] for name in options.variants if peaks[name] is not None}
     problem = Problem(*shape, options.device, torch.float32)
-    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    times: dict[str, list[float]] = {name: [] for name in options.variants}
     results: dict[str, Gradients] = {}
     for variant in fitting.values():  # warm up
         variant(Problem(options.ipc, 1, options.batch, options.width, options.device, torch.float32))
@@ -212,11 +234,11 @@ def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any
         for name, variant in fitting.items():
             elapsed = seconds(lambda v=variant, n=name: results.__setitem__(n, v(problem)), options.device)
             times[name].append(elapsed)
-    reference = naive(Problem(*shape, "cpu", torch.float64))[0].flatten() if options.check else None
+    reference = exact_eager(Problem(*shape, "cpu", torch.float64))[0].flatten() if options.check else None
     images = min(options.batch, CLASSES * options.ipc)
     floor = 12 * FORWARD_GFLOP.get(options.width, float("nan")) * inner_steps * images
     rows = []
-    for name in VARIANTS:
+    for name in options.variants:
         median = statistics.median(times[name]) if name in fitting else None
         row: dict[str, Any] = {
             "variant": name,
@@ -225,6 +247,7 @@ def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any
             "peak_bytes": peaks[name],
         }
         row |= {"seconds_all": times[name], "floor_gflop": floor}
+        row["floor_seconds"] = floor / 1000 / options.tflops if options.tflops else None
         if reference is not None and name in fitting:
             found = results[name][0].double().cpu().flatten()
             row["cosine_to_fp64"] = float(F.cosine_similarity(found, reference, dim=0))
@@ -241,7 +264,7 @@ def shown(value: float | None, digits: int = 2) -> str:
 def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
     """The table that the README shows."""
     lines = [f"{machine['hardware']}, torch {machine['torch']}, {machine['setting']}", ""]
-    names = list(VARIANTS)
+    names = list(dict.fromkeys(row["variant"] for row in rows))
     lines += [
         f"| N | {' | '.join(f'{name}, s' for name in names)} | {' | '.join(f'{name} / naive' for name in names[1:])} | "
         f"{' | '.join(f'{name}, GB' for name in names)} |",
@@ -254,6 +277,12 @@ def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         gigabytes = [None if own[name]["peak_bytes"] is None else own[name]["peak_bytes"] / 1e9 for name in names]
         cells = [*map(shown, times), *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)]
         lines.append("| " + " | ".join([str(steps), *cells, *map(shown, gigabytes)]) + " |")
+    checked = [row for row in rows if "cosine_to_fp64" in row]
+    if checked:
+        lines += ["", "| N | variant | cosine with float64 | relative difference |", "| --- | --- | --- | --- |"]
+    for row in checked:
+        cosine, relative = row["cosine_to_fp64"], row["relative_to_fp64"]
+        lines.append(f"| {row['inner_steps']} | {row['variant']} | {cosine:.6f} | {relative:.1e} |")
     return "\n".join(lines)
 
 
@@ -267,9 +296,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--check", action="store_true", help="compare with float64")
+    parser.add_argument("--variants", type=lambda text: text.split(","), help="default: all that the device has")
+    parser.add_argument("--tflops", type=float, help="what the device does in a second, for the floor")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     parser.add_argument("--memory-of", choices=list(VARIANTS), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.variants is None:
+        options.variants = [name for name in VARIANTS if options.device != "cpu" or name not in NOT_ON_A_CPU]
+    unknown = [name for name in options.variants if name not in VARIANTS]
+    if unknown:
+        parser.error(f"unknown variant {unknown[0]!r}; known: {', '.join(VARIANTS)}")
+    return options
 
 
 def main() -> None:
@@ -290,7 +327,9 @@ def main() -> None:
     }
     print(markdown(rows, machine))
     if options.json:
-        Path(options.json).write_text(json.dumps({"rows": rows, "machine": machine}, indent=2) + "\n", encoding="utf-8")
+        path = Path(options.json)
+        path.write_text(json.dumps({"rows": rows, "machine": machine}, indent=2) + "\n", encoding="utf-8")
+        path.with_suffix(".md").write_text(markdown(rows, machine) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ def test_option_names__are_a_contract():
     from typer.main import get_command
 
     names = {option for parameter in get_command(app).commands["compress"].params for option in parameter.opts}
-    wanted = """dataset --ipc --method --preset --out --set --config --seed --device --precision --plan --data-root
-        --image-column --label-column --train-split --test-split --class-names --image-size --skip-corrupt --tracker
-        --yes -y --json --quiet -q --debug --paper-protocol --dtype"""
+    wanted = """dataset --ipc --method --preset --out --set --config --seed --device --precision --plan --time-budget
+        --data-root --image-column --label-column --train-split --test-split --class-names --image-size --skip-corrupt
+        --tracker --yes -y --json --quiet -q --debug --paper-protocol --dtype"""
     assert names == set(wanted.split())
 
 
@@ -146,6 +146,7 @@ BAD = [
     (["compress", "digits", "--ipc", 1, "--set", "distill.lr_img=.inf"], 2, "does not fit"),
     (["compress", "a--b/c", "--ipc", 1], 2, "the Hub does not accept a--b/c"),
     (["compress", "digits", "--ipc", 1, "--config", "absent.yaml"], 2, "cannot be read"),
+    (["compress", "digits", "--ipc", 1, "--time-budget", "soon"], 2, "expected 90s, 20m or 1h30m"),
     (["compress", "digits", "--ipc", 1, "--precision", "fp8"], 2, "expected auto, fp32, tf32, bf16"),
     (["compress", "digits", "--ipc", 1, "--device", "cuda:99"], 2, "asks for a GPU"),
     (["compress", "digits", "--ipc", 1, "--device", "gpu"], 2, "expected auto, cpu"),

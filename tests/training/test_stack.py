@@ -65,7 +65,7 @@ def test_experts__side_by_side_end_where_they_end_alone(name):
 
 @needs_compiler
 def test_experts__compiled():
-    settings = RECIPES["clipping and penalty"] | {"batch_size": 22}
+    settings = {"loss": "clipping", "momentum": 0.9, "batch_size": 22}
     alone = experts(settings, [[0], [1]])
     assert_same(experts(settings, [[0, 1]], Form(2, compiled=True)), alone, 1e-9)
 

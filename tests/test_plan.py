@@ -1,0 +1,60 @@
+"""The plan and the time budget: arithmetic by hand, and a run that is continued with the sizes it was begun with."""
+
+import json
+
+import pytest
+import torch
+
+from distillkit import plan
+from distillkit.config import compose
+from distillkit.errors import ConfigError
+from distillkit.methods import Layer
+from distillkit.stages.context import make_run, prepare
+from tests.test_pipeline import Notes, run
+
+
+def made(tiny, **settings):
+    layers = [Layer("test", {**tiny, **settings})]
+    return make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"), Notes())
+
+
+def test_within__experts_get_half_at_most_and_steps_the_rest(tiny):
+    settings = {"experts.count": 10, "experts.epochs": 4, "distill.outer_steps": 1000, "distill.select_every": 10}
+    costs = plan.Costs(expert_epoch=2.5, outer_step=0.5, fresh_network=1.0, missing=8)
+    asked = made(tiny, **settings, **{"distill.select_networks": 2})
+    found = plan.within(asked, costs, 100)  # 90 to plan for: 4 experts of 10 s, and (90 - 40 - 4) / (0.5 + 0.2) steps
+    assert (found.settings.experts.count, found.settings.distill.outer_steps) == (2 + 4, 65)
+    assert (found.origins["experts.count"], found.origins["distill.outer_steps"]) == ("time budget", "time budget")
+    plenty = plan.within(asked, costs, 1e5).settings
+    assert (plenty.experts.count, plenty.distill.outer_steps) == (10, 1000)
+    one = plan.within(asked, plan.Costs(5.0, 0.5, 1.0, 10), 30).settings  # an expert takes 20 of 27
+    assert (one.experts.count, one.distill.outer_steps) == (1, 4)
+    with pytest.raises(ConfigError, match="--time-budget of 20 s is too little: here an expert takes 20 s"):
+        plan.within(asked, plan.Costs(5.0, 0.5, 1.0, 10), 20)
+
+
+def test_compress__goes_on_with_the_sizes_it_was_begun_with(tmp_path, tiny, monkeypatch):
+    measured = []
+
+    def costs(*arguments):
+        measured.append(arguments)
+        return plan.Costs(0.5, 1.0, 0.5, 2)
+
+    monkeypatch.setattr(plan, "measured_costs", costs)
+    settings = {**tiny, "time_budget": 12.0, "distill.outer_steps": 50, "distill.select_every": 50}
+    ds = run(tmp_path / "a", settings)
+    chosen = ds.config["settings"]
+    assert len(measured) == 1
+    assert 0 < chosen["distill"]["outer_steps"] < 50
+    monkeypatch.setattr(plan, "measured_costs", lambda *arguments: plan.Costs(0.5, 3.0, 0.5, 2))
+    assert run(tmp_path / "a", settings).config["settings"] == chosen
+    other = run(tmp_path / "b", settings).config["settings"]
+    assert other["distill"]["outer_steps"] < chosen["distill"]["outer_steps"]
+
+
+def test_plan__measures_the_form_that_runs(tiny):
+    asked = made(tiny, **{"distill.segments": 2, "distill.together": "always", "distill.compile": "never"})
+    found = plan.make_plan(asked, prepare(asked))
+    assert {stage["name"] for stage in found["stages"]} >= {"outer steps", "validation networks", "evaluation networks"}
+    assert all(stage["seconds_each"] > 0 for stage in found["stages"])
+    json.dumps(found)
