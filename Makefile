@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test install install-dev lint type-check test-only format clean
+.PHONY: demo benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
 
 demo: install  ## distil scikit-learn's digits to one image per class (a few minutes on two CPU cores)
 	$(BIN)/distillkit compress digits --ipc 1 --method ast
@@ -33,6 +33,20 @@ type-check:
 
 test-only:
 	$(BIN)/python -m pytest
+
+RESULTS := examples/benchmarks/results
+benchmark: install-dev  ## what the README's speed tables were made with (an hour on two CPU cores)
+	$(BIN)/python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,30 --variants naive,truncated,exact-eager,exact-fp32 --check --json $(RESULTS)/outer_step-cpu-ipc10.json
+	$(BIN)/python examples/benchmarks/experts.py --out $(RESULTS)/experts-cpu
+	$(BIN)/python examples/benchmarks/evaluation.py --out $(RESULTS)/evaluation-cpu-ipc10
+	$(BIN)/python examples/benchmarks/start_to_artifact.py digits --method ast --out $(RESULTS)/start-cpu-digits
+
+benchmark-gpu: install-dev  ## the same on one GPU, at the papers' sizes
+	$(BIN)/python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,30,80 --rounds 5 --check --json $(RESULTS)/outer_step-gpu-ipc10.json
+	$(BIN)/python examples/benchmarks/experts.py --together 8 --precision bf16 --steps 50 --out $(RESULTS)/experts-gpu-bf16
+	$(BIN)/python examples/benchmarks/experts.py --together 8 --precision tf32 --steps 50 --out $(RESULTS)/experts-gpu-tf32
+	$(BIN)/python examples/benchmarks/evaluation.py --rounds 50 --out $(RESULTS)/evaluation-gpu-ipc10
+	$(BIN)/python examples/benchmarks/start_to_artifact.py cifar10 --ipc 10 --out $(RESULTS)/start-gpu-cifar10
 
 format:
 	$(BIN)/ruff check --fix .

@@ -131,3 +131,29 @@ def test_difficulty__two_scorings_and_a_picture(tmp_path):
     assert found["mean"] > 0.2  # two networks agree on what is hard, chance is 0
     assert f"mean         {found['mean']:.2f}" in shown
     assert (tmp_path / "difficulty-digits.png").stat().st_size > 5_000
+
+
+def test_benchmarks__rows_and_tables(tmp_path):
+    few = ("--ipc", "1", "--batch", "10", "--width", "4", "--inner-steps", "2", "--rounds", "1")
+    path = tmp_path / "outer.json"
+    run("benchmarks/outer_step.py", *few, "--variants", "naive,truncated,exact-eager", "--check", "--json", path)
+    rows = {row["variant"]: row for row in json.loads(path.read_text())["rows"]}
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in rows.values())
+    assert rows["exact-eager"]["relative_to_fp64"] < 1e-4
+    assert rows["naive"]["relative_to_fp64"] < 1e-4
+    assert rows["truncated"]["cosine_to_fp64"] < rows["naive"]["cosine_to_fp64"]
+
+    few = ("--width", "4", "--batch", "8", "--steps", "1", "--rounds", "1", "--forms", "loader,eager,together")
+    run("benchmarks/experts.py", *few, "--out", tmp_path / "experts")
+    rows = json.loads((tmp_path / "experts.json").read_text())["rows"]
+    assert [rows[form]["size"] for form in ("loader", "eager", "together")] == [1, 1, 2]
+    assert all(row["experts_per_hour"] > 0 for row in rows.values())
+    assert "| together | 2 |" in (tmp_path / "experts.md").read_text()
+
+
+def test_start_to_artifact__seconds_of_each_stage(tmp_path):
+    settings = [*tiny_settings(), "--preset", "smoke"]
+    run("benchmarks/start_to_artifact.py", "digits", "--out", tmp_path / "start", *settings)
+    found = json.loads((tmp_path / "start.json").read_text())
+    assert set(found["stages"]) == {"experts", "distill", "evaluate"}
+    assert found["seconds"] > sum(found["stages"].values())

@@ -7,7 +7,7 @@ another would end at other bytes.
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from distillkit.distill.step_functions import (
     CompiledFunctions,
     CompileError,
     EagerFunctions,
+    FunctionalLoss,
     InnerLoss,
     StepFunctions,
     TogetherLoss,
@@ -29,6 +30,7 @@ from distillkit.distill.step_functions import (
 from distillkit.errors import ConfigError
 from distillkit.networks.functional import FlatNetwork
 from distillkit.precision import AGREEMENT, candidates, in_precision, set_arithmetic
+from distillkit.settings import DistillSettings
 from distillkit.stages.context import Prepared, Run
 
 
@@ -80,63 +82,83 @@ def _direction(task: DistillTask, state: OuterState) -> Tensor:
 
 def _formed(run: Run, prepared: Prepared, task: DistillTask, loss: InnerLoss, state: OuterState) -> DistillTask:
     """In turn or side by side; a GPU whose memory does not hold the students side by side takes them in turn."""
-    settings, size = task.settings, loss.network.size
-    if settings.segments > 1 and (
-        settings.together == "always" or (settings.together == "auto" and run.device.type == "cuda")
-    ):
-        together = TogetherLoss(loss, settings.segments)
-        fallback = CompiledFunctions(together, backend=None)
+    settings, count = task.settings, task.settings.segments
+    maker = _Maker(run, settings, state, _compiles(prepared, settings, loss.network, state))
+    if count > 1 and (settings.together == "always" or (settings.together == "auto" and run.device.type == "cuda")):
+        all_of_them = TogetherLoss(loss, count)
         try:
-            functions = _functions(run, prepared, task, together, settings.segments * size, state, fallback)
+            functions = maker.functions(
+                all_of_them, CompiledFunctions(all_of_them, backend=None), _trial(task, state, loss.network.size, count)
+            )
             return replace(task, functions=functions, together=True)
         except torch.OutOfMemoryError:
-            run.progress.note(f"{settings.segments} students at once do not fit into memory; taking them in turn")
-    return replace(task, functions=_functions(run, prepared, task, loss, size, state, EagerFunctions(loss)))
+            run.progress.note(f"{count} students at once do not fit into memory; taking them in turn")
+    functions = maker.functions(loss, EagerFunctions(loss), _trial(task, state, loss.network.size, 1))
+    return replace(task, functions=functions)
 
 
-def _functions(
-    run: Run,
-    prepared: Prepared,
-    task: DistillTask,
-    loss: InnerLoss | TogetherLoss,
-    size: int,
-    state: OuterState,
-    eager: StepFunctions,
-) -> StepFunctions:
-    """Compiled, if the settings say so or it pays; ``eager``, with a line that says why, where it does not work.
-
-    Raises:
-        ConfigError: it must be compiled, and cannot be.
-        OutOfMemoryError: it does not fit.
-    """
-    settings, count = task.settings, loss.count if isinstance(loss, TogetherLoss) else 1
-    network = loss.loss.network if isinstance(loss, TogetherLoss) else loss.network
+def _compiles(prepared: Prepared, settings: DistillSettings, network: FlatNetwork, state: OuterState) -> bool:
+    """Whether a compiled step is asked for, or pays over the whole run, resumed or not."""
+    if state.compiled is not None:
+        return state.compiled
+    if settings.compile != "auto":
+        return settings.compile == "always"
+    steps = settings.outer_steps * settings.inner_steps * settings.segments
     batch = min(settings.batch_size or len(state.images), len(state.images))
+    return compiling_pays(network, prepared.image_shape, batch, steps)
+
+
+Trial = tuple[int, Tensor, Tensor, Wanted]
+"""What step functions are tried with: the number of parameters, a batch and its labels, which derivatives."""
+
+
+def _trial(task: DistillTask, state: OuterState, size: int, count: int) -> Trial:
+    batch = min(task.settings.batch_size or len(state.images), len(state.images))
     seen, labels = (part[:batch].repeat(count, *[1] * (part.ndim - 1)) for part in (state.images, state.labels))
-    wanted = Wanted(task.labels.learned, settings.hypergradient == "exact")
-    total = settings.outer_steps * settings.inner_steps * settings.segments  # of the whole run, resumed or not
-    pays = compiling_pays(network, prepared.image_shape, batch, total)
-    if settings.compile == "never" or (settings.compile == "auto" and not pays) or state.compiled is False:
-        if count > 1:
-            try_functions(eager, size, seen, labels, wanted)
-        state.compiled = False
-        return eager
-    run.progress.note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
-    compiled = CompiledFunctions(loss, cuda_graphs=settings.cuda_graphs and run.device.type == "cuda")
-    try:
-        try_functions(compiled, size, seen, labels, wanted)
-    except CompileError as error:
-        if state.compiled:
+    return count * size, seen, labels, Wanted(task.labels.learned, task.settings.hypergradient == "exact")
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes step functions, compiled if ``compiles``."""
+
+    run: Run
+    settings: DistillSettings
+    state: OuterState
+    compiles: bool
+
+    def functions(self, loss: FunctionalLoss, eager: StepFunctions, trial: Trial) -> StepFunctions:
+        """Compiled; or ``eager``, with a line that says why where compiling does not work.
+
+        Raises:
+            ConfigError: it must be compiled, and cannot be.
+            OutOfMemoryError: it does not fit.
+        """
+        if not self.compiles:
+            if isinstance(loss, TogetherLoss):
+                try_functions(eager, *trial)  # does it fit?
+            self.state.compiled = False
+            return eager
+        note = self.run.progress.note
+        note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
+        compiled = CompiledFunctions(loss, cuda_graphs=self.settings.cuda_graphs and self.run.device.type == "cuda")
+        try:
+            try_functions(compiled, *trial)
+        except CompileError as error:
+            self._refuse_if_it_must(error)
+            note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
+            self.state.compiled = False
+            return eager
+        self.state.compiled = True
+        return compiled
+
+    def _refuse_if_it_must(self, error: CompileError) -> None:
+        if self.state.compiled:
             raise ConfigError(
                 f"this run was begun with a compiled step, which cannot be compiled here now: {error}; mend that, or "
                 "begin anew with --yes --set distill.compile=never"
             ) from error
-        if settings.compile == "always":
+        if self.settings.compile == "always":
             raise ConfigError(
                 f"distill.compile=always, but the student's step cannot be compiled here: {error}"
             ) from error
-        run.progress.note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
-        state.compiled = False
-        return eager
-    state.compiled = True
-    return compiled

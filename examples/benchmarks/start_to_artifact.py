@@ -4,11 +4,10 @@
     python start_to_artifact.py digits --ipc 1 --method ast --out results/start-digits-ipc1-ast
     python start_to_artifact.py cifar10 --ipc 10 --data-root DIR
 
-Everything after ``--`` is handed to ``compress``.
+Options that it does not know are handed to ``compress``.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -29,13 +28,12 @@ def main():
     parser.add_argument("--method", default="mtt")
     parser.add_argument("--data-root")
     parser.add_argument("--out", help="stem of the files to write")
-    parser.add_argument("more", nargs="*", help="for compress")
-    args = parser.parse_args()
+    args, more = parser.parse_known_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "set"
         line = [sys.executable, "-m", "distillkit", "compress", args.dataset, "--ipc", str(args.ipc)]
-        line += ["--method", args.method, "--out", str(artifact), "--quiet", *args.more]
+        line += ["--method", args.method, "--out", str(artifact), "--quiet", *more]
         line += ["--data-root", args.data_root] if args.data_root else []
         begin = time.perf_counter()
         environment = os.environ | {"DISTILLKIT_CACHE": str(Path(folder) / "cache")}
@@ -44,17 +42,14 @@ def main():
         ds = load_distilled(artifact)
     stages = ds.config["wall_time_seconds"]
     row = ds.results["architectures"]["convnet"]
-    setting = " ".join(["compress", args.dataset, "--ipc", str(args.ipc), "--method", args.method, *args.more])
+    setting = " ".join(["compress", args.dataset, "--ipc", str(args.ipc), "--method", args.method, *more])
     found = {"seconds": total, "stages": stages, "accuracy": row, "machine": measuring.machine(device, setting)}
     rest = total - sum(stages.values())
     cells = [[name, f"{value:.0f}"] for name, value in {**stages, "data, card, start": rest, "all": total}.items()]
     about = found["machine"]
-    text = (
-        f"{about['hardware']}, torch {about['torch']}, `{setting}`: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} %"
-    )
-    measuring.write(
-        args.out, json.loads(json.dumps(found)), f"{text}\n\n{measuring.table(['stage', 'seconds'], cells)}"
-    )
+    accuracy = f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f} %"
+    text = f"{about['hardware']}, torch {about['torch']}, `{setting}`: {accuracy}\n\n"
+    measuring.write(args.out, found, text + measuring.table(["stage", "seconds"], cells))
 
 
 if __name__ == "__main__":
