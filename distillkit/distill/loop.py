@@ -106,9 +106,10 @@ def _advance(task: DistillTask, state: OuterState) -> tuple[float, float]:
     Returns loss and norm of the image gradient.
     """
     result = outer_step(task, state)
-    loss, norm, grad_lr = float(result.loss), float(result.images.norm()), float(result.lr)
-    finite = math.isfinite(loss) and math.isfinite(norm) and math.isfinite(grad_lr)
-    finite = finite and (result.labels is None or bool(torch.isfinite(result.labels).all()))
+    labels = result.lr if result.labels is None else result.labels
+    told = [result.loss, result.images.norm(), result.lr, torch.isfinite(labels).all().to(result.lr.dtype)]
+    loss, norm, grad_lr, labels_are_finite = torch.stack(told).tolist()  # the one time that a step waits for a GPU
+    finite = math.isfinite(loss) and math.isfinite(norm) and math.isfinite(grad_lr) and bool(labels_are_finite)
     state.skipped_in_a_row = 0 if finite else state.skipped_in_a_row + 1
     if not finite:
         state.skipped += 1
