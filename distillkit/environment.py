@@ -34,6 +34,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def repeatable(wanted: bool, device: torch.device) -> None:
+    """On a GPU, take algorithms whose sums have a fixed order, or whichever is fastest; a CPU has the former only."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by torch where cuBLAS is to repeat
+        torch.use_deterministic_algorithms(wanted)
+        torch.backends.cudnn.benchmark = not wanted
+
+
 def keep_freed_memory(device: torch.device) -> None:
     """On a CPU, let the C library keep freed blocks instead of returning them to the system.
 

@@ -30,7 +30,7 @@ from distillkit.methods import Layer
 from distillkit.networks.build import build_network, parse_architecture
 from distillkit.networks.timm_models import prepare_model
 from distillkit.plan import fitted
-from distillkit.precision import candidates, set_arithmetic
+from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
@@ -209,7 +209,7 @@ def evaluate(
     place = resolve_device(device)
     ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
     own = NetworkSettings.model_validate(ds.recipe["architecture"])
-    set_arithmetic(candidates(str(ds.config["settings"].get("precision", "fp32")), place)[0], place)
+    precision = steady(str(ds.config["settings"].get("precision", "fp32")), place)
     parsed = {name: parse_architecture(name, own) for name in architectures}
     for name in parsed:
         if name.startswith("timm/"):
@@ -234,7 +234,8 @@ def evaluate(
             return build_network(network, ds.image_shape, ds.num_classes, seed, "evaluate", index, "init")
 
         form = fresh_networks(place, recipe, len(ds.images), networks, note=listener.note)
-        reports[name] = evaluate_networks(build, training, exam, recipe, seed, networks, after_network, form=form)
+        with arithmetic(precision, place):
+            reports[name] = evaluate_networks(build, training, exam, recipe, seed, networks, after_network, form=form)
     return reports
 
 

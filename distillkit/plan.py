@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distillkit.distill.labels import label_part
 from distillkit.distill.loop import outer_step, start_state
+from distillkit.distill.segments import PlannedTrajectories
 from distillkit.errors import ConfigError
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
@@ -23,7 +24,7 @@ from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run, determining, prepare
 from distillkit.stages.distillation import check_distillation, distill_task
 from distillkit.stages.evaluation import set_rows
-from distillkit.stages.experts import expert_setup
+from distillkit.stages.experts import expert_setup, planned_trajectories
 from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
@@ -65,30 +66,31 @@ def make_plan(run: Run, prepared: Prepared | None = None) -> dict[str, Any]:
         "settings": run.settings.model_dump(mode="json"),
         "stages": [stage.to_json() for stage in stages],
         "seconds": sum(stage.steps * stage.seconds_each for stage in stages),
-        **_sizes(run, prepared, costs.missing),
+        **_sizes(run, prepared, len(costs.missing)),
     }
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of an epoch of one expert, of an outer step, of a fresh network; experts that the cache lacks."""
+    """Seconds of an epoch of one expert, of an outer step, of a fresh network, and of measuring them; the experts, by
+    number, that the cache lacks.
+    """
 
     expert_epoch: float
     outer_step: float
     fresh_network: float
-    missing: int
+    missing: tuple[int, ...]
+    measuring: float = 0.0
 
 
 def measured_costs(run: Run, prepared: Prepared) -> Costs:
     """By a few steps of each kind on this machine, now."""
-    settings, missing = run.settings, _missing_experts(run, prepared)
+    begin, settings, missing = time.perf_counter(), run.settings, _missing_experts(run, prepared)
     run.progress.note("measuring a few steps")
-    return Costs(
-        _expert_seconds(run, prepared, missing) if missing else 0.0,
-        _outer_seconds(run, prepared) if settings.distill.outer_steps else 0.0,
-        _evaluation_seconds(run, prepared),
-        missing,
-    )
+    expert = _expert_seconds(run, prepared, len(missing)) if missing else 0.0
+    step = _outer_seconds(run, prepared) if settings.distill.outer_steps else 0.0
+    fresh = _evaluation_seconds(run, prepared)
+    return Costs(expert, step, fresh, missing, time.perf_counter() - begin)
 
 
 def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
@@ -96,7 +98,7 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
     settings, fresh = run.settings, costs.fresh_network
     stages = []
     if costs.missing:
-        stages.append(StageCost("expert epochs", costs.missing * settings.experts.epochs, costs.expert_epoch))
+        stages.append(StageCost("expert epochs", len(costs.missing) * settings.experts.epochs, costs.expert_epoch))
     if settings.distill.outer_steps:
         selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
         stages.append(StageCost("outer steps", settings.distill.outer_steps, costs.outer_step))
@@ -118,23 +120,27 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     settings = run.settings
     if settings.distill.outer_steps == 0:
         return run
-    left = (1 - SPARED) * seconds
-    cached = settings.experts.count - costs.missing
+    left = (1 - SPARED) * seconds - costs.measuring
     each = costs.expert_epoch * settings.experts.epochs
-    trained = min(costs.missing, int(left / 2 / each)) if each else 0
-    if cached + trained == 0 and each <= left:
-        trained = 1
+    experts = _experts_within(settings.experts.count, costs.missing, each, left)
+    trained = sum(index < experts for index in costs.missing)
     validation = costs.fresh_network * settings.distill.select_networks
     step = costs.outer_step + validation / settings.distill.select_every
     steps = min(settings.distill.outer_steps, int((left - trained * each - 2 * validation) / step))
-    if cached + trained == 0 or steps < 1:
+    if experts == 0 or steps < 1:
         raise ConfigError(
             f"--time-budget of {seconds:.0f} s is too little: here an expert takes {each:.0f} s, an outer step "
-            f"{costs.outer_step:.2f} s and a validation {validation:.0f} s; give more, or a smaller network, fewer "
-            "experts.epochs or fewer evaluate.epochs"
+            f"{costs.outer_step:.2f} s, a validation {validation:.0f} s and measuring this {costs.measuring:.0f} s; "
+            "give more, or a smaller network, fewer experts.epochs or fewer evaluate.epochs"
         )
-    run.progress.note(f"in {seconds:.0f} s: {cached + trained} experts ({trained} to train) and {steps} outer steps")
-    return with_sizes(run, cached + trained, steps)
+    run.progress.note(f"in {seconds:.0f} s: {experts} experts ({trained} to train) and {steps} outer steps")
+    return with_sizes(run, experts, steps)
+
+
+def _experts_within(asked: int, missing: tuple[int, ...], each: float, seconds: float) -> int:
+    """The most experts, from number 0 on, whose missing ones fit into half of ``seconds``; one if it fits at all."""
+    fitting = [count for count in range(1, asked + 1) if each * sum(i < count for i in missing) <= seconds / 2]
+    return max(fitting, default=1 if each <= seconds else 0)
 
 
 def with_sizes(run: Run, experts: int, outer_steps: int) -> Run:
@@ -142,6 +148,7 @@ def with_sizes(run: Run, experts: int, outer_steps: int) -> Run:
     settings = run.settings
     sized = settings.model_copy(
         update={
+            "budget_asked": (settings.experts.count, settings.distill.outer_steps),
             "experts": settings.experts.model_copy(update={"count": experts}),
             "distill": settings.distill.model_copy(update={"outer_steps": outer_steps}),
         }
@@ -167,11 +174,11 @@ def fitted(run: Run, prepared: Prepared, stored: dict[str, Any] | None) -> Run:
     return within(run, measured_costs(run, prepared), run.settings.time_budget)
 
 
-def _missing_experts(run: Run, prepared: Prepared) -> int:
+def _missing_experts(run: Run, prepared: Prepared) -> tuple[int, ...]:
     if run.settings.distill.outer_steps == 0:
-        return 0
+        return ()
     store = TrajectoryStore.for_setup(expert_setup(run, prepared))  # looks, makes nothing
-    return sum(store.state(index) != "good" for index in range(run.settings.experts.count))
+    return tuple(index for index in range(run.settings.experts.count) if store.state(index) != "good")
 
 
 def _time(action: Callable[[], None], device: torch.device) -> float:
@@ -218,7 +225,7 @@ def _evaluation_seconds(run: Run, prepared: Prepared) -> float:
     short = settings.model_copy(update={"epochs": PROBE_STEPS + 1})
     recipe = evaluation_recipe(short, run.settings.distill.lr_init, prepared.augmentation)
     batch = min(size, settings.batch_size)
-    form = evaluation_form(run, recipe, size, settings.networks)
+    form = evaluation_form(run, recipe, size, run.settings.distill.select_networks)  # the rows at the end are no slower
     step = _step_seconds(run, prepared, recipe, batch, form)
     model = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
     probe = prepared.train_images[:512]
@@ -227,12 +234,11 @@ def _evaluation_seconds(run: Run, prepared: Prepared) -> float:
 
 
 class _Walk:
-    """One expert that walks straight on: as good as any to time a step with."""
+    """Experts that all walk straight on: as good as any to time a step with."""
 
-    count, continuous = 1, True
-
-    def __init__(self, start: Tensor, final_epoch: int) -> None:
-        self._start, self.final_epoch = start, final_epoch
+    def __init__(self, start: Tensor, planned: PlannedTrajectories) -> None:
+        self._start = start
+        self.count, self.final_epoch, self.continuous = planned.count, planned.final_epoch, planned.continuous
 
     def point(self, expert: int, epoch: float) -> Tensor:
         return self._start + 0.01 * epoch
@@ -246,7 +252,7 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
     short = distill.model_copy(update={"inner_steps": inner, "outer_steps": same_work})
     probe = replace(run, settings=run.settings.model_copy(update={"distill": short}))
     network = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
-    walk = _Walk(flatten_parameters(network), max(run.settings.experts.epochs, distill.max_start_epoch + 1))
+    walk = _Walk(flatten_parameters(network), planned_trajectories(run.settings))
     class_ids = torch.arange(size) % prepared.num_classes
     logits = torch.randn(1, size, prepared.num_classes, generator=torch.Generator().manual_seed(0))
     part = label_part(distill)
@@ -262,7 +268,11 @@ def _sizes(run: Run, prepared: Prepared, missing: int) -> dict[str, Any]:
     parameters = sum(p.numel() for p in prepared.build(prepared.network, 0, "plan")(0).parameters())
     form = find_form(settings.trajectories.form)
     disk = missing * form.size(settings.trajectories, settings.experts.epochs, parameters)
-    path = (settings.distill.inner_steps + 1) * parameters * 4 if settings.distill.outer_steps else 0
+    path = (
+        settings.distill.segments * (settings.distill.inner_steps + 1) * parameters * 4
+        if settings.distill.outer_steps
+        else 0
+    )
     if run.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(run.device)
     else:

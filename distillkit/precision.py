@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -20,8 +23,9 @@ def available(device: torch.device) -> tuple[str, ...]:
     """The precisions that are worth it on ``device``, fastest first; told by the hardware, not by clocks."""
     if device.type == "cuda":
         return ("bf16", "tf32", "fp32") if torch.cuda.get_device_capability(device) >= (8, 0) else ("fp32",)
-    # without AVX-512 a CPU computes bfloat16 convolutions more slowly than float32 ones
-    return ("bf16", "fp32") if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ("fp32",)
+    # without AVX-512 a CPU computes bfloat16 convolutions many times more slowly than float32 ones
+    fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return ("bf16", "fp32") if fast else ("fp32",)
 
 
 def candidates(precision: str, device: torch.device) -> tuple[str, ...]:
@@ -29,11 +33,25 @@ def candidates(precision: str, device: torch.device) -> tuple[str, ...]:
     return available(device) if precision == "auto" else (precision,)
 
 
-def set_arithmetic(precision: str, device: torch.device) -> None:
-    """Set the flags of a GPU for ``precision``; bf16 rounds convolutions only."""
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision in ("tf32", "bf16")
+def steady(precision: str, device: torch.device) -> str:
+    """What evaluation networks are trained in: ``fp32``, or ``tf32`` on a GPU unless float32 was asked for."""
+    allowed = candidates(precision, device)
+    return "tf32" if device.type == "cuda" and allowed[0] in ("bf16", "tf32") else "fp32"
+
+
+@contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """A GPU's flags for ``precision`` inside, as they were afterwards; bf16 rounds convolutions only."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32, cudnn.allow_tf32 = precision == "tf32", precision in ("tf32", "bf16")
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def in_precision(module: nn.Module, precision: str) -> nn.Module:

@@ -205,6 +205,9 @@ class DistillSettings(Section):
     """``truncated`` is TESLA's approximation: each inner gradient is differentiated with the student held fixed."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile the student's step; ``auto`` where the work is worth a minute of compiling and a compiler is there."""
+    keep_gib: float | None = Field(None, ge=0)
+    """Memory, in GiB, for graphs of inner steps that an uncompiled run keeps instead of making them anew, which saves
+    a third of the time; default 1, on a GPU half of what is free."""
     cuda_graphs: bool = True
     """On a GPU, replay the compiled step as recorded kernels, without the host."""
     together: Literal["auto", "always", "never"] = "auto"
@@ -302,10 +305,15 @@ class RunSettings(Section):
     """Root seed of everything random but the data splits."""
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Arithmetic of convolutions and matrix products; ``auto`` is the fastest that the machine has and whose
-    hypergradient agrees with float32's (cosine 0.995), measured when distillation starts."""
+    hypergradient agrees with float32's (cosine 0.995), measured when distillation starts. Experts are trained in the
+    fastest that the machine has; networks that evaluate never in less than tf32."""
+    deterministic: bool = False
+    """On a GPU, repeat to the byte at some cost in time; without it repetitions differ by the rounding of sums."""
     time_budget: float | None = Field(None, gt=0)
     """Seconds into which experts and distillation are fitted: fewer experts and outer steps than asked for, if need
     be, by step times measured when the run begins."""
+    budget_asked: tuple[int, int] | None = None
+    """Experts and outer steps that were asked for before the time budget cut them; written by distillkit."""
     dataset: DatasetSettings
     network: NetworkSettings = NetworkSettings()
     experts: ExpertSettings = ExpertSettings()

@@ -44,10 +44,16 @@ STUDIES = {
         "PAD, no data scheduler": ("pad", {"experts.order": "shuffle"}),
         "PAD, no mask": ("pad", {"distill.mask": "none"}),
         "PAD, plain SGD experts": ("pad", {"experts.optimizer": "sgd"}),
-        "PAD, hard labels": ("pad", {"distill.labels": "hard"}),
+        "PAD, hard labels": ("pad", {"distill.labels": "hard", "distill.gate": None}),
         "PAD, random start images": ("pad", {"distill.init": "real"}),
         "PAD, no curriculum": ("pad", {"distill.first_max_start_epoch": None}),
         "PAD, no gate": ("pad", {"distill.gate": None}),
+    },
+    "engine": {
+        "MTT, eager": ("mtt", {"distill.compile": "never"}),
+        "MTT, compiled": ("mtt", {"distill.compile": "always"}),
+        "AST, eager": ("ast", {"distill.compile": "never"}),
+        "AST, compiled": ("ast", {"distill.compile": "always"}),
     },
     "mct": {
         "MTT": ("mtt", {}),

@@ -20,17 +20,28 @@ def made(tiny, **settings):
 
 def test_within__experts_get_half_at_most_and_steps_the_rest(tiny):
     settings = {"experts.count": 10, "experts.epochs": 4, "distill.outer_steps": 1000, "distill.select_every": 10}
-    costs = plan.Costs(expert_epoch=2.5, outer_step=0.5, fresh_network=1.0, missing=8)
+    costs = plan.Costs(expert_epoch=2.5, outer_step=0.5, fresh_network=1.0, missing=tuple(range(2, 10)))
     asked = made(tiny, **settings, **{"distill.select_networks": 2})
     found = plan.within(asked, costs, 100)  # 90 to plan for: 4 experts of 10 s, and (90 - 40 - 4) / (0.5 + 0.2) steps
     assert (found.settings.experts.count, found.settings.distill.outer_steps) == (2 + 4, 65)
     assert (found.origins["experts.count"], found.origins["distill.outer_steps"]) == ("time budget", "time budget")
     plenty = plan.within(asked, costs, 1e5).settings
     assert (plenty.experts.count, plenty.distill.outer_steps) == (10, 1000)
-    one = plan.within(asked, plan.Costs(5.0, 0.5, 1.0, 10), 30).settings  # an expert takes 20 of 27
+    one = plan.within(asked, plan.Costs(5.0, 0.5, 1.0, tuple(range(10))), 30).settings  # an expert takes 20 of 27
     assert (one.experts.count, one.distill.outer_steps) == (1, 4)
+    measured = plan.Costs(2.5, 0.5, 1.0, tuple(range(2, 10)), measuring=7.0)  # leaves 83: 4 experts, 39 / 0.7 steps
+    assert plan.within(asked, measured, 100).settings.distill.outer_steps == 55
+    assert plan.within(asked, measured, 100).settings.budget_asked == (10, 1000)
     with pytest.raises(ConfigError, match="--time-budget of 20 s is too little: here an expert takes 20 s"):
-        plan.within(asked, plan.Costs(5.0, 0.5, 1.0, 10), 20)
+        plan.within(asked, plan.Costs(5.0, 0.5, 1.0, tuple(range(10))), 20)
+
+
+def test_experts_within__counts_the_missing_ones_that_a_count_takes_in():
+    assert plan._experts_within(4, (0,), 30.0, 40.0) == 1  # number 0 is dear, but without it there is none
+    assert plan._experts_within(4, (3,), 30.0, 40.0) == 3
+    assert plan._experts_within(4, (), 30.0, 1.0) == 4
+    assert plan._experts_within(4, (0, 1, 2, 3), 10.0, 40.0) == 2
+    assert plan._experts_within(4, (0, 1, 2, 3), 50.0, 40.0) == 0
 
 
 def test_compress__goes_on_with_the_sizes_it_was_begun_with(tmp_path, tiny, monkeypatch):
@@ -38,7 +49,7 @@ def test_compress__goes_on_with_the_sizes_it_was_begun_with(tmp_path, tiny, monk
 
     def costs(*arguments):
         measured.append(arguments)
-        return plan.Costs(0.5, 1.0, 0.5, 2)
+        return plan.Costs(0.5, 1.0, 0.5, (0, 1))
 
     monkeypatch.setattr(plan, "measured_costs", costs)
     settings = {**tiny, "time_budget": 12.0, "distill.outer_steps": 50, "distill.select_every": 50}
@@ -46,15 +57,30 @@ def test_compress__goes_on_with_the_sizes_it_was_begun_with(tmp_path, tiny, monk
     chosen = ds.config["settings"]
     assert len(measured) == 1
     assert 0 < chosen["distill"]["outer_steps"] < 50
-    monkeypatch.setattr(plan, "measured_costs", lambda *arguments: plan.Costs(0.5, 3.0, 0.5, 2))
+    monkeypatch.setattr(plan, "measured_costs", lambda *arguments: plan.Costs(0.5, 3.0, 0.5, (0, 1)))
     assert run(tmp_path / "a", settings).config["settings"] == chosen
+    with pytest.raises(ConfigError, match="holds another run"):  # other sizes were asked for
+        run(tmp_path / "a", {**settings, "distill.outer_steps": 40})
     other = run(tmp_path / "b", settings).config["settings"]
     assert other["distill"]["outer_steps"] < chosen["distill"]["outer_steps"]
 
 
-def test_plan__measures_the_form_that_runs(tiny):
+def test_plan__measures_the_form_that_runs(tiny, monkeypatch):
+    kinds = []
+    plain = plan.outer_step
+    monkeypatch.setattr(plan, "outer_step", lambda task, state: kinds.append(task) or plain(task, state))
     asked = made(tiny, **{"distill.segments": 2, "distill.together": "always", "distill.compile": "never"})
     found = plan.make_plan(asked, prepare(asked))
     assert {stage["name"] for stage in found["stages"]} >= {"outer steps", "validation networks", "evaluation networks"}
     assert all(stage["seconds_each"] > 0 for stage in found["stages"])
+    assert all(task.together and task.settings.segments == 2 and task.kept > 0 for task in kinds)
     json.dumps(found)
+
+
+def test_plan__takes_the_length_of_given_experts(tmp_path, tiny):
+    """``experts.epochs`` may be less than what the experts of ``experts.source`` have."""
+    run(tmp_path / "a", {**tiny, "experts.epochs": 6})
+    fingerprint = next((tmp_path / "cache" / "experts").iterdir()).name
+    given = {"experts.source": fingerprint, "distill.max_start_epoch": 4, "experts.epochs": 2}
+    asked = made(tiny, **given, **{"distill.expert_epochs": 2})
+    assert "outer steps" in {stage["name"] for stage in plan.make_plan(asked)["stages"]}

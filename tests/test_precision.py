@@ -6,10 +6,13 @@ import torch.nn.functional as F
 
 from distillkit import precision
 from distillkit.distill.labels import HardLabels
+from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, Wanted
+from distillkit.errors import Interrupted
+from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
-from tests.test_pipeline import Notes, run
+from tests.test_pipeline import Notes, StopAfter, run
 
 
 def network(kind):
@@ -68,6 +71,8 @@ def test_auto__takes_the_fastest_that_agrees_and_keeps_it(tmp_path, tiny, monkey
     assert chosen["precision"] == "bf16"
     assert 0.995 <= chosen["cosine_to_fp32"]["bf16"] < 1
     assert any(note.startswith("bf16: cosine of its hypergradient") for note in notes.notes)
+    kept = OuterState.load(tmp_path / "a" / "run" / "checkpoint.safetensors", "cpu")
+    assert (kept.precision, kept.agreement) == ("bf16", chosen["cosine_to_fp32"])
 
 
 def test_auto__falls_back_where_none_agrees(tmp_path, tiny, monkeypatch):
@@ -78,6 +83,16 @@ def test_auto__falls_back_where_none_agrees(tmp_path, tiny, monkeypatch):
     assert found["precision"] == "fp32"
     assert found["cosine_to_fp32"]["bf16"] < 1
     assert any("distilling in float32" in note for note in notes.notes)
+
+
+def test_auto__a_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
+    whole = run(tmp_path / "whole", tiny, settings={"distill.compile": "never"})
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "a", tiny, settings={"distill.compile": "never"}, stop=stop, progress=StopAfter(stop, 9))
+    monkeypatch.setattr("distillkit.stages.student._precision", None)  # nothing is decided again
+    assert torch.equal(run(tmp_path / "a", tiny, settings={"distill.compile": "never"}).images, whole.images)
 
 
 def test_candidates__what_the_user_names_is_what_is_taken():

@@ -33,7 +33,8 @@ class DistillTask:
     """What an outer step is made of.
 
     ``perturb`` changes the student's start, by number of the segment; ``inner_scale`` multiplies the inner loss, by
-    segment. ``together``: the S students of a step run as one, and ``functions`` are those of all of them.
+    segment. ``together``: the S students of a step run as one, and ``functions`` are those of all of them. ``kept``:
+    inner steps whose graphs are kept.
     """
 
     settings: DistillSettings
@@ -47,6 +48,7 @@ class DistillTask:
     perturb: Perturbation = unperturbed
     inner_scale: InnerScale = unscaled
     together: bool = False
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def _hypergradient(task: DistillTask, state: OuterState, student: Student) -> Hy
     settings, start = task.settings, student.start_P
     lr = torch.tensor(state.lr, dtype=start.dtype, device=start.device)
     functions = scaled(task.functions, student.scale)
-    unroll = Unroll(functions, student.steps, settings.inner_momentum, settings.hypergradient == "exact")
+    unroll = Unroll(functions, student.steps, settings.inner_momentum, settings.hypergradient == "exact", task.kept)
     learn_labels = task.labels.learned
     return unroll.hypergradient(start, state.images, state.labels, lr, student.terms, learn_labels=learn_labels)
 

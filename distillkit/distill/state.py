@@ -52,6 +52,8 @@ class OuterState:
     selection_due: bool = True
     compiled: bool | None = None
     precision: str | None = None
+    kept: int | None = None
+    together: bool | None = None
     agreement: dict[str, float] = field(default_factory=dict)
     best: Best | None = None
 
@@ -111,6 +113,8 @@ class OuterState:
             "selection_due",
             "compiled",
             "precision",
+            "kept",
+            "together",
             "agreement",
         )
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}

@@ -11,7 +11,7 @@ which an eager pass writes to memory one by one, are fused then. Legend: B batch
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +48,38 @@ class Wanted:
     theta: bool = True
 
 
+@dataclass(frozen=True)
+class Trace:
+    """A gradient with the graph that made it: its adjoint needs no second pass, but memory until then.
+
+    ``graph`` is g [P] as a function of ``theta``, ``seen`` and ``labels``; ``scale`` that of the inner loss.
+    """
+
+    graph: Tensor
+    theta: Tensor
+    seen: Tensor
+    labels: Tensor
+    scale: float | Tensor = 1.0
+
+    @property
+    def gradient(self) -> Tensor:
+        """Scale * g [P], without its graph."""
+        return self.graph.detach() * self.scale
+
+    def adjoint(self, w_P: Tensor, wanted: Wanted) -> Adjoint:
+        """S and its derivatives; the graph is gone afterwards."""
+        w = w_P * self.scale
+        asked = [self.seen, *([self.labels] if wanted.labels else []), *([self.theta] if wanted.theta else [])]
+        found = torch.autograd.grad(self.graph, asked, w, allow_unused=True, materialize_grads=True)
+        value = (self.graph.detach() * w).sum()
+        return Adjoint(value, found[0], found[1] if wanted.labels else None, found[-1] if wanted.theta else None)
+
+
+def _leaf(value: Tensor, differentiable: bool = True) -> Tensor:
+    """A copy: what the graph remembers must not be a row of a path that is still being written."""
+    return value.detach().clone(memory_format=torch.contiguous_format).requires_grad_(differentiable)
+
+
 class StepFunctions(Protocol):
     """The inner loss of a student, as gradient and adjoint; ``seen_B`` are images after augmentation [B, C, H, W]."""
 
@@ -56,6 +88,9 @@ class StepFunctions(Protocol):
 
     def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
         """S and its derivatives."""
+
+    def trace(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> Trace:
+        """G with its graph, from which the adjoint will be taken."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +157,13 @@ class EagerFunctions:
         theta = self.loss.network.join(found[-len(pieces) :]) if wanted.theta else None
         return Adjoint(s.detach(), found[0], found[1] if wanted.labels else None, theta)
 
+    def trace(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> Trace:
+        """G with its graph."""
+        theta, seen, labels = _leaf(theta_P), _leaf(seen_B), _leaf(labels_B, wanted.labels)
+        pieces = self.loss.network.split(theta)
+        gradients = differentiable_gradient(self.loss(pieces, seen, labels), pieces)
+        return Trace(self.loss.network.join(gradients), theta, seen, labels)
+
 
 class CompiledFunctions:
     """By ``torch.func`` inside, compiled (``backend``: of ``torch.compile``; None leaves the functions as they are).
@@ -149,6 +191,12 @@ class CompiledFunctions:
         found, value = self._adjoints[wanted](_canonical(seen_B), labels_B.detach(), theta_P, w_P)
         labels = found[1] if wanted.labels else None
         return Adjoint(value, found[0], labels, found[-1] if wanted.theta else None)
+
+    def trace(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> Trace:
+        """G with its graph: the compiler makes the adjoint from the gradient, as it makes any backward pass."""
+        theta, seen, labels = _leaf(theta_P), _leaf(seen_B), _leaf(labels_B, wanted.labels)
+        self._begin()
+        return Trace(self._gradient(theta, seen, labels), theta, seen, labels)
 
     def _begin(self) -> None:
         if self._cuda_graphs:
@@ -197,6 +245,10 @@ class Scaled:
         """(scale * g)ᵀw = gᵀ(scale * w)."""
         return self.functions.adjoint(theta_P, seen_B, labels_B, w_P * self.scale, wanted)
 
+    def trace(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> Trace:
+        """The same, scaled."""
+        return replace(self.functions.trace(theta_P, seen_B, labels_B, wanted), scale=self.scale)
+
 
 def scaled(functions: StepFunctions, scale: float | Tensor) -> StepFunctions:
     """``functions`` themselves for 1."""
@@ -220,6 +272,21 @@ def compiling_pays(network: FlatNetwork, image_shape: tuple[int, int, int], batc
     if device.type == "cuda":  # there, small kernels wait for the host: it is their number that counts
         return inner_steps >= COMPILE_FROM_STEPS
     return sweep_flop(network, image_shape, device) * batch * inner_steps >= COMPILE_FROM_FLOP
+
+
+def trace_bytes(functions: StepFunctions, size: int, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> int:
+    """Memory that the graph of one step of ``size`` parameters holds."""
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        trace = functions.trace(torch.zeros(size, device=seen_B.device), seen_B, labels_B, wanted)
+    del trace  # until here every storage lives, so that no address comes twice
+    return sum(held.values())
 
 
 def try_functions(functions: StepFunctions, size: int, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> None:

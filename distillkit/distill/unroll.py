@@ -13,6 +13,8 @@ backwards, rebuilding one step at a time:
 
 dL/dη = -Σ_i u_{i+1}ᵀ v_i is reordered to Σ_i g_iᵀ w, so no velocity is stored.
 
+Where there is memory for it, the graphs of the last steps are kept, and their way back costs a forward pass less.
+
 TESLA's approximation (Cui et al., arXiv:2211.10586; also in MCT's released code) holds each θ_i fixed in g_i: the last
 update, u += η ∂s_i/∂θ_i, is left out. ``Unroll(..., exact=False)`` is that, for comparison; with the factor 2 of the
 squared distance, which the authors' scripts lose (their image gradient is half of it).
@@ -21,13 +23,13 @@ squared distance, which the authors' scripts lose (their image gradient is half 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from distillkit.distill.step_functions import StepFunctions, Wanted
+from distillkit.distill.step_functions import StepFunctions, Trace, Wanted
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,38 @@ class Hypergradient:
 
 @dataclass(frozen=True)
 class Unroll:
-    """A student: its loss as functions, its inner steps, the momentum of its SGD, whether to differentiate exactly."""
+    """A student: its loss as functions, its inner steps, the momentum of its SGD, whether to differentiate exactly.
+
+    The graphs of the last ``kept`` steps are kept from the way there; the others are made anew on the way back.
+    """
 
     functions: StepFunctions
     steps: Sequence[ReplayableStep]
     momentum: float = 0.0
     exact: bool = True
+    kept: int = 0
 
     def run(self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor) -> Tensor:
         """Parameters after 0 .. N steps, [N + 1, P], without a graph."""
+        return replace(self, kept=0)._run(start_P, images, labels, lr, Wanted())[0]
+
+    def _run(
+        self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor, wanted: Wanted
+    ) -> tuple[Tensor, dict[int, Trace]]:
         path = start_P.new_empty(len(self.steps) + 1, start_P.numel())
         path[0] = start_P
-        velocity = torch.zeros_like(start_P)
+        velocity, traces = torch.zeros_like(start_P), {}
         for i, step in enumerate(self.steps):
             index = step.indices.to(images.device)
-            gradient = self.functions.gradient(path[i], step.augmented(images[index]), labels[index])
+            seen, own = step.augmented(images[index]), labels[index]
+            if i >= len(self.steps) - self.kept:
+                traces[i] = self.functions.trace(path[i], seen, own, wanted)
+                gradient = traces[i].gradient
+            else:
+                gradient = self.functions.gradient(path[i], seen, own)
             velocity = gradient + self.momentum * velocity if self.momentum else gradient
             torch.add(path[i], velocity * lr, alpha=-1, out=path[i + 1])
-        return path
+        return path, traces
 
     def hypergradient(
         self,
@@ -100,7 +116,8 @@ class Unroll:
             terms: at least one; several at the same step add up.
             learn_labels: also return the labels' derivative.
         """
-        path = self.run(start_P, images, labels, lr)
+        wanted = Wanted(labels=learn_labels, theta=self.exact)
+        path, traces = self._run(start_P, images, labels, lr, wanted)
         adjoints, total = _adjoints(path, terms)
         u = torch.zeros_like(start_P)
         w = torch.zeros_like(start_P)
@@ -109,7 +126,6 @@ class Unroll:
             torch.zeros_like(labels),
             torch.zeros_like(lr),
         )
-        wanted = Wanted(labels=learn_labels, theta=self.exact)
         for i in reversed(range(len(self.steps))):
             if i + 1 in adjoints:
                 u = u + adjoints[i + 1]
@@ -117,7 +133,10 @@ class Unroll:
             index = self.steps[i].indices.to(images.device)
             batch = images[index].detach().requires_grad_()
             seen = self.steps[i].augmented(batch)
-            s = self.functions.adjoint(path[i], seen.detach(), labels[index], w, wanted)
+            if i in traces:
+                s = traces.pop(i).adjoint(w, wanted)
+            else:
+                s = self.functions.adjoint(path[i], seen.detach(), labels[index], w, wanted)
             grad_lr += s.value
             grad_images.index_add_(0, index, _through(seen, batch, s.images) * lr)
             if s.labels is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from distillkit.records import EvalReport
@@ -90,12 +91,21 @@ def evaluate_networks(
 
     accuracies: list[float] = []
     alone = form.plain or not stackable(build(0))
-    for begin in range(0, count, 1 if alone else form.size):
-        group = range(begin, min(count, begin + form.size))
-        if alone:
-            found = [train_and_score(build, own(begin), exam, recipe, seed, begin, after_epoch)]
-        else:
-            found = train_and_score_together(build, own, exam, recipe, seed, group, form, after_epoch)
+    size = 1 if alone else form.size
+    while len(accuracies) < count:
+        begin = len(accuracies)
+        group = range(begin, min(count, begin + size))
+        try:
+            if alone:
+                found = [train_and_score(build, own(begin), exam, recipe, seed, begin, after_epoch)]
+            else:
+                found = train_and_score_together(build, own, exam, recipe, seed, group, form, after_epoch)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            form.note(f"{len(group)} networks at once do not fit into memory; taking {size}")
+            continue
         for score in found:
             accuracies.append(score)
             after_network(score)

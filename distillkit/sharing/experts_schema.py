@@ -49,6 +49,7 @@ class Setup(_Closed):
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
     form: TrajectorySettings
+    computed: Annotated[list[Plain], Field(max_length=2)] | None = None
 
 
 class Curve(_Closed):

@@ -13,13 +13,13 @@ from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import Preprocess, Standardise, fit, to_inputs
-from distillkit.environment import keep_freed_memory
+from distillkit.environment import keep_freed_memory, repeatable
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
 from distillkit.interrupt import StopRequest
 from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
-from distillkit.precision import candidates, set_arithmetic
+from distillkit.precision import candidates, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
@@ -43,6 +43,11 @@ class Run:
     def fastest_precision(self) -> str:
         """What experts are trained in: the fastest precision that the settings allow and the device has."""
         return candidates(self.settings.precision, self.device)[0]
+
+    @property
+    def steady_precision(self) -> str:
+        """What everything else that is trained is trained in: networks that evaluate, validate, score images."""
+        return steady(self.settings.precision, self.device)
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def make_run(
         ConfigError: the tracker is not to be had.
     """
     check_tracker(tracker)
-    set_arithmetic(candidates(composed.settings.precision, device)[0], device)
+    repeatable(composed.settings.deterministic, device)
     keep_freed_memory(device)
     listener = Silent() if progress is None else progress
     request = StopRequest() if stop is None else stop  # an unset request is false

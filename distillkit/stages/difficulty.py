@@ -11,6 +11,7 @@ from distillkit import storage
 from distillkit.errors import StorageError
 from distillkit.experts.difficulty import easy_to_hard, find_score, score_images
 from distillkit.experts.recipe import RANKED, Ranking
+from distillkit.precision import arithmetic
 from distillkit.settings import ExpertSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.training.fit import fit
@@ -36,13 +37,15 @@ def difficulty_scores(run: Run, prepared: Prepared, setup: dict[str, Any], seed:
     """Mean scores [n] of the training images over the networks, larger is harder; from the cache if they lie there."""
     settings = run.settings.experts
     chosen = {name: getattr(settings, name) for name in _DETERMINE}
-    path = storage.cache_root() / "difficulty" / f"{storage.fingerprint({**setup, **chosen, 'seed': seed})}.safetensors"
+    facts = {**setup, **chosen, "seed": seed, "precision": run.steady_precision}
+    path = storage.cache_root() / "difficulty" / f"{storage.fingerprint(facts)}.safetensors"
     try:
         return storage.read_tensors(path)[0]["scores"].clone()
     except (StorageError, KeyError):  # absent or damaged: measured again
         pass
     run.progress.stage("scoring difficulty", settings.difficulty_networks * settings.difficulty_epochs)
-    scores = torch.stack([_scores_of(run, prepared, seed, index) for index in range(settings.difficulty_networks)])
+    with arithmetic(run.steady_precision, run.device):
+        scores = torch.stack([_scores_of(run, prepared, seed, index) for index in range(settings.difficulty_networks)])
     storage.write_tensors(path, {"scores": scores.mean(0)}, {**chosen, "seed": seed})
     return scores.mean(0)
 

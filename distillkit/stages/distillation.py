@@ -26,7 +26,8 @@ from distillkit.experts.recipe import RANKED
 from distillkit.experts.report import expert_report
 from distillkit.experts.schedule import schedule_of, seen_shares
 from distillkit.networks.functional import FlatNetwork
-from distillkit.records import SyntheticSet, TrajectorySource
+from distillkit.precision import arithmetic
+from distillkit.records import EvalReport, SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
@@ -110,11 +111,17 @@ def distill_set(
     tracker = open_tracker(run.tracker, folder.path, run.settings.model_dump(mode="json"))
     run.progress.stage("distilling", settings.outer_steps, state.step)
     try:
-        state = distill(task, state, _Recorder(run, prepared, folder, tracker))
+        with arithmetic(state.precision or "fp32", run.device):
+            state = distill(task, state, _Recorder(run, prepared, folder, tracker))
     finally:
         tracker.close()
     best = state.best
     assert best is not None
+    if state.gated > state.step / 2:
+        run.progress.note(
+            f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
+            f"distill.gate={settings.gate:g}; raise it, or lower distill.lr_init"
+        )
     selection = {
         "split": f"the validation split ({prepared.data.info.validation_split})",
         "images": len(prepared.data.validation),
@@ -221,9 +228,13 @@ class _Recorder:
         return accuracy
 
     def _score(self, synthetic: SyntheticSet, step: int, exam: Examination) -> float:
+        with arithmetic(self._run.steady_precision, self._run.device):
+            return self._trained(synthetic, step, exam).mean
+
+    def _trained(self, synthetic: SyntheticSet, step: int, exam: Examination) -> EvalReport:
         settings = self._run.settings
         recipe = evaluation_recipe(settings.evaluate, synthetic.lr, self._prepared.augmentation)
-        report = evaluate_networks(
+        return evaluate_networks(
             self._prepared.build(self._prepared.network, settings.seed, "select"),
             training_set(synthetic, self._run.device),
             exam,
@@ -233,7 +244,6 @@ class _Recorder:
             after_epoch=lambda: self._run.stop.check(f"while validating step {step}, with a checkpoint"),
             form=evaluation_form(self._run, recipe, len(synthetic.images), settings.distill.select_networks),
         )
-        return report.mean
 
     def on_step(self, record: StepRecord, state: OuterState) -> None:
         """Write the metrics line; checkpoint and picture when due; stop if asked to."""

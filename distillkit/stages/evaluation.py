@@ -15,6 +15,7 @@ from distillkit.distill.labels import label_part
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
+from distillkit.precision import arithmetic
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
@@ -54,7 +55,7 @@ def evaluate_rows(run: Run, prepared: Prepared, synthetic: SyntheticSet, folder:
     exam = prepared.test(run.device)
     for name in wanted:
         if name not in rows:
-            with folder.timed("evaluate"):
+            with folder.timed("evaluate"), arithmetic(run.steady_precision, run.device):
                 rows[name] = _row(run, prepared, synthetic, exam, name)
             folder.add_row(name, rows[name])
     return rows
@@ -153,13 +154,13 @@ def _cached_row(path: Path) -> EvalReport | None:
 def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     """Training on all training images; cached, since it does not depend on the method or the ipc."""
     settings = run.settings.evaluate
-    setup = data_setup(run, prepared) | {"seed": run.settings.seed}
+    setup = data_setup(run, prepared) | {"seed": run.settings.seed, "precision": run.steady_precision}
     if isinstance(prepared.preprocess, Whiten):  # fitted on more images for imported sets than for others
         digest = hashlib.sha256()
         storage.sha256_tensor(digest, prepared.preprocess.matrix)
         setup["zca"] = digest.hexdigest()
     keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "label_rows", "paper_protocol"}
-    keys |= {"together", "compile"}
+    keys |= {name for name in ("together", "compile") if getattr(settings, name) in (None, "auto")}
     setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
     path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"
     cached = _cached_row(path)

@@ -18,7 +18,7 @@ from distillkit.experts.difficulty import find_score
 from distillkit.experts.recipe import RANKED, Ranking, expert_recipe
 from distillkit.experts.train import ExpertData, ExpertRun, Keep
 from distillkit.experts.train import train_experts as train_experts_of
-from distillkit.precision import in_precision
+from distillkit.precision import arithmetic, in_precision
 from distillkit.records import TrajectorySource
 from distillkit.settings import DatasetSettings, ExpertSettings, RunSettings
 from distillkit.stages.context import Prepared, Run
@@ -110,12 +110,16 @@ def check_parameters(trajectories: TrajectorySource, size: int) -> None:
 def raw_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
     """The same whatever the form: what determines the training of the experts."""
     settings = run.settings
-    recipe = settings.experts.model_dump(mode="json", exclude=NOT_OF_THE_RECIPE | _unused(settings.experts))
-    return {**data_setup(run, prepared), "recipe": recipe, "seed": expert_seed(settings)}
+    experts = settings.experts
+    recipe = experts.model_dump(mode="json", exclude=NOT_OF_THE_RECIPE | _unused(experts))
+    setup = {**data_setup(run, prepared), "recipe": recipe, "seed": expert_seed(settings)}
+    own_form = run.device.type == "cpu" and ((experts.together or 1) > 1 or experts.compile == "always")
+    # a CPU promises bytes, and these are other ones; a GPU promises numbers to the tolerance of floats
+    return setup | ({"computed": [experts.together, experts.compile]} if own_form else {})
 
 
 NOT_OF_THE_RECIPE = {"count", "seed", "source", "together", "compile"}
-"""Which experts, and how they are computed: the same experts, to the tolerance of floats."""
+"""Which experts, and how they are computed: the same experts to the tolerance of floats."""
 
 
 def expert_seed(settings: RunSettings) -> int:
@@ -184,8 +188,10 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
             for index in group:  # in ascending order, as every run does
                 locks.enter_context(store.lock(index))
             left = [index for index in group if store.state(index) != "good"]
-            run.progress.advance(settings.epochs * (len(group) - len(left)))  # others made those meanwhile
-            workshop.make(left)
+            if len(left) < len(group):  # another run made some meanwhile
+                run.progress.advance(settings.epochs * (len(group) - len(left)))
+            with arithmetic(run.fastest_precision, run.device):
+                workshop.make(left)
     return store
 
 
@@ -306,7 +312,7 @@ class _Workshop:
 
     def after_epoch(self, loss: float, accuracy: float) -> None:
         self.run.progress.advance(1, loss=loss, validation=accuracy)
-        self.run.stop.check("between two epochs of an expert (finished experts are kept)")
+        self.run.stop.check("between two epochs of an expert (experts that were finished before are kept)")
 
 
 def _keeper(builders: Sequence[Builder]) -> Keep:

@@ -25,11 +25,12 @@ from distillkit.distill.step_functions import (
     TogetherLoss,
     Wanted,
     compiling_pays,
+    trace_bytes,
     try_functions,
 )
 from distillkit.errors import ConfigError
 from distillkit.networks.functional import FlatNetwork
-from distillkit.precision import AGREEMENT, candidates, in_precision, set_arithmetic
+from distillkit.precision import AGREEMENT, arithmetic, available, candidates, in_precision
 from distillkit.settings import DistillSettings
 from distillkit.stages.context import Prepared, Run
 
@@ -44,9 +45,9 @@ def settled(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwor
         return task
     if state.precision is None:
         state.precision = _precision(run, task, network, state)
-    set_arithmetic(state.precision, run.device)
     loss = InnerLoss(_network_in(network, state.precision), task.labels)
-    return _formed(run, prepared, task, loss, state)
+    with arithmetic(state.precision, run.device):
+        return _formed(run, prepared, task, loss, state)
 
 
 def _network_in(network: FlatNetwork, precision: str) -> FlatNetwork:
@@ -59,14 +60,14 @@ def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterSt
     allowed = candidates(asked, run.device)
     if allowed[0] == "fp32":
         return "fp32"
-    set_arithmetic("fp32", run.device)
-    reference = _direction(task, state)
+    if asked not in ("auto", *available(run.device)):
+        run.progress.note(f"{asked} is not what this machine computes fast; --precision auto would not take it")
+    reference = _direction(run, "fp32", task, state)
     for precision in allowed:
         if precision == "fp32":
             break
-        set_arithmetic(precision, run.device)
         lower = replace(task, functions=EagerFunctions(InnerLoss(_network_in(network, precision), task.labels)))
-        cosine = float(F.cosine_similarity(_direction(lower, state), reference, dim=0))
+        cosine = float(F.cosine_similarity(_direction(run, precision, lower, state), reference, dim=0))
         state.agreement[precision] = cosine
         run.progress.note(f"{precision}: cosine of its hypergradient with that of float32 is {cosine:.5f}")
         if precision == asked or cosine >= AGREEMENT:
@@ -75,26 +76,42 @@ def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterSt
     return "fp32"
 
 
-def _direction(task: DistillTask, state: OuterState) -> Tensor:
-    result = outer_step(task, state)
+def _direction(run: Run, precision: str, task: DistillTask, state: OuterState) -> Tensor:
+    with arithmetic(precision, run.device):
+        result = outer_step(task, state)
     return torch.cat([part.flatten().double() for part in (result.images, result.labels) if part is not None])
 
 
 def _formed(run: Run, prepared: Prepared, task: DistillTask, loss: InnerLoss, state: OuterState) -> DistillTask:
-    """In turn or side by side; a GPU whose memory does not hold the students side by side takes them in turn."""
+    """In turn or side by side; a GPU whose memory does not hold the students side by side takes them in turn.
+
+    Raises:
+        ConfigError: the settings ask for something that cannot be had here.
+    """
     settings, count = task.settings, task.settings.segments
     maker = _Maker(run, settings, state, _compiles(prepared, settings, loss.network, state))
-    if count > 1 and (settings.together == "always" or (settings.together == "auto" and run.device.type == "cuda")):
-        all_of_them = TogetherLoss(loss, count)
+    if _side_by_side(settings, run.device, state):
+        together = TogetherLoss(loss, count)
+        trial = _trial(task, state, loss.network.size, count)
         try:
-            functions = maker.functions(
-                all_of_them, CompiledFunctions(all_of_them, backend=None), _trial(task, state, loss.network.size, count)
-            )
-            return replace(task, functions=functions, together=True)
-        except torch.OutOfMemoryError:
+            functions = maker.functions(together, CompiledFunctions(together, backend=None), trial)
+            state.together = True
+            return replace(task, functions=functions, together=True, kept=state.kept or 0)
+        except torch.OutOfMemoryError as error:
+            if settings.together == "always":
+                raise ConfigError(f"distill.together=always, but {count} students do not fit into memory") from error
             run.progress.note(f"{count} students at once do not fit into memory; taking them in turn")
+            state.kept = None  # that was of another form
+    state.together = False
     functions = maker.functions(loss, EagerFunctions(loss), _trial(task, state, loss.network.size, 1))
-    return replace(task, functions=functions)
+    return replace(task, functions=functions, kept=state.kept or 0)
+
+
+def _side_by_side(settings: DistillSettings, device: torch.device, state: OuterState) -> bool:
+    if state.together is not None:
+        return state.together
+    wanted = settings.together == "always" or (settings.together == "auto" and device.type == "cuda")
+    return wanted and settings.segments > 1
 
 
 def _compiles(prepared: Prepared, settings: DistillSettings, network: FlatNetwork, state: OuterState) -> bool:
@@ -108,6 +125,10 @@ def _compiles(prepared: Prepared, settings: DistillSettings, network: FlatNetwor
     return compiling_pays(network, prepared.image_shape, batch, steps)
 
 
+CALLS_UNTIL_RECORDED = 2
+"""A CUDA graph warms up at the first call of a function and is recorded at the second."""
+DEFAULT_KEPT = 1.0
+"""GiB for kept graphs on a CPU: a fixed number, so that a run repeats to the byte."""
 Trial = tuple[int, Tensor, Tensor, Wanted]
 """What step functions are tried with: the number of parameters, a batch and its labels, which derivatives."""
 
@@ -135,22 +156,39 @@ class _Maker:
             OutOfMemoryError: it does not fit.
         """
         if not self.compiles:
-            if isinstance(loss, TogetherLoss):
-                try_functions(eager, *trial)  # does it fit?
-            self.state.compiled = False
-            return eager
+            return self._eager(loss, eager, trial)
         note = self.run.progress.note
         note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
         compiled = CompiledFunctions(loss, cuda_graphs=self.settings.cuda_graphs and self.run.device.type == "cuda")
         try:
-            try_functions(compiled, *trial)
+            for _ in range(CALLS_UNTIL_RECORDED if self.settings.cuda_graphs else 1):
+                try_functions(compiled, *trial)
         except CompileError as error:
             self._refuse_if_it_must(error)
             note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
-            self.state.compiled = False
-            return eager
-        self.state.compiled = True
+            return self._eager(loss, eager, trial)
+        self.state.compiled, self.state.kept = True, 0
         return compiled
+
+    def _eager(self, loss: FunctionalLoss, eager: StepFunctions, trial: Trial) -> StepFunctions:
+        """Without a compiler it pays to keep the graphs of as many inner steps as there is memory for."""
+        self.state.compiled = False
+        if self.state.kept is None:
+            one, count = (loss.loss, loss.count) if isinstance(loss, TogetherLoss) else (loss, 1)
+            size, seen, labels, wanted = trial
+            part = slice(len(seen) // count)
+            held = count * trace_bytes(EagerFunctions(one), size // count, seen[part], labels[part], wanted)
+            self.state.kept = min(self.settings.inner_steps, int(self._memory() / max(1, held)))
+        try_functions(eager, *trial)  # does it fit?
+        return eager
+
+    def _memory(self) -> float:
+        """Bytes that kept graphs may fill."""
+        if self.settings.keep_gib is not None:
+            return self.settings.keep_gib * 2**30
+        if self.run.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.run.device)[0] / 2
+        return DEFAULT_KEPT * 2**30
 
     def _refuse_if_it_must(self, error: CompileError) -> None:
         if self.state.compiled:

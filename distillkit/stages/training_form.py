@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from distillkit.experts.recipe import expert_recipe
 from distillkit.precision import in_precision
@@ -15,6 +16,8 @@ from distillkit.training.stack import Form, Stack, stackable
 COMPILE_FROM_STEPS = 3000
 """Training steps from which compiling pays on a GPU, where small kernels wait for the host."""
 MOST_TOGETHER = 32
+SNAPSHOT_BYTES = 4 * 2**30
+PROBED = 2
 MEMORY_SHARE = 0.8
 """Of a GPU's free memory, what experts side by side may fill."""
 
@@ -39,35 +42,48 @@ def fresh_networks(
     There a set of a few images is bound by launches, here by arithmetic, and compiling costs more than it saves.
     """
     gpu = device.type == "cuda"
-    size = together or (count if gpu else 1)
+    size = min(together or (count if gpu else 1), count)
     steps = recipe.epochs * -(-images // recipe.batch_size) * -(-count // size)
     pays = gpu and steps >= COMPILE_FROM_STEPS
-    return Form(size, compiling == "always" or (compiling == "auto" and pays), note)
+    return Form(size, compiling == "always" or (compiling == "auto" and pays), note, compiling == "always")
 
 
 def expert_form(run: Run, prepared: Prepared, missing: int) -> Form:
-    """Of the experts that are missing: on a GPU as many together as its free memory holds, on a CPU one by one."""
+    """Of the experts that are missing: on a GPU as many together as its free memory holds, on a CPU one by one.
+
+    Compiled on a GPU where there are many steps, and on a CPU in bfloat16, which pays compiled alone.
+    """
     settings, gpu = run.settings.experts, run.device.type == "cuda"
     module = prepared.build(prepared.network, 0, "form")(0)
     if not stackable(module):
         return Form()
-    size = settings.together or (min(missing, MOST_TOGETHER, _fitting(run, prepared)) if gpu else 1)
+    size = settings.together or (min(MOST_TOGETHER, _kept(run, module), _fitting(run, prepared)) if gpu else 1)
+    size = min(size, missing)
     steps = settings.epochs * -(-len(prepared.train_labels) // settings.batch_size) * -(-missing // size)
-    pays = gpu and steps >= COMPILE_FROM_STEPS
+    pays = (gpu or run.fastest_precision == "bf16") and steps >= COMPILE_FROM_STEPS
     compiled = settings.compile == "always" or (settings.compile == "auto" and pays)
-    return Form(size, compiled, run.progress.note)
+    return Form(size, compiled, run.progress.note, settings.compile == "always")
+
+
+def _kept(run: Run, module: nn.Module) -> int:
+    """Experts whose snapshots fit into the host's memory while they are in training."""
+    each = 4 * sum(p.numel() for p in module.parameters()) * (run.settings.experts.epochs + 1)
+    return max(1, int(SNAPSHOT_BYTES / each))
 
 
 def _fitting(run: Run, prepared: Prepared) -> int:
-    """Experts whose training step fits into the free memory of the GPU, from the peak of one of them."""
+    """Experts whose training step fits into the free memory of the GPU, from the peak of two of them."""
     recipe = expert_recipe(run.settings.experts.model_copy(update={"order": "shuffle"}), None)
-    model = in_precision(prepared.build(prepared.network, 0, "form")(0), run.fastest_precision).to(run.device)
+    build = prepared.build(prepared.network, 0, "form")
+    models = [in_precision(build(index), run.fastest_precision).to(run.device) for index in range(PROBED)]
     count = run.settings.experts.batch_size
-    images, labels = prepared.train_images[:count][None], prepared.train_labels[:count][None]
+    images, labels = (torch.stack([part[:count]] * PROBED) for part in (prepared.train_images, prepared.train_labels))
     torch.cuda.reset_peak_memory_stats(run.device)
     before = torch.cuda.memory_allocated(run.device)
-    stack = Stack([model], recipe.loss, Form())
+    stack = Stack(models, recipe.loss, Form())
     stack.step(recipe.optimizer(stack.parameters, recipe.lr, stacked=True), Batch(images, images, labels), 1.0)
-    each = torch.cuda.max_memory_allocated(run.device) - before
+    each = (torch.cuda.max_memory_allocated(run.device) - before) / PROBED
+    del stack, models
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(run.device)
     return max(1, int(MEMORY_SHARE * free / each))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from distillkit import rng
+from distillkit.errors import ConfigError
 from distillkit.training.fit import EpochSummary
 from distillkit.training.recipe import Batch, LossPart, Recipe
 
@@ -36,6 +37,8 @@ class Form:
     compiled: bool = False
     note: Callable[[str], None] = _unheard
     """Who hears of a step that could not be compiled."""
+    must: bool = False
+    """Rather stop than train by a step that is not compiled."""
 
     @property
     def plain(self) -> bool:
@@ -59,7 +62,7 @@ class Stack:
         self.parameters = [nn.Parameter(torch.stack([p.detach() for p in column])) for column in columns]
         self._gradients = _gradients(copy.deepcopy(models[0]).requires_grad_(False), self.names, loss, len(models))
         if form.compiled:
-            self._gradients = _compiled(self._gradients, form.note)
+            self._gradients = _compiled(self._gradients, form)
 
     def flat(self, index: int) -> Tensor:
         """A copy of the parameters of network ``index`` as one vector [P]."""
@@ -73,9 +76,9 @@ class Stack:
                 own.copy_(stacked[index])
         return self.models
 
-    def step(self, optimizer: torch.optim.Optimizer, batch: Batch, scale: float) -> Tensor:
+    def step(self, optimizer: torch.optim.Optimizer, batch: Batch, scale: float | Tensor) -> Tensor:
         """One step on ``batch``, whose tensors are stacked [k, B, ...]; the losses [k]."""
-        factor = torch.tensor(scale, dtype=batch.images.dtype, device=batch.images.device)
+        factor = torch.as_tensor(scale, dtype=batch.images.dtype, device=batch.images.device)
 
         def closure() -> Tensor:
             values = [parameter.detach() for parameter in self.parameters]
@@ -88,24 +91,30 @@ class Stack:
         return torch.as_tensor(losses)
 
 
-def _compiled(function: Gradients, note: Callable[[str], None]) -> Gradients:
-    """``function`` compiled; where that fails, as it is, and ``note`` says so."""
-    compiled: Gradients | None = torch.compile(function, dynamic=False, fullgraph=True)
+def _compiled(function: Gradients, form: Form) -> Gradients:
+    """``function`` compiled; where that fails at the first call, as it is, which ``form.note`` tells.
+
+    Raises:
+        ConfigError: when it is called and cannot be compiled, though it must be.
+    """
+    chosen: Gradients | None = None
 
     def call(*arguments: Any) -> tuple[list[Tensor], Tensor]:
-        nonlocal compiled
-        if compiled is not None:
-            try:
-                return compiled(*arguments)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
-                lines = [*str(error).strip().splitlines(), ""]
-                note(
-                    f"the training step cannot be compiled here ({type(error).__name__}: {lines[0]}); training eagerly"
-                )
-                compiled = None
-        return function(*arguments)
+        nonlocal chosen
+        if chosen is not None:
+            return chosen(*arguments)
+        chosen = torch.compile(function, dynamic=False, fullgraph=True)
+        try:
+            return chosen(*arguments)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
+            why = f"{type(error).__name__}: {[*str(error).strip().splitlines(), ''][0]}"
+            if form.must:
+                raise ConfigError(f"compile=always, but the training step cannot be compiled here ({why})") from error
+            form.note(f"the training step cannot be compiled here ({why}); training eagerly")
+            chosen = function
+        return chosen(*arguments)
 
     return call
 
@@ -159,14 +168,14 @@ def fit_stack(
             for own, name in zip(images, names, strict=True)
         ]
         generators = [rng.generator(seed, *name, "augment", epoch) for name in names]
-        losses = []
+        losses, scale = [], torch.tensor(recipe.loss_scale(epoch), dtype=images[0].dtype, device=device)
         for chunks in zip(*(order.split(recipe.batch_size) for order in orders), strict=True):
             clean = [own[chunk] for own, chunk in zip(images, chunks, strict=True)]
             seen = clean if recipe.augmentation is None else _augmented(recipe, clean, generators)
             wanted = torch.stack([own[chunk] for own, chunk in zip(targets, chunks, strict=True)])
             stacked = torch.stack(seen)
             batch = Batch(stacked, stacked if seen is clean else torch.stack(clean), wanted)
-            losses.append(stack.step(optimizer, batch, recipe.loss_scale(epoch)))
+            losses.append(stack.step(optimizer, batch, scale))
         yield [EpochSummary(epoch, loss, lr) for loss in torch.stack(losses).mean(0)]
 
 

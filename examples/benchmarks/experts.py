@@ -25,7 +25,7 @@ from distillkit.data.augment import Augmentation
 from distillkit.environment import keep_freed_memory
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.convnet import ConvNet
-from distillkit.precision import in_precision, set_arithmetic
+from distillkit.precision import arithmetic, in_precision
 from distillkit.settings import ExpertSettings
 from distillkit.training.fit import fit
 from distillkit.training.stack import Form, Stack, fit_stack
@@ -66,7 +66,6 @@ def plain_loop(args):
 def own_loop(args, form):
     """An epoch of distillkit's, in one of its forms."""
     keep_freed_memory(torch.device(args.device))
-    set_arithmetic(args.precision, torch.device(args.device))
     size = args.together if form.startswith("together") else 1
     recipe = expert_recipe(ExpertSettings(epochs=10**6, batch_size=args.batch), DSA)
     models = [in_precision(network(args, index), args.precision).to(args.device) for index in range(size)]
@@ -82,11 +81,12 @@ def own_loop(args, form):
 
 def serve(args):
     """The body of a variant's process: an epoch to warm up, then one for each line on stdin, its seconds on stdout."""
-    epoch, size = plain_loop(args) if args.form == "loader" else own_loop(args, args.form)
-    epoch()
-    print(json.dumps({"size": size}), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps({"seconds": measuring.seconds(epoch, args.device)}), flush=True)
+    with arithmetic(args.precision, torch.device(args.device)):  # the loader too: on a GPU it computes in tf32 at least
+        epoch, size = plain_loop(args) if args.form == "loader" else own_loop(args, args.form)
+        epoch()
+        print(json.dumps({"size": size}), flush=True)
+        for _ in sys.stdin:
+            print(json.dumps({"seconds": measuring.seconds(epoch, args.device)}), flush=True)
 
 
 def measured(args):

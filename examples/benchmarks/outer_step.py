@@ -40,12 +40,12 @@ from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import normalised_parameter_distance
 from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, StepFunctions
-from distillkit.distill.student import InnerStep, plan_inner_steps
+from distillkit.distill.student import InnerStep, plan_inner_steps, to_device
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.environment import hardware, keep_freed_memory
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
-from distillkit.precision import in_precision, set_arithmetic
+from distillkit.precision import arithmetic, in_precision
 
 CLASSES, PIXELS, DEPTH = 10, 32, 3
 FORWARD_GFLOP = {128: 0.101}  # per image, ConvNetD3 at 32x32; the sweep costs 12 of them a step and image
@@ -69,9 +69,8 @@ class Problem:
         self.labels = F.one_hot(torch.arange(size) % CLASSES, CLASSES).to(device, dtype)
         self.lr = torch.tensor(0.01, device=device, dtype=dtype)
         dsa = Augmentation.parse("color_crop_cutout_flip_scale_rotate")
-        self.steps: list[InnerStep] = plan_inner_steps(
-            inner_steps, size, batch, (3, PIXELS, PIXELS), dsa, torch.Generator().manual_seed(2)
-        )
+        steps = plan_inner_steps(inner_steps, size, batch, (3, PIXELS, PIXELS), dsa, torch.Generator().manual_seed(2))
+        self.steps: list[InnerStep] = to_device(steps, self.device)
         self.names = [name for name, _ in self.module.named_parameters()]
         self.shapes = [parameter.shape for parameter in self.module.parameters()]
         self.sizes = [shape.numel() for shape in self.shapes]
@@ -101,6 +100,12 @@ def naive(problem: Problem) -> Gradients:
     return torch.autograd.grad(distance, [images, lr])
 
 
+def naive_tf32(problem: Problem) -> Gradients:
+    """The same with tf32 convolutions and matrix products."""
+    with arithmetic("tf32", problem.device):
+        return naive(problem)
+
+
 def naive_bf16(problem: Problem) -> Gradients:
     """The same with convolutions in bfloat16, as PyTorch's autocast does it."""
     with torch.autocast(problem.device.type, dtype=torch.bfloat16):
@@ -124,45 +129,47 @@ def truncated(problem: Problem) -> Gradients:
     return total, total_lr
 
 
-def _exact(problem: Problem, functions: StepFunctions) -> Gradients:
-    unroll = Unroll(functions, problem.steps)
+def _exact(problem: Problem, functions: StepFunctions, kept: bool = False) -> Gradients:
+    unroll = Unroll(functions, problem.steps, kept=len(problem.steps) if kept else 0)
     start, target = problem.start, problem.target
     term = MatchingTerm(len(problem.steps), lambda student: normalised_parameter_distance(student, start, target))
     result = unroll.hypergradient(start, problem.images, problem.labels, problem.lr, [term])
     return result.images, result.lr
 
 
-def exact_eager(problem: Problem) -> Gradients:
-    """Distillkit's reverse sweep, operation by operation."""
-    return _exact(problem, EagerFunctions(InnerLoss(FlatNetwork(problem.module), HardLabels())))
+def exact_eager(problem: Problem, kept: bool = False) -> Gradients:
+    """Distillkit's reverse sweep, operation by operation; ``kept``: with the graphs of all steps, as memory allows."""
+    return _exact(problem, EagerFunctions(InnerLoss(FlatNetwork(problem.module), HardLabels())), kept)
 
 
 COMPILED: dict[str, CompiledFunctions] = {}  # of a process; all its problems differ in N alone
 
 
-def exact_compiled(problem: Problem, precision: str) -> Gradients:
+def exact_compiled(problem: Problem, precision: str, kept: bool = False) -> Gradients:
     """Distillkit's reverse sweep, its two functions compiled: what long runs use."""
-    if precision not in COMPILED:
+    name = f"{precision} {kept}"
+    if name not in COMPILED:
         network = FlatNetwork(in_precision(copy.deepcopy(problem.module), precision))
         loss = InnerLoss(network, HardLabels())
-        COMPILED[precision] = CompiledFunctions(loss, cuda_graphs=problem.device.type == "cuda")
-    set_arithmetic(precision, problem.device)
-    try:
-        return _exact(problem, COMPILED[precision])
-    finally:
-        set_arithmetic("fp32", problem.device)
+        COMPILED[name] = CompiledFunctions(loss, cuda_graphs=problem.device.type == "cuda" and not kept)
+    with arithmetic(precision, problem.device):
+        return _exact(problem, COMPILED[name], kept)
 
 
 VARIANTS: dict[str, Callable[[Problem], Gradients]] = {
     "naive": naive,
+    "naive-tf32": naive_tf32,
     "naive-bf16": naive_bf16,
     "truncated": truncated,
     "exact-eager": exact_eager,
+    "exact-eager-kept": lambda problem: exact_eager(problem, kept=True),
     "exact-fp32": lambda problem: exact_compiled(problem, "fp32"),
+    "exact-fp32-kept": lambda problem: exact_compiled(problem, "fp32", kept=True),
     "exact-tf32": lambda problem: exact_compiled(problem, "tf32"),
     "exact-bf16": lambda problem: exact_compiled(problem, "bf16"),
 }
-NOT_ON_A_CPU = ("exact-tf32", "naive-bf16")
+NOT_BY_DEFAULT = ("exact-eager-kept", "exact-fp32-kept")
+NOT_ON_A_CPU = ("exact-tf32", "naive-tf32", "naive-bf16")
 
 
 def seconds(action: Callable[[], object], device: str) -> float:
@@ -296,13 +303,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--check", action="store_true", help="compare with float64")
-    parser.add_argument("--variants", type=lambda text: text.split(","), help="default: all that the device has")
+    parser.add_argument(
+        "--variants", type=lambda text: text.split(","), help="default: all that the device has, without kept graphs"
+    )
     parser.add_argument("--tflops", type=float, help="what the device does in a second, for the floor")
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     parser.add_argument("--memory-of", choices=list(VARIANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variants is None:
-        options.variants = [name for name in VARIANTS if options.device != "cpu" or name not in NOT_ON_A_CPU]
+        left_out = NOT_BY_DEFAULT + (NOT_ON_A_CPU if options.device == "cpu" else ())
+        options.variants = [name for name in VARIANTS if name not in left_out]
     unknown = [name for name in options.variants if name not in VARIANTS]
     if unknown:
         parser.error(f"unknown variant {unknown[0]!r}; known: {', '.join(VARIANTS)}")
@@ -312,6 +322,12 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure and print."""
     options = parse()
+    with arithmetic("fp32", torch.device(options.device)):  # a variant of another precision says so itself
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Print and write the rows, or the memory of one variant."""
     keep_freed_memory(torch.device(options.device))  # as runs do; all variants profit
     if options.memory_of:
         report_memory(options)

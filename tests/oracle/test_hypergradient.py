@@ -84,11 +84,11 @@ FORMS = {
 }
 
 
-def sweep(p, steps, momentum, middle_at=None, form="eager"):
+def sweep(p, steps, momentum, middle_at=None, form="eager", kept=0):
     terms = [MatchingTerm(len(steps), lambda s: normalised_parameter_distance(s, p["start"], p["target"]))]
     if middle_at is not None:
         terms.append(MatchingTerm(middle_at, lambda s: 0.5 * normalised_parameter_distance(s, p["start"], p["middle"])))
-    unroll = Unroll(FORMS[form](InnerLoss(FlatNetwork(p["module"]), SoftLabels())), steps, momentum)
+    unroll = Unroll(FORMS[form](InnerLoss(FlatNetwork(p["module"]), SoftLabels())), steps, momentum, kept=kept)
     return unroll.hypergradient(p["start"], p["images"], p["labels"], p["lr"], terms, learn_labels=True)
 
 
@@ -104,6 +104,18 @@ def test_hypergradient__equals_the_independent_unroll(count, batch, momentum):
     assert len({step.draw.operation for step in steps}) > 1 or count < 3
     loss, images, labels, lr = unroll_by_hand(p, steps, momentum)
     found = sweep(p, steps, momentum)
+    assert rel(found.loss, loss) <= 1e-12
+    assert rel(found.images, images) <= 1e-9
+    assert rel(found.labels, labels) <= 1e-9
+    assert rel(found.lr, lr) <= 1e-9
+
+
+@pytest.mark.parametrize("form", ["eager", "functional"])
+@pytest.mark.parametrize(("kept", "momentum"), [(1, 0.0), (3, 0.9), (5, 0.0)])
+def test_hypergradient__kept_graphs(form, kept, momentum):
+    p, steps = problem(5), inner_steps(5, 5)
+    loss, images, labels, lr = unroll_by_hand(p, steps, momentum, middle_at=3)
+    found = sweep(p, steps, momentum, middle_at=3, form=form, kept=kept)
     assert rel(found.loss, loss) <= 1e-12
     assert rel(found.images, images) <= 1e-9
     assert rel(found.labels, labels) <= 1e-9

@@ -7,13 +7,16 @@ import torch
 from torch import nn
 
 from distillkit.data.augment import Augmentation
+from distillkit.errors import ConfigError
+from distillkit.evaluation import protocol
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.train import ExpertData, train_experts
 from distillkit.networks.build import build_network
 from distillkit.settings import ExpertSettings, NetworkSettings
+from distillkit.training import stack
 from distillkit.training.stack import Form, stackable
-from tests.test_pipeline import Notes, run
+from tests.test_pipeline import run
 
 NETWORK = NetworkSettings(width=4, depth=2)
 DSA = Augmentation.parse("color_crop_cutout_flip_scale_rotate")
@@ -67,7 +70,7 @@ def test_experts__side_by_side_end_where_they_end_alone(name):
 def test_experts__compiled():
     settings = {"loss": "clipping", "momentum": 0.9, "batch_size": 22}
     alone = experts(settings, [[0], [1]])
-    assert_same(experts(settings, [[0, 1]], Form(2, compiled=True)), alone, 1e-9)
+    assert_same(experts(settings, [[0, 1]], Form(2, compiled=True, must=True)), alone, 1e-9)
 
 
 def test_experts__what_cannot_be_compiled_is_trained_eagerly_and_says_so(monkeypatch):
@@ -82,6 +85,30 @@ def test_experts__what_cannot_be_compiled_is_trained_eagerly_and_says_so(monkeyp
     found = experts({}, [[0, 1]], Form(2, compiled=True, note=notes.append))
     assert notes == ["the training step cannot be compiled here (RuntimeError: no g++ here); training eagerly"]
     assert_same(found, experts({}, [[0], [1]]), 1e-9)
+    with pytest.raises(ConfigError, match=r"compile=always, but the training step cannot be compiled here \(Runtime"):
+        experts({}, [[0, 1]], Form(2, compiled=True, must=True))
+
+
+def test_evaluation__fewer_at_a_time_where_memory_ends(monkeypatch):
+    sizes, notes = [], []
+
+    def too_many(build, training, exam, recipe, seed, indices, form, after_epoch):
+        sizes.append(len(indices))
+        if len(indices) > 2:
+            raise torch.OutOfMemoryError
+        return [0.5] * len(indices)
+
+    monkeypatch.setattr(protocol, "train_and_score_together", too_many)
+    whole = data()
+    sets, exam = TrainingSet(whole.images, whole.labels), Examination(whole.images, whole.labels)
+
+    def build(index):
+        return build_network(NETWORK, (1, 8, 8), 3, 0, "t", index)
+
+    recipe = expert_recipe(ExpertSettings(epochs=1), None)
+    found = evaluate_networks(build, sets, exam, recipe, 0, 5, form=Form(5, note=notes.append))
+    assert (sizes, len(found.accuracies)) == ([5, 2, 2, 1], 5)
+    assert notes == ["5 networks at once do not fit into memory; taking 2"]
 
 
 @pytest.mark.parametrize("own_sets", [False, True])
@@ -130,11 +157,16 @@ def test_evaluation__networks_with_batch_statistics_are_trained_one_by_one():
 
 
 def test_compress__experts_and_networks_side_by_side(tmp_path, tiny, monkeypatch):
+    sizes, plain = [], stack.Stack.__init__
+    monkeypatch.setattr(
+        stack.Stack, "__init__", lambda self, models, *rest: sizes.append(len(models)) or plain(self, models, *rest)
+    )
     settings = {"experts.count": 3, "experts.together": 2, "evaluate.together": 3}
     alone = run(tmp_path / "a", {**tiny, "experts.count": 3})
-    monkeypatch.setenv("DISTILLKIT_CACHE", str(tmp_path / "other"))
-    notes = Notes()
-    together = run(tmp_path / "b", {**tiny, **settings}, progress=notes)
+    assert sizes == []
+    together = run(tmp_path / "b", {**tiny, **settings})  # another form, so experts of its own
+    assert sizes[0] == 2  # experts 0 and 1; number 2 alone is trained as ever
+    assert set(sizes[1:]) == {2, 3}  # networks of a row, of a validation
     assert torch.allclose(together.images, alone.images, atol=1e-4)
     rows = [ds.results["architectures"]["convnet"]["accuracies"] for ds in (together, alone)]
     assert rows[0] == pytest.approx(rows[1], abs=0.1)
