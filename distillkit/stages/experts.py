@@ -183,16 +183,22 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
         (settings.count - len(missing)) * settings.epochs,
     )
     size = workshop.form.size
-    for group in (missing[begin : begin + size] for begin in range(0, len(missing), size)):
-        with ExitStack() as locks:
-            for index in group:  # in ascending order, as every run does
-                locks.enter_context(store.lock(index))
-            left = [index for index in group if store.state(index) != "good"]
-            if len(left) < len(group):  # another run made some meanwhile
-                run.progress.advance(settings.epochs * (len(group) - len(left)))
-            with arithmetic(run.fastest_precision, run.device):
-                workshop.make(left)
+    for begin in range(0, len(missing), size):
+        _make_group(workshop, missing[begin : begin + size])
     return store
+
+
+def _make_group(workshop: _Workshop, group: Sequence[int]) -> None:
+    """Make those of the experts ``group`` that no other run makes meanwhile."""
+    run, store = workshop.run, workshop.store
+    with ExitStack() as locks:
+        for index in group:  # in ascending order, as every run does
+            locks.enter_context(store.lock(index))
+        left = [index for index in group if store.state(index) != "good"]
+        if len(left) < len(group):
+            run.progress.advance(run.settings.experts.epochs * (len(group) - len(left)))
+        with arithmetic(run.fastest_precision, run.device):
+            workshop.make(left)
 
 
 def pulled_from(store: TrajectoryStore, experts: Iterable[int]) -> list[str]:

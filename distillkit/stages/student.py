@@ -179,7 +179,8 @@ class _Maker:
             part = slice(len(seen) // count)
             held = count * trace_bytes(EagerFunctions(one), size // count, seen[part], labels[part], wanted)
             self.state.kept = min(self.settings.inner_steps, int(self._memory() / max(1, held)))
-        try_functions(eager, *trial)  # does it fit?
+        if isinstance(loss, TogetherLoss):
+            try_functions(eager, *trial)  # does it fit?
         return eager
 
     def _memory(self) -> float:
