@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distillkit import load_distilled
 from distillkit.sharing.push import PushOptions, push
 from tests.conftest import TINY
 
@@ -157,3 +158,28 @@ def test_start_to_artifact__seconds_of_each_stage(tmp_path):
     found = json.loads((tmp_path / "start.json").read_text())
     assert set(found["stages"]) == {"experts", "distill", "evaluate"}
     assert found["seconds"] > sum(found["stages"].values())
+
+
+def test_reference__sets_cards_and_a_table_and_nothing_twice(tmp_path):
+    work, cards, out = tmp_path / "work", tmp_path / "cards", tmp_path / "out"
+    arguments = ["--only", "digits-ipc1", "--methods", "random,mtt", "--seeds", "0", "--networks", "2"]
+    arguments += [
+        "--preset",
+        "smoke",
+        *tiny_settings("distill.outer_steps"),
+        "--work",
+        work,
+        "--cards",
+        cards,
+        "--out",
+        out,
+    ]
+    run("reference/run.py", *arguments)
+    rows = {row["method"]: row for row in json.loads((out / "results-cpu.json").read_text())["rows"]}
+    assert set(rows) == {"random", "mtt"}
+    assert len(rows["mtt"]["runs"][0]["accuracies"]) == 2
+    assert "| mtt | " in (out / "results-cpu.md").read_text()
+    assert load_distilled(cards / "digits-ipc1-mtt").results["architectures"]["convnet"]["n"] == 2
+    made = (work / "digits-ipc1-mtt" / "seed0" / "results.json").stat().st_mtime_ns
+    run("reference/run.py", *arguments)
+    assert (work / "digits-ipc1-mtt" / "seed0" / "results.json").stat().st_mtime_ns == made

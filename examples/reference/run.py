@@ -1,0 +1,194 @@
+"""The reference sets: every method on every problem of a tier, measured, with a table and a card of each.
+
+    python examples/reference/run.py --tier cpu --data-root DIR        # hours on two CPU cores, resumable
+    python examples/reference/run.py --tier gpu --data-root DIR        # the papers' settings, as far as time goes
+
+Each set is a run of ``distillkit compress`` in ``--work``, one for each distillation seed, five fresh networks each; a
+run that is finished is not made again, an interrupted one goes on. Experts are shared over seeds, and over methods
+where their recipes agree. The set of seed 0 goes to ``--cards`` (whole if its files are under 2 MB, else without its
+tensors), the table to ``--out``: accuracies beside the published ones, seconds of each stage, hardware and versions.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillkit import load_distilled
+from distillkit.artifact.layout import PUBLISHED
+
+CPU_CIFAR = {"network.width": 32, "distill.outer_steps": 150, "distill.select_every": 50}
+METHODS = ("random", "kmeans", "mtt", "datm", "ast", "mct", "pad")
+LARGEST_CARD = 2_000_000
+# Accuracies (%) of the papers at their own settings; by the field's habit, the maximum over checkpoints on test data.
+# AST's could not be found.
+PUBLISHED_RESULTS = {
+    ("cifar10", 1): {"mtt": 46.2, "datm": 46.9, "mct": 48.5, "pad": 47.2},
+    ("cifar10", 10): {"mtt": 65.4, "datm": 66.8, "mct": 66.0, "pad": 67.4},
+    ("cifar10", 50): {"mtt": 71.6, "datm": 76.1, "mct": 72.3, "pad": 77.0},
+    ("cifar100", 10): {"mtt": 39.7, "datm": 47.2, "mct": 42.5, "pad": 47.8},
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A data set at a number of images a class, with what this tier changes of the preset."""
+
+    dataset: str
+    ipc: int
+    preset: str
+    methods: tuple
+    changes: dict
+
+    @property
+    def name(self):
+        """Of its sets, before the method."""
+        return f"{self.dataset}-ipc{self.ipc}"
+
+
+TIERS = {
+    "cpu": [
+        Problem("digits", 1, "quick", METHODS, {}),
+        Problem("digits", 10, "quick", METHODS, {}),
+        Problem("cifar10", 1, "quick", METHODS, CPU_CIFAR),
+        Problem("cifar10", 10, "quick", METHODS, CPU_CIFAR | {"distill.outer_steps": 50, "distill.batch_size": 50}),
+    ],
+    "gpu": [
+        *(Problem("cifar10", ipc, "paper", METHODS[2:], {"evaluate.paper_protocol": True}) for ipc in (10, 1, 50)),
+        Problem("cifar100", 10, "paper", METHODS[2:], {"evaluate.paper_protocol": True}),
+    ],
+}
+
+
+def command(args, problem, method, seed):
+    """The command line of one run, and its folder."""
+    folder = args.work / f"{problem.name}-{method}" / f"seed{seed}"
+    settings = {"experts.seed": 0, "evaluate.networks": args.networks, **problem.changes}
+    if method != "random":  # measured once, as methods of their own
+        settings["evaluate.baselines"] = ["random"]
+    words = {key: json.dumps(value) for key, value in settings.items()} | dict(text.split("=", 1) for text in args.set)
+    line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
+    line += ["--method", method, "--preset", args.preset or problem.preset, "--seed", str(seed), "--out", str(folder)]
+    line += ["--quiet", *(part for key, value in words.items() for part in ("--set", f"{key}={value}"))]
+    return line + (["--data-root", args.data_root] if args.data_root else []), folder
+
+
+def run(args, problem, method, seed):
+    """One set; None if it failed, with the reason on stderr: the others go on."""
+    line, folder = command(args, problem, method, seed)
+    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    begin = time.time()
+    done = subprocess.run(
+        line, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": threads}
+    )
+    name = f"{problem.name}-{method} seed {seed}"
+    if done.returncode:
+        print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
+        return None
+    ds = load_distilled(folder)
+    row = ds.results["architectures"]["convnet"]
+    print(f"{name}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} ({time.time() - begin:.0f} s)", flush=True)
+    return {
+        "accuracies": row["accuracies"],
+        "validation": ds.results["selection"].get("validation_accuracy"),
+        "paper_protocol": ds.results.get("paper_protocol"),
+        "hard_labels": ds.results.get("hard_labels"),
+        "baselines": ds.results["baselines"],
+        "seconds": ds.config["wall_time_seconds"],
+        "hardware": ds.config["hardware"],
+        "versions": ds.config["versions"],
+        "folder": str(folder),
+    }
+
+
+def make_card(args, problem, method):
+    """The files of seed 0's set in ``--cards``; a large one is shown without the files that hold its images."""
+    folder, target = args.work / f"{problem.name}-{method}" / "seed0", args.cards / f"{problem.name}-{method}"
+    files = [name for name in PUBLISHED if (folder / name).is_file()]
+    whole = sum((folder / name).stat().st_size for name in files) <= LARGEST_CARD
+    for name in files:
+        if whole or (folder / name).suffix in (".md", ".json", ".png"):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(folder / name, target / name)
+
+
+def mean_and_std(values):
+    mean = sum(values) / len(values)
+    return mean, (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
+
+
+def table(args, found):
+    """Rows by method, columns by problem."""
+    problems = list(dict.fromkeys(row["problem"] for row in found))
+    methods = list(dict.fromkeys(row["method"] for row in found))
+    cells = {}
+    for row in found:
+        values = [100 * value for one in row["runs"] for value in one["accuracies"]]
+        mean, std = mean_and_std(values)
+        known = PUBLISHED_RESULTS.get((row["dataset"], row["ipc"]), {}).get(row["method"])
+        beside = f" (published {known}, {mean - known:+.1f})" if known and args.tier == "gpu" else ""
+        cells[row["method"], row["problem"]] = f"{mean:.1f} ± {std:.1f}{beside}"
+    some = found[0]["runs"][0]
+    lines = [
+        f"Test accuracy (%), mean ± standard deviation over {args.networks} networks of each of {len(args.seeds)} "
+        f"distillation seeds. {some['hardware']}, torch {some['versions']['torch']}.",
+        "",
+        f"| | {' | '.join(problems)} |",
+        "| --- " * (len(problems) + 1) + "|",
+    ]
+    for method in methods:
+        lines.append(f"| {method} | {' | '.join(cells.get((method, problem), '–') for problem in problems)} |")
+    return "\n".join(lines) + "\n"
+
+
+def parsed_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tier", choices=TIERS, default="cpu")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="problems, digits-ipc1,cifar10-ipc1")
+    parser.add_argument("--methods", type=lambda text: text.split(","))
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
+    parser.add_argument("--networks", type=int, default=5)
+    parser.add_argument("--preset", help="another one than the tier's")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every run")
+    parser.add_argument("--data-root")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
+    parser.add_argument("--work", type=Path, default=Path("runs/reference"))
+    parser.add_argument("--cards", type=Path, default=Path("cards"))
+    parser.add_argument("--out", type=Path, default=Path("examples/reference"))
+    return parser.parse_args()
+
+
+def main():
+    args = parsed_arguments()
+    problems = [problem for problem in TIERS[args.tier] if not args.only or problem.name in args.only]
+    wanted = [(p, method) for p in problems for method in p.methods if not args.methods or method in args.methods]
+    if not wanted:
+        sys.exit("nothing to make: --only and --methods leave no set")
+    begin, found = time.time(), []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        futures = [(p, m, [pool.submit(run, args, p, m, seed) for seed in args.seeds]) for p, m in wanted]
+        for problem, method, several in futures:
+            runs = [one for one in (future.result() for future in several) if one is not None]
+            if not runs:
+                continue
+            about = {"problem": problem.name, "dataset": problem.dataset, "ipc": problem.ipc, "method": method}
+            found.append({**about, "changes": problem.changes, "runs": runs})
+            make_card(args, problem, method)
+    if not found:
+        sys.exit("no set could be made")
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = args.out / f"results-{args.tier}"
+    about = {"tier": args.tier, "changed": args.set, "seconds": time.time() - begin, "rows": found}
+    stem.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(table(args, found))
+    print(table(args, found))
+
+
+if __name__ == "__main__":
+    main()
