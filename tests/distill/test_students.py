@@ -96,10 +96,10 @@ def test_outer_step__side_by_side_equals_in_turn(hypergradient):
 
 def test_curriculum__the_bound_grows_with_the_step_not_with_the_segment():
     settings = DistillSettings(
-        segments=8, sampler="curriculum", first_max_start_epoch=1, max_start_epoch=4, expansion_end_step=3
+        segments=40, sampler="curriculum", first_max_start_epoch=1, max_start_epoch=4, expansion_end_step=3
     )
     sample = segment_sampler(settings, Walks(), 0)
-    starts = [{sample(step * 8 + k).start for k in range(8)} for step in range(4)]
+    starts = [{sample(step * 40 + k).start for k in range(40)} for step in range(4)]
     assert starts == [{0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}]
 
 
