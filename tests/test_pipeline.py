@@ -373,3 +373,12 @@ def test_compress__eager_where_the_step_cannot_be_compiled(tmp_path, tiny, monke
     assert torch.equal(eager.images, never.images)
     with pytest.raises(ConfigError, match=r"distill\.compile=always, but the student's step cannot be compiled here"):
         run(tmp_path / "c", tiny, settings={"distill.compile": "always"})
+
+
+def test_compress__says_so_when_the_gate_skips_most_steps(tmp_path, tiny):
+    notes = Notes()
+    ds = run(tmp_path / "a", tiny, settings={"distill.gate": 1e-9}, progress=notes)
+    assert ds.results["selection"]["gated_steps"] == tiny["distill.outer_steps"]
+    assert any(
+        "4 of 4 steps were skipped, since their loss exceeded distill.gate=1e-09" in note for note in notes.notes
+    )

@@ -25,13 +25,13 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from measuring import seconds
 from torch import Tensor
 from torch.func import functional_call
 
@@ -170,17 +170,6 @@ VARIANTS: dict[str, Callable[[Problem], Gradients]] = {
 }
 NOT_BY_DEFAULT = ("exact-eager-kept", "exact-fp32-kept")
 NOT_ON_A_CPU = ("exact-tf32", "naive-tf32", "naive-bf16")
-
-
-def seconds(action: Callable[[], object], device: str) -> float:
-    """Wall time of one call, the device's queue included."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    action()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
 
 
 def peak_bytes(device: str) -> int:
