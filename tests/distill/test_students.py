@@ -94,6 +94,16 @@ def test_outer_step__side_by_side_equals_in_turn(hypergradient):
     )
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_outer_step__kept_graphs_carry_the_scale_of_the_inner_loss(together):
+    plain = task(3)
+    assert all(plain.inner_scale(plain.segments(number)) != 1 for number in range(3, 6))
+    if together:
+        functions = CompiledFunctions(TogetherLoss(InnerLoss(NETWORK, SoftLabels()), 3), backend=None)
+        plain = replace(plain, functions=functions, together=True)
+    assert close(outer_step(replace(plain, kept=3), state(1)), outer_step(plain, state(1)))
+
+
 def test_curriculum__the_bound_grows_with_the_step_not_with_the_segment():
     settings = DistillSettings(
         segments=40, sampler="curriculum", first_max_start_epoch=1, max_start_epoch=4, expansion_end_step=3
