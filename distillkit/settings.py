@@ -206,8 +206,8 @@ class DistillSettings(Section):
     compile: Literal["auto", "always", "never"] = "auto"
     """Compile the student's step; ``auto`` where the work is worth a minute of compiling and a compiler is there."""
     keep_gib: float | None = Field(None, ge=0)
-    """Memory, in GiB, for graphs of inner steps that an uncompiled run keeps instead of making them anew, which saves
-    a third of the time; default 1, on a GPU half of what is free."""
+    """Memory, in GiB, for graphs of inner steps that are kept instead of made anew, which saves up to a third of the
+    time; default 1, on a GPU half of what is free (none where a compiled step is replayed as recorded kernels)."""
     cuda_graphs: bool = True
     """On a GPU, replay the compiled step as recorded kernels, without the host."""
     together: Literal["auto", "always", "never"] = "auto"

@@ -12,6 +12,7 @@ from distillkit.errors import Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.stages import student
 from tests.test_pipeline import Notes, StopAfter, run
 
 
@@ -63,10 +64,18 @@ def test_bf16__gradient_and_adjoint_stay_float32_and_agree(data, form):
         assert F.cosine_similarity(low.flatten(), full.flatten(), dim=0) > 0.99
 
 
-def test_auto__takes_the_fastest_that_agrees_and_keeps_it(tmp_path, tiny, monkeypatch):
+@pytest.fixture
+def fast_bf16(monkeypatch):
+    """A machine on which bfloat16 is fast, and steps are compiled by leaving them as they are."""
     monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
+    monkeypatch.setattr(student, "CompiledFunctions", lambda loss, **options: CompiledFunctions(loss, backend=None))
+    monkeypatch.setattr(student, "trace_bytes", lambda *arguments: 2**50)  # too much to keep
+    return {"distill.compile": "always"}
+
+
+def test_auto__takes_the_fastest_that_agrees_and_keeps_it(tmp_path, tiny, fast_bf16):
     notes = Notes()
-    ds = run(tmp_path / "a", tiny, settings={"distill.compile": "never"}, progress=notes)
+    ds = run(tmp_path / "a", tiny, settings=fast_bf16, progress=notes)
     chosen = ds.results["selection"]
     assert chosen["precision"] == "bf16"
     assert 0.995 <= chosen["cosine_to_fp32"]["bf16"] < 1
@@ -75,24 +84,29 @@ def test_auto__takes_the_fastest_that_agrees_and_keeps_it(tmp_path, tiny, monkey
     assert (kept.precision, kept.agreement) == ("bf16", chosen["cosine_to_fp32"])
 
 
-def test_auto__falls_back_where_none_agrees(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
+def test_auto__is_float32_where_the_step_is_not_compiled(tmp_path, tiny, fast_bf16):
+    notes = Notes()
+    ds = run(tmp_path / "a", tiny, settings={"distill.compile": "never"}, progress=notes)
+    assert ds.results["selection"]["precision"] == "fp32"
+    assert not any("bf16" in note for note in notes.notes)
+
+
+def test_auto__falls_back_where_none_agrees(tmp_path, tiny, fast_bf16, monkeypatch):
     monkeypatch.setattr("distillkit.stages.student.AGREEMENT", 1.1)
     notes = Notes()
-    found = run(tmp_path / "a", tiny, settings={"distill.compile": "never"}, progress=notes).results["selection"]
+    found = run(tmp_path / "a", tiny, settings=fast_bf16, progress=notes).results["selection"]
     assert found["precision"] == "fp32"
     assert found["cosine_to_fp32"]["bf16"] < 1
     assert any("distilling in float32" in note for note in notes.notes)
 
 
-def test_auto__a_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
-    whole = run(tmp_path / "whole", tiny, settings={"distill.compile": "never"})
+def test_auto__a_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, tiny, fast_bf16, monkeypatch):
+    whole = run(tmp_path / "whole", tiny, settings=fast_bf16)
     stop = StopRequest()
     with pytest.raises(Interrupted):
-        run(tmp_path / "a", tiny, settings={"distill.compile": "never"}, stop=stop, progress=StopAfter(stop, 9))
+        run(tmp_path / "a", tiny, settings=fast_bf16, stop=stop, progress=StopAfter(stop, 9))
     monkeypatch.setattr("distillkit.stages.student._precision", None)  # nothing is decided again
-    assert torch.equal(run(tmp_path / "a", tiny, settings={"distill.compile": "never"}).images, whole.images)
+    assert torch.equal(run(tmp_path / "a", tiny, settings=fast_bf16).images, whole.images)
 
 
 def test_candidates__what_the_user_names_is_what_is_taken():

@@ -10,11 +10,13 @@ which an eager pass writes to memory one by one, are fused then. Legend: B batch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
 from torch.utils.flop_counter import FlopCounterMode
@@ -196,7 +198,10 @@ class CompiledFunctions:
         """G with its graph: the compiler makes the adjoint from the gradient, as it makes any backward pass."""
         theta, seen, labels = _leaf(theta_P), _leaf(seen_B), _leaf(labels_B, wanted.labels)
         self._begin()
-        return Trace(self._gradient(theta, seen, labels), theta, seen, labels)
+        # remember what convolutions made and make the rest anew: a third of the memory, and on a CPU, where writing it
+        # down is what costs, four fifths of the time
+        with functorch_config.patch(aggressive_recomputation=True):
+            return Trace(self._gradient(theta, seen, labels), theta, seen, labels)
 
     def _begin(self) -> None:
         if self._cuda_graphs:
@@ -283,8 +288,10 @@ def trace_bytes(functions: StepFunctions, size: int, seen_B: Tensor, labels_B: T
         held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    theta = torch.zeros(size, device=seen_B.device)
+    functions.trace(theta, seen_B, labels_B, wanted).adjoint(theta, wanted)  # compiled here: hooks are in its way
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        trace = functions.trace(torch.zeros(size, device=seen_B.device), seen_B, labels_B, wanted)
+        trace = functions.trace(theta, seen_B, labels_B, wanted)
     del trace  # until here every storage lives, so that no address comes twice
     return sum(held.values())
 
@@ -297,9 +304,20 @@ def try_functions(functions: StepFunctions, size: int, seen_B: Tensor, labels_B:
         OutOfMemoryError: they do not fit into a GPU's memory.
     """
     theta, w = torch.zeros(2, size, device=seen_B.device)  # not one tensor twice: that is another function
-    try:
+    with compiling():
         functions.gradient(theta, seen_B, labels_B)
         functions.adjoint(theta, seen_B, labels_B, w, wanted)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Whatever goes wrong inside, but for memory, is why something cannot be compiled.
+
+    Raises:
+        CompileError: in one line, why not.
+    """
+    try:
+        yield
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds

@@ -24,6 +24,7 @@ from distillkit.distill.step_functions import (
     StepFunctions,
     TogetherLoss,
     Wanted,
+    compiling,
     compiling_pays,
     trace_bytes,
     try_functions,
@@ -43,22 +44,26 @@ def settled(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwor
     """
     if state.step >= task.settings.outer_steps:
         return task
+    compiles = _compiles(prepared, task.settings, network, state)
     if state.precision is None:
-        state.precision = _precision(run, task, network, state)
+        state.precision = _precision(run, task, network, state, compiles)
     loss = InnerLoss(_network_in(network, state.precision), task.labels)
     with arithmetic(state.precision, run.device):
-        return _formed(run, prepared, task, loss, state)
+        return _formed(run, task, loss, state, compiles)
 
 
 def _network_in(network: FlatNetwork, precision: str) -> FlatNetwork:
     return network if precision == "fp32" else FlatNetwork(in_precision(copy.deepcopy(network.module), precision))
 
 
-def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState) -> str:
-    """The fastest of those allowed whose hypergradient of the first step agrees with that of float32."""
+def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState, compiles: bool) -> str:
+    """The fastest of those allowed whose hypergradient of the first step agrees with that of float32.
+
+    On a CPU bfloat16 is faster than float32 only where the step is compiled: the rounding is fused then.
+    """
     asked = run.settings.precision
     allowed = candidates(asked, run.device)
-    if allowed[0] == "fp32":
+    if allowed[0] == "fp32" or (asked == "auto" and run.device.type == "cpu" and not compiles):
         return "fp32"
     if asked not in ("auto", *available(run.device)):
         run.progress.note(f"{asked} is not what this machine computes fast; --precision auto would not take it")
@@ -82,14 +87,14 @@ def _direction(run: Run, precision: str, task: DistillTask, state: OuterState) -
     return torch.cat([part.flatten().double() for part in (result.images, result.labels) if part is not None])
 
 
-def _formed(run: Run, prepared: Prepared, task: DistillTask, loss: InnerLoss, state: OuterState) -> DistillTask:
+def _formed(run: Run, task: DistillTask, loss: InnerLoss, state: OuterState, compiles: bool) -> DistillTask:
     """In turn or side by side; a GPU whose memory does not hold the students side by side takes them in turn.
 
     Raises:
         ConfigError: the settings ask for something that cannot be had here.
     """
     settings, count = task.settings, task.settings.segments
-    maker = _Maker(run, settings, state, _compiles(prepared, settings, loss.network, state))
+    maker = _Maker(run, settings, state, compiles)
     if _side_by_side(settings, run.device, state):
         together = TogetherLoss(loss, count)
         trial = _trial(task, state, loss.network.size, count)
@@ -159,29 +164,43 @@ class _Maker:
             return self._eager(loss, eager, trial)
         note = self.run.progress.note
         note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
-        compiled = CompiledFunctions(loss, cuda_graphs=self.settings.cuda_graphs and self.run.device.type == "cuda")
+        graphs = self.settings.cuda_graphs and self.run.device.type == "cuda"
+        compiled = CompiledFunctions(loss, cuda_graphs=graphs)
         try:
-            for _ in range(CALLS_UNTIL_RECORDED if self.settings.cuda_graphs else 1):
-                try_functions(compiled, *trial)
+            if graphs:  # which are replayed in place: nothing of them can be kept
+                kept = 0
+            else:
+                with compiling():
+                    kept = self._keepable(compiled, 1, trial)
+            if kept < self.settings.inner_steps:
+                for _ in range(CALLS_UNTIL_RECORDED if graphs else 1):
+                    try_functions(compiled, *trial)
         except CompileError as error:
             self._refuse_if_it_must(error)
             note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
             return self._eager(loss, eager, trial)
-        self.state.compiled, self.state.kept = True, 0
+        self.state.compiled, self.state.kept = True, kept
         return compiled
 
     def _eager(self, loss: FunctionalLoss, eager: StepFunctions, trial: Trial) -> StepFunctions:
-        """Without a compiler it pays to keep the graphs of as many inner steps as there is memory for."""
+        """Operation by operation."""
         self.state.compiled = False
-        if self.state.kept is None:
-            one, count = (loss.loss, loss.count) if isinstance(loss, TogetherLoss) else (loss, 1)
-            size, seen, labels, wanted = trial
-            part = slice(len(seen) // count)
-            held = count * trace_bytes(EagerFunctions(one), size // count, seen[part], labels[part], wanted)
-            self.state.kept = min(self.settings.inner_steps, int(self._memory() / max(1, held)))
+        one, count = (loss.loss, loss.count) if isinstance(loss, TogetherLoss) else (loss, 1)
+        self.state.kept = self._keepable(EagerFunctions(one), count, trial)
         if isinstance(loss, TogetherLoss):
             try_functions(eager, *trial)  # does it fit?
         return eager
+
+    def _keepable(self, functions: StepFunctions, count: int, trial: Trial) -> int:
+        """Inner steps whose graphs the memory holds: that many are kept instead of being made anew, which saves time.
+
+        ``functions`` are those of one of ``count`` students. As told before, in a run that goes on.
+        """
+        size, seen, labels, wanted = trial
+        part = slice(len(seen) // count)
+        held = count * trace_bytes(functions, size // count, seen[part], labels[part], wanted)
+        fitting = min(self.settings.inner_steps, int(self._memory() / max(1, held)))
+        return fitting if self.state.kept is None else self.state.kept
 
     def _memory(self) -> float:
         """Bytes that kept graphs may fill."""

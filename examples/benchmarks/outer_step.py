@@ -167,8 +167,9 @@ VARIANTS: dict[str, Callable[[Problem], Gradients]] = {
     "exact-fp32-kept": lambda problem: exact_compiled(problem, "fp32", kept=True),
     "exact-tf32": lambda problem: exact_compiled(problem, "tf32"),
     "exact-bf16": lambda problem: exact_compiled(problem, "bf16"),
+    "exact-bf16-kept": lambda problem: exact_compiled(problem, "bf16", kept=True),
 }
-NOT_BY_DEFAULT = ("exact-eager-kept", "exact-fp32-kept")
+NOT_BY_DEFAULT = ("exact-eager-kept",)
 NOT_ON_A_CPU = ("exact-tf32", "naive-tf32", "naive-bf16")
 
 

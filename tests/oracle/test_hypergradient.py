@@ -110,8 +110,10 @@ def test_hypergradient__equals_the_independent_unroll(count, batch, momentum):
     assert rel(found.lr, lr) <= 1e-9
 
 
-@pytest.mark.parametrize("form", ["eager", "functional"])
-@pytest.mark.parametrize(("kept", "momentum"), [(1, 0.0), (3, 0.9), (5, 0.0)])
+KEPT = [(form, kept, momentum) for form in ("eager", "functional") for kept, momentum in [(1, 0.0), (3, 0.9), (5, 0.0)]]
+
+
+@pytest.mark.parametrize(("form", "kept", "momentum"), [*KEPT, pytest.param("compiled", 3, 0.9, marks=needs_compiler)])
 def test_hypergradient__kept_graphs(form, kept, momentum):
     p, steps = problem(5), inner_steps(5, 5)
     loss, images, labels, lr = unroll_by_hand(p, steps, momentum, middle_at=3)
