@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from distillkit.errors import ConfigError
+from distillkit.networks.convnet import round_log2
 
 SMALL = 64  # pixels; from here down, a network made for 224 pixels would end in a 1x1 map
 
@@ -34,6 +35,23 @@ def _cifar_stem(model: nn.Module, channels: int) -> str | None:
     model.conv1 = nn.Conv2d(channels, stem.out_channels, 3, stride=1, padding=1, bias=stem.bias is not None)
     model.maxpool = nn.Identity()
     return "stem: 3x3 convolution of stride 1, no max pooling"
+
+
+def _small_vgg(model: nn.Module, image_size: int, num_classes: int) -> str | None:
+    """VGG as the field has it on small images: no hidden layers of 7x7 maps, no pooling of a single pixel."""
+    from timm.layers import ClassifierHead
+    from timm.models.vgg import VGG
+
+    if not isinstance(model, VGG):
+        return None
+    poolings = [place for place, layer in enumerate(model.features) if isinstance(layer, nn.MaxPool2d)]
+    surplus = poolings[round_log2(image_size) :]
+    for place in surplus:
+        model.features[place] = nn.Identity()
+    model.pre_logits = nn.Identity()
+    model.head = ClassifierHead(model.num_features, num_classes)
+    note = "head: one linear layer, no hidden ones"
+    return f"{note}; the last {len(surplus)} poolings left out" if surplus else note
 
 
 def _runs(model: nn.Module, channels: int, image_size: int) -> bool:
@@ -84,9 +102,10 @@ def prepare_model(name: str, *, num_classes: int, image_size: int, channels: int
         if model is None:
             continue
         notes = [note] if note else []
-        stem = _cifar_stem(model, channels) if image_size <= SMALL else None
+        if image_size <= SMALL:
+            notes += filter(None, [_cifar_stem(model, channels), _small_vgg(model, image_size, num_classes)])
         if _runs(model, channels, image_size):
-            return model, notes + ([stem] if stem else [])
+            return model, notes
     raise ConfigError(
         f"timm/{name} does not take {image_size}x{image_size} images in any form tried; choose another network"
     )

@@ -47,9 +47,23 @@ def settled(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwor
     compiles = _compiles(prepared, task.settings, network, state)
     if state.precision is None:
         state.precision = _precision(run, task, network, state, compiles)
-    loss = InnerLoss(_network_in(network, state.precision), task.labels)
-    with arithmetic(state.precision, run.device):
+    formed = _in_form(run, task, network, state, compiles)
+    if not state.compiled and not _pays(run, state.precision, compiled=False):
+        state.precision, state.kept = "fp32", None  # chosen for a compiled step, and there is no compiler
+        formed = _in_form(run, task, network, state, False)
+    return formed
+
+
+def _in_form(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState, compiles: bool) -> DistillTask:
+    precision = state.precision or "fp32"
+    loss = InnerLoss(_network_in(network, precision), task.labels)
+    with arithmetic(precision, run.device):
         return _formed(run, task, loss, state, compiles)
+
+
+def _pays(run: Run, precision: str, *, compiled: bool) -> bool:
+    """On a CPU bfloat16 is faster than float32 only where the step is compiled: the rounding is fused then."""
+    return compiled or run.settings.precision != "auto" or run.device.type != "cpu" or precision == "fp32"
 
 
 def _network_in(network: FlatNetwork, precision: str) -> FlatNetwork:
@@ -57,13 +71,10 @@ def _network_in(network: FlatNetwork, precision: str) -> FlatNetwork:
 
 
 def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState, compiles: bool) -> str:
-    """The fastest of those allowed whose hypergradient of the first step agrees with that of float32.
-
-    On a CPU bfloat16 is faster than float32 only where the step is compiled: the rounding is fused then.
-    """
+    """The fastest of those allowed whose hypergradient of the first step agrees with that of float32."""
     asked = run.settings.precision
     allowed = candidates(asked, run.device)
-    if allowed[0] == "fp32" or (asked == "auto" and run.device.type == "cpu" and not compiles):
+    if not _pays(run, allowed[0], compiled=compiles) or allowed[0] == "fp32":
         return "fp32"
     if asked not in ("auto", *available(run.device)):
         run.progress.note(f"{asked} is not what this machine computes fast; --precision auto would not take it")
