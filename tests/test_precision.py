@@ -70,6 +70,7 @@ def fast_bf16(monkeypatch):
     monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
     monkeypatch.setattr(student, "CompiledFunctions", lambda loss, **options: CompiledFunctions(loss, backend=None))
     monkeypatch.setattr(student, "trace_bytes", lambda *arguments: 2**50)  # too much to keep
+    monkeypatch.setattr(student, "LOW_PRECISION_FROM_FLOP", 0)
     return {"distill.compile": "always"}
 
 
