@@ -49,6 +49,16 @@ STUDIES = {
         "PAD, no curriculum": ("pad", {"distill.first_max_start_epoch": None}),
         "PAD, no gate": ("pad", {"distill.gate": None}),
     },
+    "best": {
+        "AST": ("ast", {}),
+        "best": ("best", {}),
+        "best, experts smoothed by clipping": ("best", {"experts.loss": "clipping"}),
+        "best, start perturbed": ("best", {"distill.perturbation": "conv-relative"}),
+        "best, inner loss not balanced": ("best", {"distill.inner_scale": "none"}),
+        "best, no intermediate matching": ("best", {"distill.matching": "parameter-distance"}),
+        "best, two segments a step": ("best", {"distill.segments": 2}),
+        "best, labels learned": ("best", {"distill.labels": "soft", "distill.lr_label": 0.2}),
+    },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),
         "MTT, compiled": ("mtt", {"distill.compile": "always"}),

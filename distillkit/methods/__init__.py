@@ -2,6 +2,7 @@
 
 from distillkit.methods.ast import AST
 from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.best import BEST
 from distillkit.methods.coresets import KMEANS, RANDOM
 from distillkit.methods.datm import DATM
 from distillkit.methods.mct import MCT
@@ -9,7 +10,7 @@ from distillkit.methods.mtt import MTT
 from distillkit.methods.pad import PAD, PAD_RELEASED
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (MTT, AST, MCT, DATM, PAD, PAD_RELEASED, RANDOM, KMEANS)
+    method.name: method for method in (MTT, AST, MCT, DATM, PAD, PAD_RELEASED, BEST, RANDOM, KMEANS)
 }
 
 __all__ = ["METHODS", "Layer", "Method", "Problem"]

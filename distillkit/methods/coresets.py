@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distillkit.methods import mtt
 from distillkit.methods.base import Layer, Method, Problem
 
 _NOTHING_LEARNED = {"experts.count": 0, "distill.outer_steps": 0, "distill.lr_init": 0.01}
@@ -11,13 +12,18 @@ def _none_learned(problem: Problem) -> Layer:
     return Layer("coreset", _NOTHING_LEARNED)
 
 
+def _quick(problem: Problem) -> Layer:
+    """Trained on at the learning rate that learned sets of this problem begin with."""
+    return Layer("coreset", {**_NOTHING_LEARNED, "distill.lr_init": mtt.quick(problem).values["distill.lr_init"]})
+
+
 RANDOM = Method(
     name="random",
     title="Random subset",
     summary="real training images drawn at random from each class",
     parts={"distill.init": "real", "distill.labels": "hard"},
     published=_none_learned,
-    quick=_none_learned,
+    quick=_quick,
     published_problems=("every data set and ipc",),
 )
 KMEANS = Method(
@@ -26,6 +32,6 @@ KMEANS = Method(
     summary="the real training images nearest to the centroids of k-means in each class",
     parts={"distill.init": "kmeans", "distill.labels": "hard"},
     published=_none_learned,
-    quick=_none_learned,
+    quick=_quick,
     published_problems=("every data set and ipc",),
 )

@@ -56,9 +56,14 @@ Gradients = tuple[Tensor, Tensor]
 class Problem:
     """A segment, a synthetic set and its inner steps; equal arguments give equal problems."""
 
-    def __init__(self, ipc: int, inner_steps: int, batch: int, width: int, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, ipc: int, inner_steps: int, batch: int, width: int, device: str, dtype: torch.dtype, smooth: bool = False
+    ) -> None:
         torch.manual_seed(0)
         self.module = ConvNet(3, (PIXELS, PIXELS), CLASSES, width, DEPTH, "instance").to(device, dtype)
+        for place, layer in enumerate(self.module.features):
+            if smooth and isinstance(layer, torch.nn.ReLU):
+                self.module.features[place] = torch.nn.Softplus()
         self.device = torch.device(device)
         self.start = flatten_parameters(self.module)
         generator = torch.Generator().manual_seed(1)
@@ -229,16 +234,18 @@ def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any
     shape = (options.ipc, inner_steps, options.batch, options.width)
     peaks = {name: measure_memory(name, options, inner_steps) for name in options.variants}
     fitting = {name: VARIANTS[name] for name in options.variants if peaks[name] is not None}
-    problem = Problem(*shape, options.device, torch.float32)
+    problem = Problem(*shape, options.device, torch.float32, options.smooth)
     times: dict[str, list[float]] = {name: [] for name in options.variants}
     results: dict[str, Gradients] = {}
     for variant in fitting.values():  # warm up
-        variant(Problem(options.ipc, 1, options.batch, options.width, options.device, torch.float32))
+        variant(Problem(options.ipc, 1, options.batch, options.width, options.device, torch.float32, options.smooth))
     for _ in range(options.rounds):
         for name, variant in fitting.items():
             elapsed = seconds(lambda v=variant, n=name: results.__setitem__(n, v(problem)), options.device)
             times[name].append(elapsed)
-    reference = exact_eager(Problem(*shape, "cpu", torch.float64))[0].flatten() if options.check else None
+    reference = (
+        exact_eager(Problem(*shape, "cpu", torch.float64, options.smooth))[0].flatten() if options.check else None
+    )
     images = min(options.batch, CLASSES * options.ipc)
     floor = 12 * FORWARD_GFLOP.get(options.width, float("nan")) * inner_steps * images
     rows = []
@@ -300,6 +307,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--check", action="store_true", help="compare with float64")
+    parser.add_argument(
+        "--smooth",
+        action="store_true",
+        help="softplus for ReLU: what differs from float64 is rounding then, not activations that it moved past 0",
+    )
     parser.add_argument(
         "--variants", type=lambda text: text.split(","), help="default: all that the device has, without kept graphs"
     )

@@ -30,6 +30,8 @@ RANDOM_DRAWS = 5
 
 def measure(args):
     """The body of one set's process: rows by name, as JSON on stdout."""
+    import torch
+
     from distillkit import load_distilled
     from distillkit.data.coresets import select_coreset
     from distillkit.environment import keep_freed_memory
@@ -37,8 +39,6 @@ def measure(args):
     from distillkit.evaluation.recipe import recipe_from_json
     from distillkit.networks.build import build_network, parse_architecture
     from distillkit.settings import NetworkSettings
-
-    import torch
 
     keep_freed_memory(torch.device("cpu"))
     ds = load_distilled(args.set)

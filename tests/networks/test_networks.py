@@ -77,6 +77,15 @@ def test_prepare_model__resnet_keeps_a_4x4_map():
     assert "3x3" in notes[0]
 
 
+@pytest.mark.parametrize(("size", "pooled"), [(32, 5), (8, 3)])
+def test_prepare_model__vgg_as_the_field_has_it_on_small_images(size, pooled):
+    model, notes = prepare_model("vgg11_bn", num_classes=7, image_size=size, channels=1)
+    assert model(torch.zeros(2, 1, size, size)).shape == (2, 7)
+    assert sum(p.numel() for p in model.parameters()) < 10e6  # the hidden layers alone have more than ten times that
+    assert sum(isinstance(layer, torch.nn.MaxPool2d) for layer in model.features) == pooled
+    assert notes == ["head: one linear layer, no hidden ones" + ("; the last 2 poolings left out" if size == 8 else "")]
+
+
 def test_prepare_model__unknown_name_suggests():
     with pytest.raises(ConfigError, match="timm has no network"):
         prepare_model("resnet181", num_classes=10, image_size=32)

@@ -1,0 +1,36 @@
+"""``best``: the parts of the published methods that together did best on validation data of digits and CIFAR-10.
+
+No paper's method: a combination, chosen on small settings (``examples/ABLATIONS.md`` has the table). It is AST's
+aligned student on experts with momentum, without the parts of AST that cost validation accuracy.
+"""
+
+from __future__ import annotations
+
+from distillkit.methods import ast
+from distillkit.methods.base import Layer, Method, Problem
+
+CHANGED = {"experts.loss": "cross-entropy", "distill.perturbation": "none"}
+"""What differs from AST: experts are not smoothed, the student's start is not perturbed."""
+
+
+def published(problem: Problem) -> Layer | None:
+    """AST's published settings with the changed parts, where there are some."""
+    layer = ast.published(problem)
+    return None if layer is None else Layer(f"{layer.origin}; the parts of best", {**layer.values, **CHANGED})
+
+
+def quick(problem: Problem) -> Layer:
+    """AST's quick settings with the changed parts."""
+    return Layer("quick preset (best)", {**ast.quick(problem).values, **CHANGED})
+
+
+BEST = Method(
+    name="best",
+    title="best: AST's student on momentum experts, without smoothing and perturbation",
+    summary="the combination of the papers' parts that did best on validation data of digits and CIFAR-10",
+    parts={**ast.AST.parts, **CHANGED},
+    published=published,
+    quick=quick,
+    published_problems=ast.AST.published_problems,
+    citation=ast.AST.citation,
+)
