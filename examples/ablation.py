@@ -52,10 +52,10 @@ STUDIES = {
     "best": {
         "AST": ("ast", {}),
         "best": ("best", {}),
-        "best, experts smoothed by clipping": ("best", {"experts.loss": "clipping"}),
-        "best, start perturbed": ("best", {"distill.perturbation": "conv-relative"}),
+        "best, start not perturbed": ("best", {"distill.perturbation": "none"}),
         "best, inner loss not balanced": ("best", {"distill.inner_scale": "none"}),
         "best, no intermediate matching": ("best", {"distill.matching": "parameter-distance"}),
+        "best, student without momentum": ("best", {"distill.inner_momentum": 0.0, "distill.lr_init": 0.02}),
         "best, two segments a step": ("best", {"distill.segments": 2}),
         "best, labels learned": ("best", {"distill.labels": "soft", "distill.lr_label": 0.2}),
     },
