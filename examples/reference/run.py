@@ -83,6 +83,8 @@ def command(args, problem, method, seed):
     """The command line of one run, and its folder."""
     folder = args.work / f"{problem.name}-{method}" / f"seed{seed}"
     settings = {"experts.seed": 0, "evaluate.networks": args.networks, **problem.changes}
+    if method in CORESETS:
+        settings = {key: value for key, value in settings.items() if not key.startswith("distill.")}
     if seed != args.seeds[0]:  # the set alone; what it is measured beside is measured once
         settings |= {"evaluate.baselines": [], "evaluate.uint8": False, "evaluate.label_rows": False}
     elif method != "random":  # the other baselines are methods of their own
