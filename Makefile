@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
+.PHONY: demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
 
 demo: install  ## distil scikit-learn's digits to one image per class (a few minutes on two CPU cores)
 	$(BIN)/distillkit compress digits --ipc 1 --method ast
@@ -40,6 +40,10 @@ benchmark: install-dev  ## what the README's speed tables were made with (an hou
 	$(BIN)/python examples/benchmarks/experts.py --out $(RESULTS)/experts-cpu
 	$(BIN)/python examples/benchmarks/evaluation.py --out $(RESULTS)/evaluation-cpu-ipc10
 	$(BIN)/python examples/benchmarks/start_to_artifact.py digits --method ast --out $(RESULTS)/start-cpu-digits
+
+reference: install-dev  ## the reference sets, their cards and the README's table (an hour on two CPU cores; DATA: local CIFAR-10)
+	$(BIN)/python examples/reference/run.py --tier cpu --jobs 2 $(if $(DATA),--data-root $(DATA))
+	$(BIN)/python examples/reference/cross.py --tier cpu --jobs 2 $(if $(DATA),--data-root $(DATA))
 
 benchmark-gpu: install-dev  ## the same on one GPU, at the papers' sizes
 	$(BIN)/python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,30,80 --rounds 5 --check --json $(RESULTS)/outer_step-gpu-ipc10.json

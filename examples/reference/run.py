@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.nn.functional as F
+
 from distillkit import load_distilled
 from distillkit.artifact.layout import PUBLISHED
 
@@ -39,6 +41,8 @@ METHODS = ("random", "kmeans", "mtt", "datm", "ast", "mct", "pad", "best")
 CORESETS = METHODS[:2]
 CPU_TEN = {"distill.batch_size": 50, "evaluate.epochs": 101}
 LARGEST_CARD = 2_000_000
+RECOGNISED = 0.7
+"""Correlation from which a learned image still is the photograph that it began as."""
 # Accuracies (%) of the papers at their own settings; by the field's habit, the maximum over checkpoints on test data.
 # AST's could not be found.
 PUBLISHED_RESULTS = {
@@ -87,8 +91,6 @@ def command(args, problem, method, seed):
         settings = {key: value for key, value in settings.items() if not key.startswith("distill.")}
     if seed != args.seeds[0]:  # the set alone; what it is measured beside is measured once
         settings |= {"evaluate.baselines": [], "evaluate.uint8": False, "evaluate.label_rows": False}
-    elif method != "random":  # the other baselines are methods of their own
-        settings["evaluate.baselines"] = ["random"]
     words = {key: json.dumps(value) for key, value in settings.items()} | dict(text.split("=", 1) for text in args.set)
     line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
     line += ["--method", method, "--preset", args.preset or problem.preset, "--seed", str(seed), "--out", str(folder)]
@@ -99,6 +101,8 @@ def command(args, problem, method, seed):
 def run(args, problem, method, seed):
     """One set; None if it failed, with the reason on stderr: the others go on."""
     line, folder = command(args, problem, method, seed)
+    if args.done and not (folder / "results.json").is_file():
+        return None
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     begin = time.time()
     done = subprocess.run(
@@ -127,13 +131,13 @@ def run(args, problem, method, seed):
 def make_card(args, problem, method):
     """The files of the first seed's set in ``--cards``: whole if it is small and its images are its own.
 
-    A large one is shown without its tensors; a subset of somebody's photographs without the photographs too.
+    A large one is shown without its tensors; somebody's photographs, however little changed, are not shown at all.
     """
     folder = args.work / f"{problem.name}-{method}" / f"seed{args.seeds[0]}"
     target = args.cards / f"{problem.name}-{method}"
     files = [name for name in PUBLISHED if (folder / name).is_file()]
     small = sum((folder / name).stat().st_size for name in files) <= LARGEST_CARD
-    photographs = problem.dataset != "digits" and not learned(folder, method)
+    photographs = problem.dataset != "digits" and likeness(folder, args.data_root) > RECOGNISED
     if target.is_dir():
         shutil.rmtree(target)
     for name in files:
@@ -146,9 +150,12 @@ def make_card(args, problem, method):
         card.write_text(re.sub(r"!\[[^]]*\]\(preview.png\)\n\n", "", card.read_text()))
 
 
-def learned(folder, method):
-    """Whether the images of a set are its own, and not real ones that no outer step improved."""
-    return method not in CORESETS and json.loads((folder / "results.json").read_text())["selection"].get("step") != 0
+def likeness(folder, data_root):
+    """Median over a set's images of the correlation with the training image that is most like it: 1 for real ones."""
+    ds = load_distilled(folder)
+    train = ds.preprocess(ds.load_source(data_root=data_root).train.images)
+    own, real = (F.normalize(images.flatten(1) - images.flatten(1).mean(1, True)) for images in (ds.images, train))
+    return float((own @ real.T).max(1).values.median())
 
 
 def mean_and_std(values):
@@ -168,9 +175,11 @@ def table(args, found):
         beside = f" (published {known}, {mean - known:+.1f})" if known and args.tier == "gpu" else ""
         cells[row["method"], row["problem"]] = f"{mean:.1f} ± {std:.1f}{beside}"
     some = found[0]["runs"][0]
+    fewer = {row["problem"]: len(row["runs"]) for row in found if len(row["runs"]) < len(args.seeds)}
+    less = f" (fewer: {', '.join(f'{name} {count}' for name, count in fewer.items())})" if fewer else ""
     lines = [
         f"Test accuracy (%), mean ± standard deviation over {args.networks} networks of each of {len(args.seeds)} "
-        f"distillation seeds. {some['hardware']}, torch {some['versions']['torch']}.",
+        f"distillation seeds{less}. {some['hardware']}, torch {some['versions']['torch']}.",
         "",
         f"| | {' | '.join(problems)} |",
         "| --- " * (len(problems) + 1) + "|",
@@ -190,6 +199,7 @@ def parsed_arguments():
     parser.add_argument("--preset", help="another one than the tier's")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every run")
     parser.add_argument("--data-root")
+    parser.add_argument("--done", action="store_true", help="begin nothing: cards and a table of what is finished")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
     parser.add_argument("--work", type=Path, default=Path("runs/reference"))
     parser.add_argument("--cards", type=Path, default=Path("cards"))
