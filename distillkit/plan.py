@@ -25,6 +25,7 @@ from distillkit.stages.context import Prepared, Run, determining, prepare
 from distillkit.stages.distillation import check_distillation, distill_task
 from distillkit.stages.evaluation import set_rows
 from distillkit.stages.experts import expert_setup, planned_trajectories
+from distillkit.stages.student import DEFAULT_KEPT
 from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
@@ -249,7 +250,9 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
     distill, size = run.settings.distill, run.settings.ipc * prepared.num_classes
     inner = min(PROBE_INNER_STEPS, distill.inner_steps)
     same_work = max(1, distill.outer_steps * distill.inner_steps // inner)  # which decides whether compiling pays
-    short = distill.model_copy(update={"inner_steps": inner, "outer_steps": same_work})
+    kept = DEFAULT_KEPT if distill.keep_gib is None and run.device.type == "cpu" else distill.keep_gib
+    share = None if kept is None else kept * inner / distill.inner_steps  # of the steps, as many are kept as in the run
+    short = distill.model_copy(update={"inner_steps": inner, "outer_steps": same_work, "keep_gib": share})
     probe = replace(run, settings=run.settings.model_copy(update={"distill": short}))
     network = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
     walk = _Walk(flatten_parameters(network), planned_trajectories(run.settings))

@@ -1,6 +1,7 @@
 """The examples run as their heads say; the one without distillkit reaches what the card promises."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -175,11 +176,23 @@ def test_reference__sets_cards_and_a_table_and_nothing_twice(tmp_path):
         out,
     ]
     run("reference/run.py", *arguments)
-    rows = {row["method"]: row for row in json.loads((out / "results-cpu.json").read_text())["rows"]}
+    rows = {row["method"]: row for row in json.loads((out / "results-cpu-part.json").read_text())["rows"]}
     assert set(rows) == {"random", "mtt"}
     assert len(rows["mtt"]["runs"][0]["accuracies"]) == 2
-    assert "| mtt | " in (out / "results-cpu.md").read_text()
+    assert "| mtt | " in (out / "results-cpu-part.md").read_text()
     assert load_distilled(cards / "digits-ipc1-mtt").results["architectures"]["convnet"]["n"] == 2
     made = (work / "digits-ipc1-mtt" / "seed0" / "results.json").stat().st_mtime_ns
     run("reference/run.py", *arguments)
     assert (work / "digits-ipc1-mtt" / "seed0" / "results.json").stat().st_mtime_ns == made
+
+    few = ["--only", "digits-ipc1", "--methods", "mtt,pad", "--networks", "1", "--test-images", "40"]
+    shown = run("reference/cross.py", *few, "--work", work, "--out", out)
+    assert re.search(r"\| mtt \|( [\d.]+ ± [\d.]+ \|){9} [\d.]+ \| [\d.]+ \|", shown)
+    found = json.loads((out / "cross-digits-ipc1.json").read_text())
+    assert set(found["sets"]) == {"mtt"}  # of pad there is none
+    rows = found["sets"]["mtt"]["rows"]
+    assert rows["timm/resnet18"]["n"] == 1
+    improvement = rows["ConvNet"]["mean"] - rows["random"]["mean"]
+    a = improvement / 2 - (found["full"] - rows["hard labels"]["mean"]) / 2
+    expected = (math.exp(a) - math.exp(-1)) / (math.e - math.exp(-1))
+    assert found["sets"]["mtt"]["scores"]["label"] == pytest.approx(expected)

@@ -9,6 +9,7 @@ import torch
 from filelock import FileLock
 
 from distillkit import compress, evaluate, load_distilled, storage
+from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DataError, Interrupted, StorageError
 from distillkit.interrupt import StopRequest, stop_on_signals
 from distillkit.pipeline import save_reports
@@ -354,6 +355,18 @@ def test_compress__compiled_repeats_to_the_byte_and_stays_near_the_eager_run(tmp
     assert made["a"].lr == made["b"].lr
     start = load_distilled(tmp_path / "c").images
     assert torch.allclose(made["a"].images, start, atol=1e-3)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compress__compiled_with_some_graphs_kept_goes_on_to_the_same_bytes(tmp_path, tiny):
+    settings = {"distill.compile": "always", "distill.inner_steps": 3, "distill.keep_gib": 3e-5}
+    whole = run(tmp_path / "whole", tiny, settings=settings)
+    state = OuterState.load(tmp_path / "whole" / "run" / "checkpoint.safetensors", "cpu")
+    assert 0 < state.kept < 3
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "a", tiny, settings=settings, stop=stop, progress=StopAfter(stop, 9))
+    assert torch.equal(run(tmp_path / "a", tiny, settings=settings).images, whole.images)
 
 
 def test_compress__eager_where_the_step_cannot_be_compiled(tmp_path, tiny, monkeypatch):

@@ -196,7 +196,7 @@ class CompiledFunctions:
 
     def trace(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> Trace:
         """G with its graph: the compiler makes the adjoint from the gradient, as it makes any backward pass."""
-        theta, seen, labels = _leaf(theta_P), _leaf(seen_B), _leaf(labels_B, wanted.labels)
+        theta, seen, labels = _leaf(theta_P, wanted.theta), _leaf(seen_B), _leaf(labels_B, wanted.labels)
         self._begin()
         # remember what convolutions made and make the rest anew: a third of the memory, and on a CPU, where writing it
         # down is what costs, four fifths of the time

@@ -70,8 +70,6 @@ _QUICK: dict[str, Any] = {
 def quick(problem: Problem) -> Layer:
     """A useful set in minutes: MTT's quick settings with momentum and its learning rates, no gradient penalty."""
     values = dict(mtt.quick(problem).values)
-    if problem.dataset != "digits":
-        values.pop("distill.init", None)  # AST has its own
     values |= {"experts.momentum": 0.9, "experts.weight_decay": 1e-3, "distill.inner_momentum": 0.9}
     values["experts.loss"] = "clipping"
     values |= _QUICK_DIGITS if problem.dataset == "digits" else _QUICK

@@ -107,8 +107,6 @@ def published(problem: Problem) -> Layer | None:
 def quick(problem: Problem) -> Layer:
     """A useful set in minutes: MTT's quick settings, labels learned along; slowly, by validation images."""
     values = dict(mtt.quick(problem).values)
-    if problem.dataset != "digits":
-        values.pop("distill.init", None)  # DATM has its own
     values |= {"distill.lr_label": 0.2, "distill.gate": 1.5}
     values["distill.first_max_start_epoch"] = -(-values["distill.max_start_epoch"] // 2)
     values["distill.expansion_end_step"] = values["distill.outer_steps"] // 2

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from distillkit.errors import ConfigError
-from distillkit.networks.convnet import round_log2
 
 SMALL = 64  # pixels; from here down, a network made for 224 pixels would end in a 1x1 map
 
@@ -45,7 +44,7 @@ def _small_vgg(model: nn.Module, image_size: int, num_classes: int) -> str | Non
     if not isinstance(model, VGG):
         return None
     poolings = [place for place, layer in enumerate(model.features) if isinstance(layer, nn.MaxPool2d)]
-    surplus = poolings[round_log2(image_size) :]
+    surplus = poolings[image_size.bit_length() - 1 :]  # a map of one pixel cannot be halved
     for place in surplus:
         model.features[place] = nn.Identity()
     model.pre_logits = nn.Identity()

@@ -46,12 +46,14 @@ def settled(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwor
     if state.step >= task.settings.outer_steps:
         return task
     compiles = _compiles(prepared, task.settings, network, state)
+    chosen_now = state.precision is None
     if state.precision is None:
         fused = compiles and _is_large(prepared, network, task, state)
         state.precision = _precision(run, task, network, state, fused)
     formed = _in_form(run, task, network, state, compiles)
-    if not state.compiled and not _pays(run, state.precision, fused=False):
-        state.precision, state.kept = "fp32", None  # chosen for a compiled step, and there is no compiler
+    if chosen_now and not state.compiled and not _pays(run, state.precision, fused=False):
+        run.progress.note("without a compiler float32 is faster than bfloat16; distilling in float32")
+        state.precision, state.kept = "fp32", None
         formed = _in_form(run, task, network, state, False)
     return formed
 
@@ -221,6 +223,8 @@ class _Maker:
         """
         size, seen, labels, wanted = trial
         part = slice(len(seen) // count)
+        if self.state.kept == 0 or self.settings.keep_gib == 0:
+            return 0
         held = count * trace_bytes(functions, size // count, seen[part], labels[part], wanted)
         fitting = min(self.settings.inner_steps, int(self._memory() / max(1, held)))
         return fitting if self.state.kept is None else self.state.kept

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from run import METHODS, TIERS, mean_and_std
 
+from distillkit import storage
 from distillkit.evaluation.robust import augmentation_robust_score, label_robust_score
 
 NETWORKS = {
@@ -75,7 +76,7 @@ def measured(args, problem, method):
     folder = args.work / f"{problem.name}-{method}" / "seed0"
     if not (folder / "results.json").is_file():
         return None
-    cached = folder / "run" / "cross.json"
+    cached = folder / "run" / f"cross-{args.networks}-{args.test_images}.json"
     if not cached.is_file():
         line = [sys.executable, __file__, "--set", folder, "--networks", args.networks]
         line += ["--test-images", args.test_images] + (["--data-root", args.data_root] if args.data_root else [])
@@ -84,7 +85,7 @@ def measured(args, problem, method):
         done = subprocess.run([*map(str, line)], stdout=subprocess.PIPE, text=True, check=False, env=environment)
         if done.returncode:
             return None
-        cached.write_text(done.stdout.strip().splitlines()[-1])
+        storage.write_bytes(cached, done.stdout.strip().splitlines()[-1].encode())
         print(f"{problem.name}-{method} measured", flush=True)
     rows, results = json.loads(cached.read_text()), json.loads((folder / "results.json").read_text())
     rows["ConvNet"] = results["architectures"]["convnet"]
@@ -98,11 +99,11 @@ def measured(args, problem, method):
 def scores(rows, full):
     """DD-Ranking's label- and augmentation-robust scores of a set.
 
-    Random images have the labels that the method would give them; without augmentation, hard ones.
+    The first beside random images with the labels that the method would give them, the second with hard ones.
     """
     mean = {name: row["mean"] for name, row in rows.items() if row}
     label = label_robust_score(mean["ConvNet"], mean["hard labels"], mean["random"], full)
-    augmented = mean["ConvNet"], mean["random"], mean["no augmentation"], mean["random, no augmentation"]
+    augmented = mean["ConvNet"], mean["random, hard labels"], mean["no augmentation"], mean["random, no augmentation"]
     return {"label": label, "augmentation": augmentation_robust_score(*augmented)}
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch.nn.functional as F
 
 from distillkit import load_distilled
-from distillkit.artifact.layout import PUBLISHED
+from distillkit.artifact.layout import FILES, PUBLISHED
 
 
 def steps(count, selections):
@@ -118,6 +118,7 @@ def run(args, problem, method, seed):
     return {
         "accuracies": row["accuracies"],
         "validation": ds.results["selection"].get("validation_accuracy"),
+        "step": ds.results["selection"].get("step"),
         "paper_protocol": ds.results.get("paper_protocol"),
         "hard_labels": ds.results.get("hard_labels"),
         "baselines": ds.results["baselines"],
@@ -136,12 +137,14 @@ def make_card(args, problem, method):
     folder = args.work / f"{problem.name}-{method}" / f"seed{args.seeds[0]}"
     target = args.cards / f"{problem.name}-{method}"
     files = [name for name in PUBLISHED if (folder / name).is_file()]
+    if FILES.results not in files:
+        return  # it failed; the others go on
     small = sum((folder / name).stat().st_size for name in files) <= LARGEST_CARD
     photographs = problem.dataset != "digits" and likeness(folder, args.data_root) > RECOGNISED
     if target.is_dir():
         shutil.rmtree(target)
     for name in files:
-        shown = Path(name).suffix in (".md", ".json") or (Path(name).suffix == ".png" and not photographs)
+        shown = Path(name).suffix in (".md", ".json", ".png") and not (photographs and name == FILES.preview)
         if shown or (small and not photographs):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(folder / name, target / name)
@@ -163,23 +166,32 @@ def mean_and_std(values):
     return mean, (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
 
 
+def accuracies(method, one):
+    """Of a run; of random images those drawn anew for each network, since a single draw may be lucky."""
+    drawn_anew = one["baselines"].get("random") if method == "random" else None
+    return (drawn_anew or one)["accuracies"]
+
+
 def table(args, found):
     """Rows by method, columns by problem."""
     problems = list(dict.fromkeys(row["problem"] for row in found))
     methods = list(dict.fromkeys(row["method"] for row in found))
     cells = {}
     for row in found:
-        values = [100 * value for one in row["runs"] for value in one["accuracies"]]
+        values = [100 * value for one in row["runs"] for value in accuracies(row["method"], one)]
         mean, std = mean_and_std(values)
         known = PUBLISHED_RESULTS.get((row["dataset"], row["ipc"]), {}).get(row["method"])
         beside = f" (published {known}, {mean - known:+.1f})" if known and args.tier == "gpu" else ""
-        cells[row["method"], row["problem"]] = f"{mean:.1f} ± {std:.1f}{beside}"
+        untouched = row["method"] not in CORESETS and all(one["step"] == 0 for one in row["runs"])
+        kept = " (initial images)" if untouched else ""
+        cells[row["method"], row["problem"]] = f"{mean:.1f} ± {std:.1f}{kept}{beside}"
     some = found[0]["runs"][0]
     fewer = {row["problem"]: len(row["runs"]) for row in found if len(row["runs"]) < len(args.seeds)}
     less = f" (fewer: {', '.join(f'{name} {count}' for name, count in fewer.items())})" if fewer else ""
     lines = [
         f"Test accuracy (%), mean ± standard deviation over {args.networks} networks of each of {len(args.seeds)} "
-        f"distillation seeds{less}. {some['hardware']}, torch {some['versions']['torch']}.",
+        f"distillation seeds{less}; initial images: on validation data no learned ones were clearly better. "
+        f"{some['hardware']}, torch {some['versions']['torch']}.",
         "",
         f"| | {' | '.join(problems)} |",
         "| --- " * (len(problems) + 1) + "|",
@@ -228,7 +240,8 @@ def main():
     if not found:
         sys.exit("no set could be made")
     args.out.mkdir(parents=True, exist_ok=True)
-    stem = args.out / f"results-{args.tier}"
+    part = args.only or args.methods or args.preset or args.set
+    stem = args.out / (f"results-{args.tier}" + ("-part" if part else ""))
     about = {"tier": args.tier, "changed": args.set, "seconds": time.time() - begin, "rows": found}
     stem.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(args, found))

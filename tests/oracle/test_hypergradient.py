@@ -12,7 +12,14 @@ from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import HardLabels, SoftLabels
 from distillkit.distill.matching import MASKS, normalised_parameter_distance
-from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, Wanted, try_functions
+from distillkit.distill.step_functions import (
+    CompiledFunctions,
+    EagerFunctions,
+    InnerLoss,
+    Wanted,
+    trace_bytes,
+    try_functions,
+)
 from distillkit.distill.student import InnerStep, plan_inner_steps
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.convnet import ConvNet
@@ -276,6 +283,19 @@ def test_hypergradient__hard_labels_are_the_limit_of_saturated_logits():
     term = MatchingTerm(len(steps), lambda s: normalised_parameter_distance(s, p["start"], p["target"]))
     hard = unroll.hypergradient(p["start"], p["images"], onehot, p["lr"], [term])
     assert rel(hard.images, soft.images) < 1e-12
+
+
+@needs_compiler
+def test_compiled__kept_graphs_hold_what_convolutions_made_and_little_else():
+    network = FlatNetwork(ConvNet(1, (8, 8), CLASSES, 8, 2, "instance"))
+    loss, wanted = InnerLoss(network, SoftLabels()), Wanted(labels=True)
+    batch = torch.randn(SIZE, 1, 8, 8), torch.randn(SIZE, CLASSES)
+    eager, compiled = (
+        trace_bytes(functions, network.size, *batch, wanted)
+        for functions in (EagerFunctions(loss), CompiledFunctions(loss))
+    )
+    made = 4 * SIZE * 8 * (8 * 8 + 4 * 4)  # by two convolutions of width 8, in bytes
+    assert made <= compiled < 0.5 * eager
 
 
 @needs_compiler
