@@ -98,19 +98,22 @@ def command(args, problem, method, seed):
     return line + (["--data-root", args.data_root] if args.data_root else []), folder
 
 
+def made(line, name, jobs):
+    """Run the command; False if it failed."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
+    return done.returncode == 0
+
+
 def run(args, problem, method, seed):
     """One set; None if it failed, with the reason on stderr: the others go on."""
     line, folder = command(args, problem, method, seed)
-    if args.done and not (folder / "results.json").is_file():
+    name, begin = f"{problem.name}-{method} seed {seed}", time.time()
+    if args.done and not (folder / "distill_config.json").is_file():
         return None
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    begin = time.time()
-    done = subprocess.run(
-        line, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": threads}
-    )
-    name = f"{problem.name}-{method} seed {seed}"
-    if done.returncode:
-        print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
+    if not args.done and not made(line, name, args.jobs):
         return None
     ds = load_distilled(folder)
     row = ds.results["architectures"]["convnet"]
@@ -125,7 +128,7 @@ def run(args, problem, method, seed):
         "seconds": ds.config["wall_time_seconds"],
         "hardware": ds.config["hardware"],
         "versions": ds.config["versions"],
-        "folder": str(folder),
+        "folder": str(folder.relative_to(args.work)),
     }
 
 
