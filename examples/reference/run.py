@@ -169,10 +169,11 @@ def mean_and_std(values):
     return mean, (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
 
 
-def accuracies(method, one):
-    """Of a run; of random images those drawn anew for each network, since a single draw may be lucky."""
-    drawn_anew = one["baselines"].get("random") if method == "random" else None
-    return (drawn_anew or one)["accuracies"]
+def accuracies(row):
+    """Of all runs; of random images those drawn anew for each network, since a single draw may be lucky."""
+    drawn_anew = [one["baselines"]["random"] for one in row["runs"] if "random" in one["baselines"]]
+    runs = drawn_anew if row["method"] == "random" and drawn_anew else row["runs"]
+    return [100 * value for one in runs for value in one["accuracies"]]
 
 
 def table(args, found):
@@ -181,8 +182,7 @@ def table(args, found):
     methods = list(dict.fromkeys(row["method"] for row in found))
     cells = {}
     for row in found:
-        values = [100 * value for one in row["runs"] for value in accuracies(row["method"], one)]
-        mean, std = mean_and_std(values)
+        mean, std = mean_and_std(accuracies(row))
         known = PUBLISHED_RESULTS.get((row["dataset"], row["ipc"]), {}).get(row["method"])
         beside = f" (published {known}, {mean - known:+.1f})" if known and args.tier == "gpu" else ""
         untouched = row["method"] not in CORESETS and all(one["step"] == 0 for one in row["runs"])
@@ -193,7 +193,8 @@ def table(args, found):
     less = f" (fewer: {', '.join(f'{name} {count}' for name, count in fewer.items())})" if fewer else ""
     lines = [
         f"Test accuracy (%), mean ± standard deviation over {args.networks} networks of each of {len(args.seeds)} "
-        f"distillation seeds{less}; initial images: on validation data no learned ones were clearly better. "
+        f"distillation seeds{less}; initial images: on validation data no learned ones were clearly better; "
+        "random: drawn anew for each network. "
         f"{some['hardware']}, torch {some['versions']['torch']}.",
         "",
         f"| | {' | '.join(problems)} |",
