@@ -23,7 +23,7 @@ from distillkit.evaluation.robust import augmentation_robust_score, label_robust
 NETWORKS = {
     "VGG-11": "timm/vgg11_bn",
     "ResNet-18": "timm/resnet18",
-    "ConvNeXt (zepto)": "timm/convnext_zepto_rms",
+    "ConvNeXt (0.2 M parameters)": "timm/test_convnext",
     "ViT (0.3 M parameters)": "timm/test_vit",
 }
 RANDOM_DRAWS = 5
@@ -37,7 +37,7 @@ def measure(args):
     from distillkit.data.coresets import select_coreset
     from distillkit.environment import keep_freed_memory
     from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
-    from distillkit.evaluation.recipe import recipe_from_json
+    from distillkit.evaluation.recipe import default_drop, recipe_from_json
     from distillkit.networks.build import build_network, parse_architecture
     from distillkit.settings import NetworkSettings
 
@@ -64,7 +64,11 @@ def measure(args):
         return TrainingSet(real[0][chosen], real[1][chosen])
 
     real = ds.preprocess(data.train.images), data.train.labels
-    rows = {name: row(name, whole, few, ds.recipe, args.networks) for name in NETWORKS.values()}
+    shorter = ds.recipe
+    if args.epochs:
+        schedule = {"epochs": args.epochs, "lr_drop_epochs": list(default_drop(args.epochs))}
+        shorter = {**ds.recipe, "schedule": {**ds.recipe["schedule"], **schedule}}
+    rows = {name: row(name, whole, few, shorter, args.networks) for name in NETWORKS.values()}
     rows["no augmentation"] = row("convnet", whole, test, plain, RANDOM_DRAWS)
     plain_random = {**plain, "lr": ds.results["baselines"]["random"]["lr"]}
     rows["random, no augmentation"] = row("convnet", random, test, plain_random, RANDOM_DRAWS)
@@ -76,10 +80,11 @@ def measured(args, problem, method):
     folder = args.work / f"{problem.name}-{method}" / "seed0"
     if not (folder / "results.json").is_file():
         return None
-    cached = folder / "run" / f"cross-{args.networks}-{args.test_images}.json"
+    cached = folder / "run" / f"cross-{args.networks}-{args.test_images}-{args.epochs}.json"
     if not cached.is_file():
         line = [sys.executable, __file__, "--set", folder, "--networks", args.networks]
-        line += ["--test-images", args.test_images] + (["--data-root", args.data_root] if args.data_root else [])
+        line += ["--test-images", args.test_images, "--epochs", args.epochs]
+        line += ["--data-root", args.data_root] if args.data_root else []
         threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
         environment = os.environ | {"OMP_NUM_THREADS": threads}
         done = subprocess.run([*map(str, line)], stdout=subprocess.PIPE, text=True, check=False, env=environment)
@@ -115,9 +120,10 @@ def table(args, problem, found):
     columns = {"ConvNet": "ConvNet", **NETWORKS}
     of_own = ("hard labels", "8-bit", "no augmentation", "random, no augmentation")
     own = next(iter(found.values()))["rows"]["ConvNet"]["n"]
+    shorter = f", {args.epochs} epochs" if args.epochs else ""
     lines = [
         f"{problem.name}: test accuracy (%). ConvNet: {own} networks, all test images; other networks: "
-        f"{args.networks}, the first {args.test_images} test images.",
+        f"{args.networks}, the first {args.test_images} test images{shorter}.",
         "",
         f"| set | {' | '.join(columns)} | {', ConvNet | '.join(of_own)}, ConvNet | LRS | ARS |",
         "| --- " * (len(columns) + len(of_own) + 3) + "|",
@@ -135,6 +141,7 @@ def parsed_arguments():
     parser.add_argument("--only", type=lambda text: text.split(","), help="problems, digits-ipc1,cifar10-ipc1")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS)
     parser.add_argument("--networks", type=int, default=3, help="fresh ones of each architecture")
+    parser.add_argument("--epochs", type=int, default=0, help="of the other networks; default the set's own")
     parser.add_argument("--test-images", type=int, default=2000, help="that other networks are scored on")
     parser.add_argument("--data-root")
     parser.add_argument("--jobs", type=int, default=1, help="sets at a time; each gets its share of the cores")
@@ -164,7 +171,13 @@ def main():
         if not found:
             continue
         stem = args.out / f"cross-{problem.name}"
-        about = {"networks": args.networks, "test_images": args.test_images, "full": reference, "sets": found}
+        about = {
+            "networks": args.networks,
+            "test_images": args.test_images,
+            "epochs": args.epochs,
+            "full": reference,
+            "sets": found,
+        }
         stem.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
         stem.with_suffix(".md").write_text(table(args, problem, found))
         print(table(args, problem, found))

@@ -230,7 +230,8 @@ def main():
     if not wanted:
         sys.exit("nothing to make: --only and --methods leave no set")
     begin, found = time.time(), []
-    with ThreadPoolExecutor(args.jobs) as pool:
+    pool = ThreadPoolExecutor(args.jobs)
+    try:
         # a seed after the other: two runs of one method would wait for each other's experts
         futures = {(seed, *job): pool.submit(run, args, *job, seed) for seed in args.seeds for job in wanted}
         for problem, method in wanted:
@@ -241,6 +242,11 @@ def main():
             about = {"problem": problem.name, "dataset": problem.dataset, "ipc": problem.ipc, "method": method}
             found.append({**about, "changes": problem.changes, "runs": runs})
             make_card(args, problem, method)
+    except KeyboardInterrupt:  # the runs in progress heard it too, and leave a checkpoint
+        pool.shutdown(cancel_futures=True)
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    pool.shutdown()
     if not found:
         sys.exit("no set could be made")
     args.out.mkdir(parents=True, exist_ok=True)
