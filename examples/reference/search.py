@@ -2,11 +2,10 @@
 
     python examples/reference/search.py digits-ipc10 mtt --try "" --try "experts.momentum=0.9 distill.lr_init=0.01"
 
-The problem is one of ``run.py``'s CPU tier, with what that tier changes of the quick preset (less what ``--set``
-changes). Each ``--try`` is a list of settings over that; ``""`` is the preset as it is. A candidate is distilled with
-each seed; then ``--networks`` fresh networks, others than those that selected its checkpoint, are scored on the
-validation split: test images are never looked at. Adds a line a candidate to ``search-<problem>.jsonl`` in ``--out``; one
-that has its line is not tried again.
+The problem is one of ``run.py``'s CPU tier, with what that tier changes of the quick preset. Each ``--try`` is a list of
+settings over that; ``""`` is the preset as it is. A candidate is distilled with each seed; then ``--networks`` fresh
+networks, others than those that selected its checkpoint, are scored on the validation split: test images are never
+looked at. Adds a line a candidate to ``search-<problem>.jsonl`` in ``--out``; one that has its line is not tried again.
 """
 
 import argparse
