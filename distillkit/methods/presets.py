@@ -49,6 +49,7 @@ _QUICK_DIGITS = {
     "experts.lr": 0.02,
     "evaluate.networks": 3,
     "evaluate.epochs": 301,
+    "evaluate.together": 5,  # images of 64 pixels: 2.7 times as fast as one by one at ipc 1, 1.25 times at ipc 10
     "evaluate.full_epochs": 200,
     "evaluate.full_networks": 3,
 }

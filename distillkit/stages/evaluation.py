@@ -127,10 +127,13 @@ def _constant(training: TrainingSet) -> Callable[[int], TrainingSet]:
 
 
 def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], TrainingSet], learned: float) -> float:
-    """The learned lr was learned for other images: a baseline may take the initial one if validation prefers it."""
+    """The learned lr was learned for other images: a baseline takes the initial one, or thrice that, if validation
+    prefers it, so that no set looks good beside a baseline that was trained too slowly.
+    """
     settings = run.settings
-    candidates = dict.fromkeys((learned, settings.distill.lr_init))
-    if settings.evaluate.lr is not None or len(candidates) == 1:
+    initial = settings.distill.lr_init
+    candidates = dict.fromkeys((learned, initial, 3 * initial))
+    if settings.evaluate.lr is not None:
         return learned
     build = prepared.build(prepared.network, settings.seed, "select")
     scores = {}

@@ -72,9 +72,9 @@ class Problem:
 TIERS = {
     "cpu": [
         Problem("digits", 1, "quick", METHODS, steps(150, 3)),
-        Problem("digits", 10, "quick", METHODS, steps(60, 2) | {"distill.select_networks": 2}),
+        Problem("digits", 10, "quick", METHODS, steps(60, 2)),
         Problem("cifar10", 1, "quick", METHODS, CPU_CIFAR | steps(150, 3)),
-        Problem("cifar10", 10, "quick", METHODS, CPU_CIFAR | steps(40, 2) | CPU_TEN),
+        Problem("cifar10", 10, "quick", METHODS, CPU_CIFAR | steps(60, 2) | CPU_TEN),
     ],
     "gpu": [
         *(Problem("cifar10", ipc, "paper", METHODS[2:], {"evaluate.paper_protocol": True}) for ipc in (10, 1, 50)),

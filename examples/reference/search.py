@@ -2,10 +2,11 @@
 
     python examples/reference/search.py digits-ipc10 mtt --try "" --try "experts.momentum=0.9 distill.lr_init=0.01"
 
-The problem is one of ``run.py``'s CPU tier, with what that tier changes of the quick preset. Each ``--try`` is a list of
-settings over that; ``""`` is the preset as it is. A candidate is distilled with each seed; then ``--networks`` fresh
+The problem is one of ``run.py``'s CPU tier, with what that tier changes of the quick preset. Each ``--try`` is a list
+of settings over that; ``""`` is the preset as it is. A candidate is distilled with each seed; then ``--networks`` fresh
 networks, others than those that selected its checkpoint, are scored on the validation split: test images are never
-looked at. Adds a line a candidate to ``search-<problem>.jsonl`` in ``--out``; one that has its line is not tried again.
+looked at. Adds a line a candidate to ``search-<problem>.jsonl`` in ``--out``, and makes ``search-<problem>.md`` of all
+lines; a candidate that has its line is not tried again.
 """
 
 import argparse
@@ -81,6 +82,23 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def table(problem, rows, networks):
+    """All candidates, by method, the best first."""
+    lines = [
+        f"{problem}: validation accuracy (%), mean ± standard deviation over {networks} fresh networks of each seed; "
+        "steps: of the kept set of each seed (0: the initial images). Changes are of the quick preset as it was when "
+        "the candidate was tried.",
+        "",
+        "| method | validation | steps | changed |",
+        "| --- " * 4 + "|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["method"], -row["mean"])):
+        steps = ", ".join(str(one["step"]) for one in row["runs"])
+        changed = f"{row['common']} {row['changes']}".strip() or "nothing"
+        lines.append(f"| {row['method']} | {100 * row['mean']:.1f} ± {100 * row['std']:.1f} | {steps} | {changed} |")
+    return "\n".join(lines) + "\n"
+
+
 def parsed_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problem", choices=PROBLEMS)
@@ -133,6 +151,8 @@ def main():
             steps, seconds = [one["step"] for one in runs], sum(one["seconds"] for one in runs)
             said = f"{100 * mean:.2f} ± {100 * std:.2f}  steps {steps}  {seconds:.0f} s  {candidate or 'preset'}"
             print(f"{args.problem} {args.method}: {said}", flush=True)
+    if rows_of(path):
+        path.with_suffix(".md").write_text(table(args.problem, rows_of(path), args.networks))
 
 
 if __name__ == "__main__":
