@@ -6,7 +6,7 @@ the experts and in the student, and its start; no smoothing, no perturbation, no
 
 from __future__ import annotations
 
-from distillkit.methods import ast
+from distillkit.methods import ast, mtt
 from distillkit.methods.base import Layer, Method, Problem
 
 CHANGED = {
@@ -24,8 +24,9 @@ def published(problem: Problem) -> Layer | None:
 
 
 def quick(problem: Problem) -> Layer:
-    """AST's quick settings with the changed parts."""
-    return Layer("quick preset (best)", {**ast.quick(problem).values, **CHANGED})
+    """AST's quick settings with the changed parts; its experts are not clipped, so the student takes MTT's steps."""
+    steps = {"distill.inner_steps": mtt.quick(problem).values["distill.inner_steps"]}
+    return Layer("quick preset (best)", {**ast.quick(problem).values, **CHANGED, **steps})
 
 
 BEST = Method(
