@@ -1,41 +1,39 @@
 """``best``: the parts of the published methods that together did best on validation data of digits and CIFAR-10.
 
-No paper's method: a combination, chosen on small settings (``examples/ABLATIONS.md`` has the tables): AST's momentum in
-the experts and in the student, and its start; no smoothing, no perturbation, no balance.
+No paper's method: a combination, chosen on small settings (``examples/ABLATIONS.md`` has the tables). Trajectories and
+segments are MCT's, labels and initial images DATM's, experts those of plain SGD.
 """
 
 from __future__ import annotations
 
-from distillkit.methods import ast, mtt
+from typing import Any
+
+from distillkit.methods import datm, mct
 from distillkit.methods.base import Layer, Method, Problem
 
-CHANGED = {
-    "experts.loss": "cross-entropy",
-    "distill.perturbation": "none",
-    "distill.inner_scale": "none",
-}
-"""What differs from AST."""
+PARTS: dict[str, Any] = {**mct.MCT.parts, "distill.init": "correct", "distill.labels": "soft"}
+UNUSED = {"distill.first_max_start_epoch": None}
+"""DATM's growing bound, which segments that start at any time do not have."""
 
 
 def published(problem: Problem) -> Layer | None:
-    """AST's published settings with the changed parts, where there are some."""
-    layer = ast.published(problem)
-    return None if layer is None else Layer(f"{layer.origin}; the parts of best", {**layer.values, **CHANGED})
+    """DATM's published settings with the parts of ``best``, where there are some."""
+    layer = datm.published(problem)
+    return None if layer is None else Layer(f"{layer.origin}; the parts of best", {**layer.values, **UNUSED})
 
 
 def quick(problem: Problem) -> Layer:
-    """AST's quick settings with the changed parts; its experts are not clipped, so the student takes MTT's steps."""
-    steps = {"distill.inner_steps": mtt.quick(problem).values["distill.inner_steps"]}
-    return Layer("quick preset (best)", {**ast.quick(problem).values, **CHANGED, **steps})
+    """DATM's quick settings with the parts of ``best``."""
+    return Layer("quick preset (best)", {**datm.quick(problem).values, **UNUSED})
 
 
 BEST = Method(
     name="best",
-    title="best: AST without smoothing, perturbation and balance",
-    summary="the combination of the papers' parts that did best on validation data of digits and CIFAR-10",
-    parts={**ast.AST.parts, **CHANGED},
+    title="best: convexified trajectories (MCT) and learned soft labels (DATM)",
+    summary="the combination of the parts that did best on validation data: MCT's paths, DATM's labels and start",
+    parts=PARTS,
     published=published,
     quick=quick,
-    published_problems=ast.AST.published_problems,
-    citation=ast.AST.citation,
+    published_problems=datm.DATM.published_problems,
+    citation=f"{mct.MCT.citation}\n\n{datm.CITATION}",
 )
