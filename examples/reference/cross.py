@@ -156,6 +156,7 @@ def main():
     if args.set:
         measure(args)
         return
+    args.out.mkdir(parents=True, exist_ok=True)
     for problem in TIERS[args.tier]:
         if args.only and problem.name not in args.only:
             continue
