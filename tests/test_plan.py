@@ -53,6 +53,7 @@ def test_compress__goes_on_with_the_sizes_it_was_begun_with(tmp_path, tiny, monk
 
     monkeypatch.setattr(plan, "measured_costs", costs)
     settings = {**tiny, "time_budget": 12.0, "distill.outer_steps": 50, "distill.select_every": 50}
+    settings["distill.select_networks"] = 3
     ds = run(tmp_path / "a", settings)
     chosen = ds.config["settings"]
     assert len(measured) == 1
