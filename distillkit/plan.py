@@ -23,7 +23,7 @@ from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run, determining, prepare
 from distillkit.stages.distillation import check_distillation, distill_task
-from distillkit.stages.evaluation import set_rows
+from distillkit.stages.evaluation import BASELINE_LRS, set_rows
 from distillkit.stages.experts import expert_setup, planned_trajectories
 from distillkit.stages.student import DEFAULT_KEPT
 from distillkit.stages.training_form import evaluation_form, expert_form
@@ -104,9 +104,13 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
         selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
         stages.append(StageCost("outer steps", settings.distill.outer_steps, costs.outer_step))
         stages.append(StageCost("validation networks", selections * settings.distill.select_networks, fresh))
-    soft = 2 if label_part(settings.distill).asks_experts and settings.evaluate.label_rows else 0
-    rows = len(set_rows(settings)) + soft + len(set(settings.evaluate.baselines) - {"full"})
+    soft = label_part(settings.distill).asks_experts and settings.evaluate.label_rows
+    real = len(set(settings.evaluate.baselines) - {"full"})
+    rows = len(set_rows(settings)) + 2 * soft + real
     stages.append(StageCost("evaluation networks", rows * settings.evaluate.networks, fresh))
+    if settings.evaluate.lr is None:
+        validated = (real + soft) * BASELINE_LRS * settings.distill.select_networks
+        stages.append(StageCost("baselines' validation networks", validated, fresh))
     return stages
 
 

@@ -5,8 +5,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -196,3 +198,58 @@ def test_reference__sets_cards_and_a_table_and_nothing_twice(tmp_path):
     a = improvement / 2 - (found["full"] - rows["hard labels"]["mean"]) / 2
     expected = (math.exp(a) - math.exp(-1)) / (math.e - math.exp(-1))
     assert found["sets"]["mtt"]["scores"]["label"] == pytest.approx(expected)
+
+
+REFERENCE = EXAMPLES / "reference"
+
+
+def test_search__a_line_a_candidate_and_none_twice(tmp_path):
+    out = tmp_path / "out"
+    arguments = ["digits-ipc1", "mtt", "--seeds", "0", "--networks", "2", *tiny_settings()]
+    arguments += ["--work", tmp_path / "work", "--out", out, "--try", "", "--try", "distill.lr_img=0 distill.lr_lr=0"]
+    assert run("reference/search.py", *arguments).count("digits-ipc1 mtt: ") == 2
+    rows = [json.loads(line) for line in (out / "search-digits-ipc1.jsonl").read_text().splitlines()]
+    assert [row["changes"] for row in rows] == ["", "distill.lr_img=0 distill.lr_lr=0"]
+    assert len(rows[0]["runs"][0]["accuracies"]) == 2
+    assert rows[0]["mean"] == pytest.approx(sum(rows[0]["runs"][0]["accuracies"]) / 2)
+    selection = rows[1]["runs"][0]["selection"]
+    assert len(set(selection.values())) == 1  # nothing was learned, so nothing changed
+    assert "| distill.lr_img=0 distill.lr_lr=0 |" in (out / "search-digits-ipc1.md").read_text()
+    assert "digits-ipc1 mtt: " not in run("reference/search.py", *arguments)
+    assert len((out / "search-digits-ipc1.jsonl").read_text().splitlines()) == 2
+
+
+def test_search__looks_at_no_test_image(tmp_path, monkeypatch, capsys):
+    from distillkit.stages.context import Prepared
+
+    monkeypatch.syspath_prepend(str(REFERENCE))
+    search = __import__("search")
+    monkeypatch.setattr(Prepared, "test", lambda *arguments: pytest.fail("test images were asked for"))
+    command = ["search.py", "digits-ipc1", "mtt", "--networks", "1", "--folder", str(tmp_path / "a"), *tiny_settings()]
+    monkeypatch.setattr(sys, "argv", command)
+    search.main()
+    assert 0 <= json.loads(capsys.readouterr().out)["accuracies"][0] <= 1
+
+
+def test_reference__ctrl_c_begins_nothing_new(tmp_path):
+    work = tmp_path / "work"
+    command = [sys.executable, REFERENCE / "run.py", "--only", "digits-ipc1", "--methods", "random,kmeans,mtt"]
+    command += ["--seeds", "0", "--work", work, "--cards", tmp_path / "cards", "--out", tmp_path / "out"]
+    running = subprocess.Popen(
+        [*map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
+    deadline = time.monotonic() + 120
+    while not (work / "digits-ipc1-random" / "seed0" / "run" / "config.json").is_file():
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "the same command goes on" in errors
+    assert [folder.name for folder in work.iterdir()] == ["digits-ipc1-random"]

@@ -85,3 +85,23 @@ def test_plan__takes_the_length_of_given_experts(tmp_path, tiny):
     given = {"experts.source": fingerprint, "distill.max_start_epoch": 4, "experts.epochs": 2}
     asked = made(tiny, **given, **{"distill.expert_epochs": 2})
     assert "outer steps" in {stage["name"] for stage in plan.make_plan(asked)["stages"]}
+
+
+def test_stage_costs__count_the_networks_that_choose_the_baselines_learning_rates(tiny):
+    settings = {
+        "evaluate.baselines": ["random", "kmeans", "full"],
+        "evaluate.networks": 4,
+        "distill.select_networks": 2,
+    }
+    costs = plan.Costs(1.0, 1.0, 1.0, ())
+
+    def counts(method, **changes):
+        layers = [Layer("test", {**tiny, **settings, **changes})]
+        asked = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"))
+        return {stage.name: stage.steps for stage in plan.stage_costs(asked, costs)}
+
+    found = counts("mtt")  # the set, its 8-bit view, random, k-means; two baselines at three rates
+    assert (found["evaluation networks"], found["baselines' validation networks"]) == (4 * 4, 2 * 3 * 2)
+    soft = counts("datm")  # hard labels too, and random images with the experts' labels, a third baseline
+    assert (soft["evaluation networks"], soft["baselines' validation networks"]) == (6 * 4, 3 * 3 * 2)
+    assert "baselines' validation networks" not in counts("mtt", **{"evaluate.lr": 0.01})

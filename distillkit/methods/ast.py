@@ -82,7 +82,7 @@ def quick(problem: Problem) -> Layer:
     values |= {"experts.momentum": 0.9, "experts.weight_decay": 1e-3, "distill.inner_momentum": 0.9}
     values["experts.loss"] = "clipping"
     values |= _QUICK_DIGITS if problem.dataset == "digits" else _QUICK
-    if problem.ipc >= 5:
+    if mtt.many(problem):
         values |= _QUICK_MANY | (_QUICK_DIGITS_MANY if problem.dataset == "digits" else {})
     return Layer("quick preset (AST)", values)
 

@@ -28,6 +28,8 @@ ROW_DTYPES: dict[str, Dtype] = {"set": "float32", "float16": "float16", "uint8":
 """Rows of the set itself: how its images are stored."""
 
 
+BASELINE_LRS = 3
+"""Learning rates that each baseline of real images is validated at."""
 HARD, RANDOM_SOFT = "hard", "random-soft"
 """Rows beside a set of soft labels: its images with hard labels; random real images with the experts' labels."""
 
@@ -131,10 +133,10 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
     prefers it, so that no set looks good beside a baseline that was trained too slowly.
     """
     settings = run.settings
-    initial = settings.distill.lr_init
-    candidates = dict.fromkeys((learned, initial, 3 * initial))
     if settings.evaluate.lr is not None:
         return learned
+    initial = settings.distill.lr_init
+    candidates = dict.fromkeys((learned, initial, 3 * initial))
     build = prepared.build(prepared.network, settings.seed, "select")
     scores = {}
     for lr in candidates:

@@ -9,13 +9,11 @@ each change, and DD-Ranking's label- and augmentation-robust scores. A set that 
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from run import METHODS, TIERS, mean_and_std
+from run import METHODS, TIERS, mean_and_std, run_process, shared_arguments
 
 from distillkit import storage
 from distillkit.evaluation.robust import augmentation_robust_score, label_robust_score
@@ -56,7 +54,6 @@ def measure(args):
         def build(index):
             return build_network(settings, ds.image_shape, ds.num_classes, 0, "evaluate", index, "init")
 
-        print(name, file=sys.stderr, flush=True)
         return evaluate_networks(build, training, exam, recipe_from_json(recipe), 0, count).to_json()
 
     def random(index):
@@ -85,10 +82,9 @@ def measured(args, problem, method):
         line = [sys.executable, __file__, "--set", folder, "--networks", args.networks]
         line += ["--test-images", args.test_images, "--epochs", args.epochs]
         line += ["--data-root", args.data_root] if args.data_root else []
-        threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-        environment = os.environ | {"OMP_NUM_THREADS": threads}
-        done = subprocess.run([*map(str, line)], stdout=subprocess.PIPE, text=True, check=False, env=environment)
+        done = run_process(line, args.jobs)
         if done.returncode:
+            print(f"{problem.name}-{method}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
             return None
         storage.write_bytes(cached, done.stdout.strip().splitlines()[-1].encode())
         print(f"{problem.name}-{method} measured", flush=True)
@@ -140,13 +136,10 @@ def parsed_arguments():
     parser.add_argument("--tier", choices=TIERS, default="cpu")
     parser.add_argument("--only", type=lambda text: text.split(","), help="problems, digits-ipc1,cifar10-ipc1")
     parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS)
-    parser.add_argument("--networks", type=int, default=3, help="fresh ones of each architecture")
     parser.add_argument("--epochs", type=int, default=0, help="of the other networks; default the set's own")
     parser.add_argument("--test-images", type=int, default=2000, help="that other networks are scored on")
-    parser.add_argument("--data-root")
-    parser.add_argument("--jobs", type=int, default=1, help="sets at a time; each gets its share of the cores")
-    parser.add_argument("--work", type=Path, default=Path("runs/reference"))
-    parser.add_argument("--out", type=Path, default=Path("examples/reference"))
+    shared_arguments(parser, "runs/reference")
+    parser.set_defaults(networks=3)
     parser.add_argument("--set", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 

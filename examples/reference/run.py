@@ -98,10 +98,16 @@ def command(args, problem, method, seed):
     return line + (["--data-root", args.data_root] if args.data_root else []), folder
 
 
+def run_process(line, jobs):
+    """Run a command line with its share of the cores, and keep what it writes."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
+    return subprocess.run([*map(str, line)], capture_output=True, text=True, check=False, env=environment)
+
+
 def made(line, name, jobs):
     """Run the command; False if it failed."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
+    done = run_process(line, jobs)
     if done.returncode:
         print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
     return done.returncode == 0
@@ -205,21 +211,26 @@ def table(args, found):
     return "\n".join(lines) + "\n"
 
 
+def shared_arguments(parser, work):
+    """What all scripts of this folder take; ``work``: where runs lie by default."""
+    parser.add_argument("--networks", type=int, default=5, help="fresh ones of each row")
+    parser.add_argument("--data-root")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
+    parser.add_argument("--work", type=Path, default=Path(work))
+    parser.add_argument("--out", type=Path, default=Path("examples/reference"))
+
+
 def parsed_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", choices=TIERS, default="cpu")
     parser.add_argument("--only", type=lambda text: text.split(","), help="problems, digits-ipc1,cifar10-ipc1")
     parser.add_argument("--methods", type=lambda text: text.split(","))
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
-    parser.add_argument("--networks", type=int, default=5)
     parser.add_argument("--preset", help="another one than the tier's")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every run")
-    parser.add_argument("--data-root")
     parser.add_argument("--done", action="store_true", help="begin nothing: cards and a table of what is finished")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
-    parser.add_argument("--work", type=Path, default=Path("runs/reference"))
     parser.add_argument("--cards", type=Path, default=Path("cards"))
-    parser.add_argument("--out", type=Path, default=Path("examples/reference"))
+    shared_arguments(parser, "runs/reference")
     return parser.parse_args()
 
 

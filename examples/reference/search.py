@@ -11,14 +11,12 @@ lines; a candidate that has its line is not tried again.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from run import CORESETS, TIERS, mean_and_std
+from run import CORESETS, TIERS, mean_and_std, run_process, shared_arguments
 
 PROBLEMS = {problem.name: problem for problem in TIERS["cpu"]}
 
@@ -65,13 +63,12 @@ def tried(args, candidate, seed, number):
     changes = {} if args.method in CORESETS else problem.changes
     settings = {"experts.seed": 0, "seed": seed, **changes}
     words = {key: json.dumps(value) for key, value in settings.items()}
-    words |= dict(text.split("=", 1) for text in [*args.set, *candidate.split()])
+    words |= dict(text.partition("=")[::2] for text in [*args.set, *candidate.split()])
     words |= {"dataset.data_root": args.data_root} if args.data_root else {}
     folder = args.work / f"{args.problem}-{args.method}" / f"{number}-seed{seed}"
     line = [sys.executable, __file__, args.problem, args.method, "--networks", args.networks, "--folder", folder]
     line += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // args.jobs))}
-    done = subprocess.run([*map(str, line)], capture_output=True, text=True, check=False, env=environment)
+    done = run_process(line, args.jobs)
     if done.returncode:
         print(f"{candidate or 'preset'}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
         return None
@@ -82,8 +79,9 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def table(problem, rows, networks):
+def table(problem, rows):
     """All candidates, by method, the best first."""
+    networks = "/".join(sorted({str(len(one["accuracies"])) for row in rows for one in row["runs"]}))
     lines = [
         f"{problem}: validation accuracy (%), mean ± standard deviation over {networks} fresh networks of each seed; "
         "steps: of the kept set of each seed (0: the initial images). Changes are of the quick preset as it was when "
@@ -107,11 +105,7 @@ def parsed_arguments():
     parser.add_argument("--try", dest="candidates", action="append", default=[], metavar="'KEY=VALUE KEY=VALUE'")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every candidate")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
-    parser.add_argument("--networks", type=int, default=5)
-    parser.add_argument("--data-root")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores")
-    parser.add_argument("--work", type=Path, default=Path("runs/search"))
-    parser.add_argument("--out", type=Path, default=Path("examples/reference"))
+    shared_arguments(parser, "runs/search")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -127,6 +121,7 @@ def main():
     def known(candidate):
         return any((row["method"], row["common"], row["changes"]) == (args.method, common, candidate) for row in done)
 
+    args.out.mkdir(parents=True, exist_ok=True)
     done = rows_of(path)
     wanted = [candidate for candidate in args.candidates if not known(candidate)]
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -153,7 +148,7 @@ def main():
             said = f"{100 * mean:.2f} ± {100 * std:.2f}  steps {steps}  {seconds:.0f} s  {candidate or 'preset'}"
             print(f"{args.problem} {args.method}: {said}", flush=True)
     if rows_of(path):
-        path.with_suffix(".md").write_text(table(args.problem, rows_of(path), args.networks))
+        path.with_suffix(".md").write_text(table(args.problem, rows_of(path)))
 
 
 if __name__ == "__main__":

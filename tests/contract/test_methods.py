@@ -131,3 +131,22 @@ def test_published__datm_and_pad_rows():
     released = compose("cifar10", 50, "pad-released", "paper", "cuda").settings
     assert (released.distill.mask, released.distill.expert_epochs, released.distill.batch_size) == ("loss", 3, 1000)
     assert (released.experts.order, released.experts.optimizer) == ("easy-to-hard", "gsam")
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_best__has_the_paths_of_mct_and_the_labels_and_start_of_datm(preset):
+    best, mct, datm = (compose("cifar10", 10, name, preset, "cpu").settings for name in ("best", "mct", "datm"))
+    assert (best.experts.optimizer, best.trajectories.form, best.distill.sampler) == ("sgd", "convex", "continuous")
+    assert (mct.experts.optimizer, mct.trajectories.form, mct.distill.sampler) == ("sgd", "convex", "continuous")
+    assert (best.distill.labels, best.distill.init) == (datm.distill.labels, datm.distill.init) == ("soft", "correct")
+    assert best.distill.lr_label == datm.distill.lr_label > 0
+
+
+@each_method
+def test_quick__many_images_a_class_are_five_of_digits_and_ten_of_others(method):
+    def learned(dataset, ipc):
+        settings = compose(dataset, ipc, method, "quick", "cpu").settings
+        return settings.distill.model_dump(exclude={"outer_steps", "expansion_end_step", "mask_ratio"})
+
+    assert learned("digits", 5) == learned("digits", 10) != learned("digits", 4)
+    assert learned("cifar10", 9) == learned("cifar10", 1) != learned("cifar10", 10)

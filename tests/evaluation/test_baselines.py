@@ -1,0 +1,44 @@
+"""Baselines of real images are trained at the learning rate that validation prefers; test data choose nothing."""
+
+import pytest
+import torch
+
+from distillkit.config import compose
+from distillkit.methods import Layer
+from distillkit.records import EvalReport
+from distillkit.stages import evaluation
+from distillkit.stages.context import Prepared, make_run, prepare
+
+
+@pytest.fixture
+def preferred(tiny, monkeypatch):
+    """The lr that a baseline gets where fresh networks do best at ``best``, and the rates that were tried."""
+
+    def choose(best, learned=0.02, **settings):
+        layers = [Layer("test", {**tiny, "distill.lr_init": 0.01, **settings})]
+        run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"))
+        prepared, tried = prepare(run), []
+
+        def evaluate(build, training, exam, recipe, *others, **named):
+            assert exam is prepared.validation
+            tried.append(recipe.lr)
+            return EvalReport((1 - abs(recipe.lr - best),))
+
+        monkeypatch.setattr(evaluation, "evaluate_networks", evaluate)
+        monkeypatch.setattr(Prepared, "test", lambda *arguments: pytest.fail("test images were asked for"))
+        training = evaluation._coreset(run, prepared, "random")
+        return evaluation._baseline_lr(run, prepared, training, learned), tried
+
+    return choose
+
+
+@pytest.mark.parametrize("best", [0.02, 0.01, 0.03])
+def test_baseline_lr__the_learned_the_initial_or_thrice_that(preferred, best):
+    chosen, tried = preferred(best)
+    assert chosen == pytest.approx(best)
+    assert tried == pytest.approx([0.02, 0.01, 0.03])
+    assert len(tried) == evaluation.BASELINE_LRS
+
+
+def test_baseline_lr__a_given_one_is_taken_unasked(preferred):
+    assert preferred(0.01, learned=0.5, **{"evaluate.lr": 0.5}) == (0.5, [])
