@@ -89,7 +89,7 @@ def _preset_layers(method: Method, problem: Problem, preset: str) -> list[Layer]
         fixed = {
             key: quick.values[key] for key in ("experts.count", "distill.outer_steps") if quick.values.get(key) == 0
         }
-        return [parts, quick, smoke, Layer(quick.origin, fixed)]
+        return [parts, quick, smoke, Layer(quick.origin, {**fixed, **method.smoke})]
     raise ConfigError(f"preset {preset!r} is unknown; known: {', '.join(shared_presets.PRESETS)}")
 
 

@@ -36,7 +36,7 @@ from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
 from distillkit.settings import NetworkSettings
 from distillkit.stages.context import Run, make_run, prepare, run_identity
-from distillkit.stages.distillation import check_distillation, distilled
+from distillkit.stages.distillation import check_distillation, distilled, with_chosen_length
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.package import package
@@ -107,6 +107,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
         if finished is not None:
             return finished
         synthetic, selection = distilled(run, prepared, folder)
+        run = with_chosen_length(run, selection)
         rows = evaluate_rows(run, prepared, synthetic, folder)
         package(run, prepared, folder, synthetic, selection, rows)
     return load_distilled(out)

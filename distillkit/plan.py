@@ -13,16 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkit.distill.labels import label_part
+from distillkit.distill.inner_optimizers import inner_optimizer
+from distillkit.distill.labels import label_part, labels_ask_experts
 from distillkit.distill.loop import outer_step, start_state
 from distillkit.distill.segments import PlannedTrajectories
+from distillkit.distill.state import OuterState
+from distillkit.distill.unrolled import UnrolledStudents
+from distillkit.distill.windows import mean_skipped
 from distillkit.errors import ConfigError
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import in_precision
+from distillkit.settings import DistillSettings
 from distillkit.stages.context import Prepared, Run, determining, prepare
-from distillkit.stages.distillation import check_distillation, distill_task
+from distillkit.stages.distillation import check_distillation, distill_task, needs_experts, student_settings
 from distillkit.stages.evaluation import BASELINE_LRS, set_rows
 from distillkit.stages.experts import expert_setup, planned_trajectories
 from distillkit.stages.student import DEFAULT_KEPT
@@ -104,7 +109,7 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
         selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
         stages.append(StageCost("outer steps", settings.distill.outer_steps, costs.outer_step))
         stages.append(StageCost("validation networks", selections * settings.distill.select_networks, fresh))
-    soft = label_part(settings.distill).asks_experts and settings.evaluate.label_rows
+    soft = labels_ask_experts(settings.distill) and settings.evaluate.label_rows
     real = len(set(settings.evaluate.baselines) - {"full"})
     rows = len(set_rows(settings)) + 2 * soft + real
     stages.append(StageCost("evaluation networks", rows * settings.evaluate.networks, fresh))
@@ -132,13 +137,15 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     validation = costs.fresh_network * settings.distill.select_networks
     step = costs.outer_step + validation / settings.distill.select_every
     steps = min(settings.distill.outer_steps, int((left - trained * each - 2 * validation) / step))
-    if experts == 0 or steps < 1:
+    if (experts == 0 and settings.experts.count > 0) or steps < 1:
+        takes = f"an expert takes {each:.0f} s, " if settings.experts.count else ""
         raise ConfigError(
-            f"--time-budget of {seconds:.0f} s is too little: here an expert takes {each:.0f} s, an outer step "
+            f"--time-budget of {seconds:.0f} s is too little: here {takes}an outer step takes "
             f"{costs.outer_step:.2f} s, a validation {validation:.0f} s and measuring this {costs.measuring:.0f} s; "
             "give more, or a smaller network, fewer experts.epochs or fewer evaluate.epochs"
         )
-    run.progress.note(f"in {seconds:.0f} s: {experts} experts ({trained} to train) and {steps} outer steps")
+    made = f"{experts} experts ({trained} to train) and " if settings.experts.count else ""
+    run.progress.note(f"in {seconds:.0f} s: {made}{steps} outer steps")
     return with_sizes(run, experts, steps)
 
 
@@ -180,7 +187,7 @@ def fitted(run: Run, prepared: Prepared, stored: dict[str, Any] | None) -> Run:
 
 
 def _missing_experts(run: Run, prepared: Prepared) -> tuple[int, ...]:
-    if run.settings.distill.outer_steps == 0:
+    if run.settings.distill.outer_steps == 0 or not needs_experts(run.settings):
         return ()
     store = TrajectoryStore.for_setup(expert_setup(run, prepared))  # looks, makes nothing
     return tuple(index for index in range(run.settings.experts.count) if store.state(index) != "good")
@@ -250,16 +257,18 @@ class _Walk:
 
 
 def _outer_seconds(run: Run, prepared: Prepared) -> float:
-    """One outer step in the form that the run will use, from the hypergradient of a few inner steps."""
+    """One outer step in the form that the run will use, from a few of the steps that it is made of."""
     distill, size = run.settings.distill, run.settings.ipc * prepared.num_classes
     inner = min(PROBE_INNER_STEPS, distill.inner_steps)
     same_work = max(1, distill.outer_steps * distill.inner_steps // inner)  # which decides whether compiling pays
     kept = DEFAULT_KEPT if distill.keep_gib is None and run.device.type == "cpu" else distill.keep_gib
     share = None if kept is None else kept * inner / distill.inner_steps  # of the steps, as many are kept as in the run
-    short = distill.model_copy(update={"inner_steps": inner, "outer_steps": same_work, "keep_gib": share})
+    shorter = {"inner_steps": inner, "horizon": None, "network_epochs": 1} if distill.objective == "unroll" else {}
+    short = distill.model_copy(update={"outer_steps": same_work, "keep_gib": share, "network_epochs": 1, **shorter})
     probe = replace(run, settings=run.settings.model_copy(update={"distill": short}))
-    network = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
-    walk = _Walk(flatten_parameters(network), planned_trajectories(run.settings))
+    network = prepared.build(student_settings(run, prepared), 0, "plan")(0).to(run.device)
+    matched = needs_experts(run.settings)
+    walk = _Walk(flatten_parameters(network), planned_trajectories(run.settings)) if matched else None
     class_ids = torch.arange(size) % prepared.num_classes
     logits = torch.randn(1, size, prepared.num_classes, generator=torch.Generator().manual_seed(0))
     part = label_part(distill)
@@ -267,7 +276,44 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
     labels = part.initial(class_ids, prepared.num_classes, logits).to(run.device)
     state = start_state(images, class_ids, labels, part.kind, distill.lr_init)
     task = distill_task(probe, prepared, walk, FlatNetwork(network), state)
-    return _time(lambda: _exhaust(outer_step(task, state)), run.device) / inner * distill.inner_steps
+    seconds = _time(lambda: _exhaust(outer_step(task, state)), run.device)
+    if isinstance(task.objective, UnrolledStudents):
+        return _unrolled_seconds(distill, task.objective, state, seconds, inner, run.device)
+    if distill.restart_every == 1 or distill.objective != "gradients":
+        return seconds
+    state.carried, state.step = outer_step(task, state).carried, 1
+    trained = _time(lambda: _exhaust(outer_step(task, state)), run.device) - seconds
+    return seconds + max(0.0, trained) * distill.network_epochs * (1 - 1 / distill.restart_every)
+
+
+def _unrolled_seconds(
+    settings: DistillSettings,
+    students: UnrolledStudents,
+    state: OuterState,
+    seconds: float,
+    inner: int,
+    device: torch.device,
+) -> float:
+    """An outer step whose students take all their steps, from ``seconds`` of one with ``inner`` of them.
+
+    A real batch is asked about once, whatever the number of steps; those before the window are cheaper.
+    """
+    real = skipped = 0.0
+    if students.real is not None:
+        theta = students.advance(state, 0, 0)
+        real = settings.segments * _time(lambda: _exhaust(students.real_term(0)(1).adjoint(theta)), device)
+    if mean_skipped(settings):
+        each = _time(lambda: _exhaust(students.advance(state, 0, PROBE_INNER_STEPS)), device) / PROBE_INNER_STEPS
+        skipped = settings.segments * each * mean_skipped(settings)
+    return real + skipped + max(0.0, seconds - real) / inner * settings.inner_steps
+
+
+def _path_bytes(settings: DistillSettings, parameters: int) -> int:
+    """What students keep of their steps: parameters, and what their optimiser remembers."""
+    if not settings.outer_steps or settings.objective != "unroll":
+        return 0
+    vectors = 1 + inner_optimizer(settings).remembered
+    return settings.segments * (settings.inner_steps + 1) * vectors * parameters * 4
 
 
 def _sizes(run: Run, prepared: Prepared, missing: int) -> dict[str, Any]:
@@ -275,11 +321,7 @@ def _sizes(run: Run, prepared: Prepared, missing: int) -> dict[str, Any]:
     parameters = sum(p.numel() for p in prepared.build(prepared.network, 0, "plan")(0).parameters())
     form = find_form(settings.trajectories.form)
     disk = missing * form.size(settings.trajectories, settings.experts.epochs, parameters)
-    path = (
-        settings.distill.segments * (settings.distill.inner_steps + 1) * parameters * 4
-        if settings.distill.outer_steps
-        else 0
-    )
+    path = _path_bytes(settings.distill, parameters)
     if run.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(run.device)
     else:

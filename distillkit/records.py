@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-LabelKind = Literal["probabilities", "logits"]
+LabelKind = Literal["probabilities", "logits", "weights"]
+"""What label rows are: they sum to 1; a softmax makes them do so; or they weigh the classes and sum to anything."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class TrajectorySource(Protocol):
 class SyntheticSet:
     """The distilled images in the network's input space with their labels and learning rate.
 
-    ``images`` float [S, C, H, W]; ``labels`` float [S, K], probabilities or logits as ``label_kind`` says;
+    ``images`` float [S, C, H, W]; ``labels`` float [S, K] of the kind that ``label_kind`` says;
     ``class_ids`` int64 [S]; ``lr`` the learned step size, positive.
     """
 
@@ -118,7 +119,7 @@ class SyntheticSet:
     label_kind: LabelKind = "probabilities"
 
     def targets(self) -> Tensor:
-        """Label probabilities [S, K]: softmax is applied exactly once, and only to logits."""
+        """What enters the cross-entropy, [S, K]: softmax is applied exactly once, and only to logits."""
         return self.labels.softmax(1) if self.label_kind == "logits" else self.labels
 
 

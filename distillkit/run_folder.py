@@ -29,6 +29,7 @@ from distillkit import storage
 from distillkit.artifact.layout import FILES, PUBLISHED
 from distillkit.errors import ConfigError, StorageError
 from distillkit.records import EvalReport, SyntheticSet
+from distillkit.settings import SECTIONS, RunSettings, defaults
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class RunFolder:
     def stored_settings(self) -> dict[str, Any] | None:
         """The settings of the run that the folder holds, if it holds one."""
         try:
-            stored = storage.read_json(self.path / "config.json").get("settings")
+            stored = completed(storage.read_json(self.path / "config.json")).get("settings")
         except StorageError:  # absent, or damaged: claiming the folder will say so
             return None
         return stored if isinstance(stored, dict) else None
@@ -102,6 +103,7 @@ class RunFolder:
                 other = storage.read_json(config)
             except StorageError:
                 other = {}
+            other = completed(other)
             if other == identity:
                 return False
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
@@ -215,6 +217,17 @@ class RunFolder:
         except StorageError:
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def completed(identity: Any) -> dict[str, Any]:
+    """A stored identity with the settings that were added since it was written, at their defaults: they are neutral."""
+    if not isinstance(identity, dict) or not isinstance(identity.get("settings"), dict):
+        return identity if isinstance(identity, dict) else {}
+    settings = dict(identity["settings"])
+    for section, own in SECTIONS.items():
+        if isinstance(settings.get(section), dict):
+            settings[section] = defaults(own) | settings[section]
+    return {**identity, "settings": defaults(RunSettings) | settings}
 
 
 def _difference(left: Any, right: Any, prefix: str = "") -> str:

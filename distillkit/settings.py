@@ -7,7 +7,7 @@ stage that owns a part lists the names it knows.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,14 +53,15 @@ class DatasetSettings(Section):
     """Part of the training images that becomes the test split where a data set has none."""
     split_seed: int = 0
     """Seed of the splits made here; not the run's seed, so that runs stay comparable."""
-    preprocessing: Literal["standardise", "zca", "none"] = "standardise"
-    """Per-channel mean and standard deviation, ZCA whitening (papers: CIFAR), or [0, 1] pixels as they are."""
+    preprocessing: Literal["standardise", "zca", "unit-zca", "none"] = "standardise"
+    """Per-channel mean and standard deviation, ZCA whitening (papers: CIFAR), ``unit-zca`` (RaT-BPTT: each image minus
+    its mean and to unit length, then ZCA), or [0, 1] pixels as they are."""
     mean: tuple[float, ...] | None = None
     """Channel means of pixels in [0, 1] to standardise with; default: those of the training images."""
     std: tuple[float, ...] | None = None
     """Channel standard deviations to standardise with; default: those of the training images."""
     zca_eps: float = Field(0.1, gt=0)
-    """Added to the eigenvalues of the covariance of [0, 1] pixels."""
+    """Added to the eigenvalues of the covariance of [0, 1] pixels; ``unit-zca`` adds it times their mean."""
     augmentation: str = "color_crop_cutout_flip_scale_rotate"
     """DSA operations joined by ``_``, one drawn per batch; ``none`` turns it off."""
 
@@ -163,11 +164,29 @@ class DistillSettings(Section):
 
     init: str = "real"
     """Initial synthetic images: ``real`` (random training images), ``kmeans`` (nearest to class-wise centroids),
-    ``kmeans-logits`` (the same on an expert's logits, AST), ``correct`` (an expert classifies them correctly, DATM)."""
+    ``kmeans-logits`` (the same on an expert's logits, AST), ``correct`` (an expert classifies them correctly, DATM),
+    ``noise`` (of unit length, RaT), ``artifact`` (those of ``init_from``)."""
+    init_from: str | None = None
+    """Artifact folder whose images, labels and learning rate ``init=artifact`` goes on from: a set learned by narrow
+    students, say, that wide ones should finish."""
     labels: str = "hard"
-    """Label part: ``hard`` is one-hot and fixed, ``soft`` logits, learned (DATM)."""
+    """Label part: ``hard`` is one-hot and fixed, ``soft`` logits, learned (DATM), ``weights`` of the classes, learned,
+    one-hot at first (RaT)."""
+    objective: str = "unroll"
+    """What an outer step descends: the loss that ``matching`` asks of an unrolled student, ``gradients`` (DSA) or
+    ``embeddings`` (DM) of synthetic and real images."""
+    start: str = "expert"
+    """Where an unrolled student begins: on an ``expert``'s trajectory, or at a ``fresh`` network (RaT)."""
+    student: str | None = None
+    """Network of students that begin fresh, and of DSA and DM, where it is not the one that the set is for:
+    ``convnet:width=32`` learns many times as fast as one of width 128, and most of it carries over."""
+    window: str = "random"
+    """Window part, of students that begin at fresh networks: which ``inner_steps`` of their ``horizon`` are
+    differentiated, ``random`` or the ``last`` ones."""
+    horizon: int | None = Field(None, ge=1)
+    """T, steps of a student that begins at a fresh network, the window included; default ``inner_steps``."""
     segments: int = Field(1, ge=1)
-    """S, segments that an outer step averages over, each of its own expert and start."""
+    """S, students that an outer step averages over, each of its own expert and start."""
     sampler: str = "uniform"
     """Segment sampler part: ``uniform`` starts at whole epochs, ``continuous`` (MCT) at any time, ``curriculum``
     (DATM) at whole epochs below a bound that grows."""
@@ -182,7 +201,25 @@ class DistillSettings(Section):
     mask_ratio: float = Field(0.0, ge=0, lt=1)
     """Share of the parameters that the mask drops."""
     matching: str = "parameter-distance"
-    """Matching loss part."""
+    """What an unrolled student is asked: its ``parameter-distance`` to the expert (MTT), also on the way
+    (``intermediate``, ``intermediate-growing``: AST), or its loss on real images (``real-loss``: RaT)."""
+    real_batch: int = Field(5000, ge=1)
+    """Real images that a student is asked about after its last step, without replacement inside shuffled passes."""
+    real_per_class: int = Field(256, ge=1)
+    """Real images of each class that ``gradients`` and ``embeddings`` are compared with."""
+    real_order: str = "shuffle"
+    """Which real images an outer step may see: all, or those of PAD's data scheduler (``easy-to-hard``), whose
+    ``experts.epochs`` are spread over the outer steps."""
+    real_augment: bool = True
+    """Augment the real images that a student is asked about."""
+    real_piece: int = Field(500, ge=1)
+    """Real images that are in memory with their activations at a time."""
+    restart_every: int = Field(1, ge=1)
+    """Outer steps that share a network of the objective ``gradients``; it is trained on the set in between."""
+    network_epochs: int = Field(1, ge=0)
+    """Passes over the set of each such training."""
+    network_lr: float = Field(0.01, gt=0)
+    """Learning rate of it, plain SGD."""
     perturbation: str = "none"
     """Start perturbation part: ``conv-relative`` multiplies convolution weights by noise (AST)."""
     perturbation_scale: float = Field(1.0, ge=0)
@@ -192,7 +229,9 @@ class DistillSettings(Section):
     outer_steps: int = Field(5000, ge=0)
     """Updates of the synthetic set; 0 leaves the initial images (the coresets)."""
     inner_steps: int = Field(30, ge=1)
-    """N, SGD steps of the student; the papers' ``syn_steps``."""
+    """N, steps of the student that are differentiated; the papers' ``syn_steps``, RaT's window W."""
+    inner_optimizer: str = "sgd"
+    """The student's optimiser: ``sgd`` (with ``inner_momentum``) or ``adam``."""
     expert_epochs: int | float = Field(2, gt=0)
     """M, epochs of the expert that the N steps should reproduce; a real number with ``sampler=continuous``."""
     min_start_epoch: int = Field(0, ge=0)
@@ -216,6 +255,10 @@ class DistillSettings(Section):
     """Momentum of the student's SGD."""
     augment: bool = True
     """DSA on the synthetic batches."""
+    outer_optimizer: str = "sgd"
+    """How the set moves: ``sgd`` with a momentum of each kind, or ``adam``."""
+    clip: float | None = Field(None, gt=0)
+    """Clip the images' gradient to this many times the running mean of its norm (RaT: 2); default not at all."""
     lr_img: float = Field(100.0, ge=0)
     """Outer learning rate of the images."""
     image_momentum: float = Field(0.5, ge=0, lt=1)
@@ -223,7 +266,7 @@ class DistillSettings(Section):
     lr_init: float = Field(0.01, gt=0)
     """Student learning rate at the start."""
     lr_lr: float = Field(1e-5, ge=0)
-    """Outer learning rate of the student's learning rate, in its own unit at ``lr_init``."""
+    """Outer learning rate of the student's learning rate η itself; 0 leaves it as it is."""
     lr_momentum: float = Field(0.5, ge=0, lt=1)
     """Outer momentum of the student's learning rate."""
     lr_label: float = Field(0.0, ge=0)
@@ -255,10 +298,15 @@ class EvaluateSettings(Section):
     """Images a step."""
     lr: float | None = Field(None, gt=0)
     """Learning rate; default the learned one."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD with momentum, or Adam."""
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Numbers of epochs among which validation data choose once, when the set is learned; the one that is chosen takes
+    the place of ``epochs``. Default none: no choice."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD momentum."""
     weight_decay: float = Field(5e-4, ge=0)
-    """L2 weight decay."""
+    """L2 weight decay, not Adam's."""
     lr_drop_epochs: tuple[int, ...] | None = None
     """First epochs of the lower lr, each with a fresh optimiser; default epochs // 2 + 2: 502 of 1001 as released."""
     lr_drop_factor: float = Field(0.1, gt=0)
@@ -321,3 +369,18 @@ class RunSettings(Section):
     distill: DistillSettings = DistillSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     artifact: ArtifactSettings = ArtifactSettings()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in RunSettings.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+"""The sections by name."""
+
+
+def defaults(section: type[Section]) -> dict[str, Any]:
+    """The settings of a section that have a default and are no sections themselves, as JSON."""
+    fields = {name: field for name, field in section.model_fields.items() if not field.is_required()}
+    plain = {name: field.get_default() for name, field in fields.items() if name not in SECTIONS}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}

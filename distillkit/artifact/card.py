@@ -11,6 +11,7 @@ import yaml
 
 from distillkit.artifact import own_section
 from distillkit.artifact.card_words import (
+    LABEL_WORDS,
     augmentation_words,
     byte_count,
     dtype_words,
@@ -20,6 +21,7 @@ from distillkit.artifact.card_words import (
     load_words,
     lr_words,
     one_line,
+    optimizer_words,
     origin_words,
     results_table,
     selection_words,
@@ -161,7 +163,7 @@ def _identity(about: ArtifactConfig) -> dict[str, str]:
         "front_matter": yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=1000).strip(),
         "title": _title(about),
         "count": str(about.size),
-        "kind": "learned" if about.experts or about.imported_from else "real",
+        "kind": "learned" if about.learned or about.imported_from else "real",
         "ipc": str(about.ipc),
         "classes": str(about.num_classes),
         "shape": f"{channels} x {height} x {width}",
@@ -197,12 +199,10 @@ def _made(about: ArtifactConfig) -> str:
 def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
     drops = ", ".join(map(str, how.schedule.lr_drop_epochs))
     factor = how.schedule.lr_drop_factor
-    soft = about.label_kind == "logits"
     return {
-        "momentum": f"{how.optimizer.momentum:g}",
-        "weight_decay": f"{how.optimizer.weight_decay:g}",
+        "optimizer": optimizer_words(how),
         "lr": f"{how.lr:.6g}",
-        "lr_kind": " (learned)" if about.experts else "",
+        "lr_kind": " (learned)" if about.learned and about.settings.distill.lr_lr != 0 else "",
         "drops": f"times {factor:g} from epoch {drops} on with a new optimiser" if drops else "constant",
         "epochs": str(how.schedule.epochs),
         "batch": str(how.batch_size),
@@ -210,11 +210,15 @@ def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
         "augmentation": augmentation_words(how),
         "preprocessing": _preprocessing(about),
         "dtype_words": dtype_words(about),
-        "label_words": "logits (take a softmax once)" if soft else "probabilities",
+        "label_words": LABEL_WORDS[about.label_kind],
     }
 
 
 def _preprocessing(about: ArtifactConfig) -> str:
+    if about.settings.dataset.preprocessing == "unit-zca":
+        return (
+            "pixels x of which each image is taken minus its mean and divided by its length, then `x @ unit_zca_matrix`"
+        )
     if about.settings.dataset.preprocessing == "zca":
         return "ZCA-whitened pixels, `(x.flatten() - zca_mean) @ zca_matrix` of pixels x in [0, 1]"
     return "standardised pixels, `(x - mean) / std` per channel of pixels x in [0, 1]"
@@ -225,6 +229,6 @@ def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> d
         "table": results_table(how, measured),
         "lr_words": lr_words(how, measured),
         "selection": selection_words(about, measured.selection),
-        "curves": "![matching loss and accuracy over the run](curves.png)" if about.experts else "",
+        "curves": "![matching loss and accuracy over the run](curves.png)" if about.learned else "",
         "limits": limits(about, how, measured),
     }

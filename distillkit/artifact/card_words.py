@@ -84,6 +84,20 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     return f"Test data chose nothing; kept: {kept}, selected on {selection.split}."
 
 
+def optimizer_words(how: RecipeFile) -> str:
+    """What the set is trained with."""
+    if how.optimizer.name == "adam":
+        return "Adam (β 0.9, 0.999)"
+    return f"SGD, momentum {how.optimizer.momentum:g}, weight decay {how.optimizer.weight_decay:g}"
+
+
+LABEL_WORDS = {
+    "probabilities": "probabilities",
+    "logits": "logits (take a softmax once)",
+    "weights": "weights of the classes in the cross-entropy, which need not sum to 1",
+}
+
+
 def augmentation_words(how: RecipeFile) -> str:
     """DSA with its operations, or none."""
     if how.augmentation.strategy == "none":
@@ -146,7 +160,7 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
     if baseline is not None and main is not None:
         gap = 100 * (baseline.mean - main.mean)
         lines.append(f"Against all training images: {-gap:+.1f} points on {how.architecture.name}.")
-    if about.experts:
+    if about.learned:
         lines.append(
             "The images were learned for the recipe above; another learning rate or no augmentation costs accuracy."
         )

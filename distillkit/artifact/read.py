@@ -58,8 +58,7 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
         recipe = _checked_json(folder / FILES.recipe, RecipeFile)
         _check_augmentation(recipe)
         results = _checked_json(folder / FILES.results, ResultsFile)
-        whitened = config.settings.dataset.preprocessing == "zca"
-        tensors = _read(folder / FILES.preprocess, preprocess_layout(config, whitened))
+        tensors = _read(folder / FILES.preprocess, preprocess_layout(config))
         for key, tensor in tensors.items():
             _check_finite(FILES.preprocess, key, tensor)
             if key == "std" and not bool((tensor > 0).all()):
@@ -101,18 +100,19 @@ def tensors_layout(config: ArtifactConfig) -> Layout:
     }
 
 
-def preprocess_layout(config: ArtifactConfig, whitened: bool) -> Layout:
+def preprocess_layout(config: ArtifactConfig) -> Layout:
     """Dtype and shape of each tensor of preprocess.safetensors."""
-    size = math.prod(config.image_shape)
-    if whitened:
+    size, kind = math.prod(config.image_shape), config.settings.dataset.preprocessing
+    if kind == "unit-zca":
+        return {"unit_zca_matrix": ("F32", (size, size))}
+    if kind == "zca":
         return {"zca_mean": ("F32", (size,)), "zca_matrix": ("F32", (size, size))}
     return {"mean": ("F32", (config.image_shape[0],)), "std": ("F32", (config.image_shape[0],))}
 
 
 def largest_sizes(config: ArtifactConfig) -> dict[str, int]:
     """Bytes that the files of an artifact with this config can have at most."""
-    whitened = config.settings.dataset.preprocessing == "zca"
-    layouts = {FILES.tensors: tensors_layout(config), FILES.preprocess: preprocess_layout(config, whitened)}
+    layouts = {FILES.tensors: tensors_layout(config), FILES.preprocess: preprocess_layout(config)}
     sizes = {name: 8 + MAX_HEADER + _data_bytes(layout) for name, layout in layouts.items()}
     pixels = config.size * math.prod(config.image_shape)
     views = 2**24 + 8 * pixels + 8 * config.size * config.num_classes  # pictures and tables are smaller than this
@@ -195,6 +195,8 @@ def _synthetic(tensors: dict[str, Tensor], config: ArtifactConfig, preprocessing
         raise StorageError(f"{FILES.tensors}: the learning rate {float(tensors['lr'])} is not positive")
     if config.label_kind == "probabilities":
         _check_probabilities(tensors["labels"])
+    if config.label_kind == "weights" and bool((tensors["labels"] < 0).any()):
+        raise StorageError(f"{FILES.tensors}: labels are said to be weights of classes, but some are negative")
     synthetic = decode(tensors, config.uint8_range, preprocessing, config.label_kind)
     _check_finite(FILES.tensors, "images, decoded,", synthetic.images)
     return synthetic

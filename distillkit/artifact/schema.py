@@ -47,10 +47,17 @@ class StoredDataset(_Open):
     preprocessing: Line = "standardise"
 
 
+class StoredDistill(_Open):
+    """Of the settings of distillation, what the card tells."""
+
+    lr_lr: float | None = None
+
+
 class StoredSettings(_Open):
     """Of the settings of the run, what readers use."""
 
     dataset: StoredDataset
+    distill: StoredDistill = StoredDistill()
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
 
 
@@ -93,6 +100,7 @@ class ArtifactConfig(_Open):
     settings: StoredSettings
     source: Source
     experts: dict[str, Any] | None = None
+    learned_here: bool | None = None
     imported_from: Line | None = None
     command: Text = ""
     versions: dict[str, Line] = {}
@@ -106,14 +114,20 @@ class ArtifactConfig(_Open):
         return len(self.classes)
 
     @property
+    def learned(self) -> bool:
+        """Whether a run of distillkit learned the images; older artifacts of which that is true name their experts."""
+        return self.experts is not None if self.learned_here is None else self.learned_here
+
+    @property
     def size(self) -> int:
         """S, synthetic images."""
         return self.ipc * len(self.classes)
 
 
 class Optimizer(_Open):
-    """SGD."""
+    """SGD, or Adam (whose momentum and weight decay are 0)."""
 
+    name: Literal["sgd", "adam"] = "sgd"
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, allow_inf_nan=False)
 

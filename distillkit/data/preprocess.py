@@ -65,7 +65,50 @@ class Whiten:
         return {"zca_mean": self.mean.float(), "zca_matrix": self.matrix.float()}
 
 
-Preprocess = Standardise | Whiten
+@dataclass(frozen=True)
+class UnitWhiten:
+    """RaT-BPTT's: each image minus its own mean over all D = C*H*W values, divided by its L2 norm; then
+    ``x.flatten() @ matrix`` with ``matrix`` = V (Λ + e mean(Λ))^(-1/2) Vᵀ, of Σ = V Λ Vᵀ = XᵀX / n over such images.
+
+    What mean and norm an image had is lost: ``invert`` gives every image those of a natural one.
+    """
+
+    matrix: Tensor
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """V (Λ + e mean(Λ))^(1/2) Vᵀ, float64 [D, D]."""
+        inverse: Tensor = torch.linalg.inv(self.matrix.double())
+        return inverse
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, C, H, W], float, of any unit, to whitened inputs; images of one value become zeros."""
+        return (unit_images(pixels) @ self.matrix.to(pixels)).view_as(pixels)
+
+    def invert(self, inputs: Tensor) -> Tensor:
+        """Whitened inputs to pixels; real ones get mean ``NATURAL_MEAN`` and standard deviation ``NATURAL_STD``."""
+        flat = inputs.flatten(1) @ self.inverse.to(inputs)
+        scale = NATURAL_STD * flat.shape[1] ** 0.5
+        pixels: Tensor = NATURAL_MEAN + scale * flat
+        return pixels.view_as(inputs)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What preprocess.safetensors holds: ``unit_zca_matrix`` [D, D], float32."""
+        return {"unit_zca_matrix": self.matrix.float()}
+
+
+NATURAL_MEAN, NATURAL_STD = 0.5, 0.25
+
+
+def unit_images(images: Tensor) -> Tensor:
+    """Flat [B, D], each image minus its mean, divided by its L2 norm."""
+    flat = images.flatten(1)
+    centred = flat - flat.mean(1, keepdim=True)
+    lengths: Tensor = centred.norm(dim=1, keepdim=True)
+    return centred / lengths.clamp_min(torch.finfo(flat.dtype).tiny)
+
+
+Preprocess = Standardise | Whiten | UnitWhiten
 
 
 def _chunks(images: Tensor) -> Iterator[Tensor]:
@@ -88,10 +131,7 @@ def fit_whiten(images: Tensor, eps: float) -> Whiten:
     Raises:
         ConfigError: images so large that the D x D matrix is not worth having.
     """
-    size = images[0].numel()
-    if size > 12288:
-        side = f"{images.shape[-2]}x{images.shape[-1]}"
-        raise ConfigError(f"ZCA of {side} images needs a {size} x {size} matrix; use dataset.preprocessing=standardise")
+    size = _check_matrix(images)
     mean = torch.stack([chunk.flatten(1).sum(0) for chunk in _chunks(images)]).sum(0) / len(images)
     covariance = torch.zeros(size, size, dtype=torch.float64)
     for chunk in _chunks(images):
@@ -102,10 +142,36 @@ def fit_whiten(images: Tensor, eps: float) -> Whiten:
     return Whiten(mean, matrix)
 
 
+def _check_matrix(images: Tensor) -> int:
+    size = images[0].numel()
+    if size > 12288:
+        side = f"{images.shape[-2]}x{images.shape[-1]}"
+        raise ConfigError(f"ZCA of {side} images needs a {size} x {size} matrix; use dataset.preprocessing=standardise")
+    return size
+
+
+def fit_unit_whiten(images: Tensor, relative_eps: float) -> UnitWhiten:
+    """ZCA of uint8 ``images`` [n, C, H, W], each of zero mean and unit length, in float64; D at most 12,288.
+
+    Raises:
+        ConfigError: images so large that the D x D matrix is not worth having.
+    """
+    size = _check_matrix(images)
+    second_moment = torch.zeros(size, size, dtype=torch.float64)
+    for chunk in _chunks(images):
+        flat = unit_images(chunk)
+        second_moment.addmm_(flat.T, flat)
+    eigenvalues, vectors = torch.linalg.eigh(second_moment / len(images))
+    eigenvalues = eigenvalues.clamp_min(0)
+    return UnitWhiten((vectors * (eigenvalues + relative_eps * eigenvalues.mean()).rsqrt()) @ vectors.T)
+
+
 def fit(kind: str, images: Tensor, zca_eps: float) -> Preprocess:
-    """Fit ``standardise``, ``zca`` or ``none`` (mean 0, std 1) on uint8 training images [n, C, H, W]."""
+    """Fit ``standardise``, ``zca``, ``unit-zca`` or ``none`` (mean 0, std 1) on uint8 training images [n, C, H, W]."""
     if kind == "zca":
         return fit_whiten(images, zca_eps)
+    if kind == "unit-zca":
+        return fit_unit_whiten(images, zca_eps)
     if kind == "none":
         channels = images.shape[1]
         return Standardise(torch.zeros(channels, dtype=torch.float64), torch.ones(channels, dtype=torch.float64))
@@ -125,6 +191,8 @@ def from_tensors(tensors: dict[str, Tensor], image_shape: tuple[int, int, int]) 
         return Standardise(tensors["mean"].double(), tensors["std"].double())
     if shapes == {"zca_mean": (size,), "zca_matrix": (size, size)}:
         return Whiten(tensors["zca_mean"].double(), tensors["zca_matrix"].double())
+    if shapes == {"unit_zca_matrix": (size, size)}:
+        return UnitWhiten(tensors["unit_zca_matrix"].double())
     raise ArtifactError(f"preprocess.safetensors holds {shapes}, which fits no {image_shape} images")
 
 

@@ -9,20 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillkit.distill.parts import Part, look_up
 from distillkit.errors import ConfigError
 from distillkit.records import LabelKind
 from distillkit.settings import DistillSettings
 
 
 class LabelPart(Protocol):
-    """How a method treats labels; ``labels`` are float [S, K] of the kind ``kind``.
-
-    ``asks_experts``: whether the initial labels are made from experts' logits.
-    """
+    """How a method treats labels; ``labels`` are float [S, K] of the kind ``kind``."""
 
     kind: LabelKind
     learned: bool
-    asks_experts: bool
 
     def initial(self, class_ids: Tensor, num_classes: int, logits_ESK: Tensor | None = None) -> Tensor:
         """Labels [S, K] for images of classes ``class_ids`` [S], of which E experts say ``logits_ESK``."""
@@ -30,13 +27,15 @@ class LabelPart(Protocol):
     def loss(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
         """Scalar loss, mean over the batch."""
 
+    def project(self, labels: Tensor) -> Tensor:
+        """Labels after an outer step, moved to where they may be."""
+
 
 class HardLabels:
     """One-hot and fixed (MTT)."""
 
     kind: LabelKind = "probabilities"
     learned = False
-    asks_experts = False
 
     def initial(self, class_ids: Tensor, num_classes: int, logits_ESK: Tensor | None = None) -> Tensor:
         """One-hot rows."""
@@ -45,6 +44,24 @@ class HardLabels:
     def loss(self, logits_BK: Tensor, labels_BK: Tensor) -> Tensor:
         """Cross-entropy."""
         return -(labels_BK * F.log_softmax(logits_BK, 1)).sum(1).mean()
+
+    def project(self, labels: Tensor) -> Tensor:
+        """Any."""
+        return labels
+
+
+class LabelWeights(HardLabels):
+    """Weights of the classes, learned with the images, one-hot at first (RaT-BPTT): at least 0, of any sum.
+
+    They enter the cross-entropy as they are, so their sum weighs the image.
+    """
+
+    kind: LabelKind = "weights"
+    learned = True
+
+    def project(self, labels: Tensor) -> Tensor:
+        """Negative ones become 0."""
+        return labels.clamp_min(0)
 
 
 def mean_of_the_right(logits_ESK: Tensor, class_ids: Tensor) -> Tensor:
@@ -67,7 +84,6 @@ class SoftLabels:
 
     kind: LabelKind = "logits"
     learned = True
-    asks_experts = True
 
     def initial(self, class_ids: Tensor, num_classes: int, logits_ESK: Tensor | None = None) -> Tensor:
         """Mean logits of the experts that are right.
@@ -83,10 +99,15 @@ class SoftLabels:
         """Cross-entropy against softmax(labels)."""
         return -(labels_BK.softmax(1) * F.log_softmax(logits_BK, 1)).sum(1).mean()
 
+    def project(self, labels: Tensor) -> Tensor:
+        """Any."""
+        return labels
 
-LABELS: dict[str, Callable[[DistillSettings], LabelPart]] = {
-    "hard": lambda settings: HardLabels(),
-    "soft": lambda settings: SoftLabels(),
+
+LABELS: dict[str, Part[Callable[[DistillSettings], LabelPart]]] = {
+    "hard": Part(lambda settings: HardLabels()),
+    "soft": Part(lambda settings: SoftLabels(), frozenset({"opinion"})),
+    "weights": Part(lambda settings: LabelWeights()),
 }
 
 
@@ -96,6 +117,9 @@ def label_part(settings: DistillSettings) -> LabelPart:
     Raises:
         ConfigError: unknown.
     """
-    if settings.labels not in LABELS:
-        raise ConfigError(f"distill.labels={settings.labels!r} is unknown; known: {', '.join(LABELS)}")
-    return LABELS[settings.labels](settings)
+    return look_up(LABELS, "distill.labels", settings.labels).build(settings)
+
+
+def labels_ask_experts(settings: DistillSettings) -> bool:
+    """Whether the initial labels are made from experts' logits."""
+    return "opinion" in look_up(LABELS, "distill.labels", settings.labels).needs

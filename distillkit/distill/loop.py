@@ -10,19 +10,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from distillkit import rng
-from distillkit.data.augment import Augmentation
-from distillkit.distill.labels import LabelPart
-from distillkit.distill.matching import MatchingPart, MatchingProblem
-from distillkit.distill.segments import SegmentSampler
-from distillkit.distill.start import InnerScale, Perturbation, unperturbed, unscaled
+from distillkit.distill.objective import Objective
+from distillkit.distill.outer_optimizers import OuterOptimizer
 from distillkit.distill.state import Best, OuterState
-from distillkit.distill.step_functions import StepFunctions, scaled
-from distillkit.distill.student import plan_inner_steps, to_device
-from distillkit.distill.students import Student, average, side_by_side
-from distillkit.distill.unroll import Hypergradient, Unroll
+from distillkit.distill.unroll import Hypergradient
 from distillkit.errors import DivergenceError
-from distillkit.records import LabelKind, SyntheticSet, TrajectorySource
+from distillkit.records import LabelKind, SyntheticSet
 from distillkit.settings import DistillSettings
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -30,25 +23,11 @@ MAX_SKIPPED_IN_A_ROW = 10
 
 @dataclass(frozen=True)
 class DistillTask:
-    """What an outer step is made of.
-
-    ``perturb`` changes the student's start, by number of the segment; ``inner_scale`` multiplies the inner loss, by
-    segment. ``together``: the S students of a step run as one, and ``functions`` are those of all of them. ``kept``:
-    inner steps whose graphs are kept.
-    """
+    """What an outer step is made of: the objective that it descends, and how."""
 
     settings: DistillSettings
-    functions: StepFunctions
-    trajectories: TrajectorySource
-    segments: SegmentSampler
-    matching: MatchingPart
-    labels: LabelPart
-    augmentation: Augmentation | None
-    seed: int
-    perturb: Perturbation = unperturbed
-    inner_scale: InnerScale = unscaled
-    together: bool = False
-    kept: int = 0
+    objective: Objective
+    optimizer: OuterOptimizer
 
 
 @dataclass(frozen=True)
@@ -118,51 +97,24 @@ def _advance(task: DistillTask, state: OuterState) -> tuple[float, float]:
     elif task.settings.gate is not None and loss > task.settings.gate:
         state.gated += 1
     else:
-        state.apply(result.images, grad_lr, task.settings, result.labels)
+        state.apply(_gradients(result, grad_lr), task.optimizer, task.objective.labels.project, task.settings.ema)
+    state.carried = result.carried
     state.step += 1
     return loss, norm
 
 
+def _gradients(result: Hypergradient, grad_lr: float) -> dict[str, Tensor]:
+    found = {"images": result.images, "lr": torch.tensor(grad_lr, dtype=torch.float64)}
+    return found if result.labels is None else {**found, "labels": result.labels}
+
+
 def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
-    """The hypergradient of outer step ``state.step``, averaged over its S segments.
+    """The hypergradient of outer step ``state.step``, averaged over its S students.
 
     Their numbers, step * S .. step * S + S - 1, name all their randomness.
     """
     count = task.settings.segments
-    students = [_student(task, state, number) for number in range(state.step * count, (state.step + 1) * count)]
-    if count == 1 or task.together:
-        return _hypergradient(task, state, students[0] if count == 1 else side_by_side(students))
-    return average([_hypergradient(task, state, student) for student in students])
-
-
-def _student(task: DistillTask, state: OuterState, number: int) -> Student:
-    settings, device = task.settings, state.images.device
-    segment = task.segments(number)
-
-    def point(epoch: float) -> Tensor:
-        return task.trajectories.point(segment.expert, epoch).to(device)
-
-    start = task.perturb(point(segment.start), number)
-    channels, height, width = (int(size) for size in state.images.shape[1:])
-    steps = plan_inner_steps(
-        settings.inner_steps,
-        len(state.images),
-        settings.batch_size,
-        (channels, height, width),
-        task.augmentation if settings.augment else None,
-        rng.generator(task.seed, "distill", "inner", number),
-    )
-    terms = task.matching(MatchingProblem(start, len(steps), segment, point))
-    return Student(start, to_device(steps, device), terms, task.inner_scale(segment))
-
-
-def _hypergradient(task: DistillTask, state: OuterState, student: Student) -> Hypergradient:
-    settings, start = task.settings, student.start_P
-    lr = torch.tensor(state.lr, dtype=start.dtype, device=start.device)
-    functions = scaled(task.functions, student.scale)
-    unroll = Unroll(functions, student.steps, settings.inner_momentum, settings.hypergradient == "exact", task.kept)
-    learn_labels = task.labels.learned
-    return unroll.hypergradient(start, state.images, state.labels, lr, student.terms, learn_labels=learn_labels)
+    return task.objective.gradient(state, range(state.step * count, (state.step + 1) * count))
 
 
 def _select(state: OuterState, observer: Observer, margin: float) -> None:
@@ -185,10 +137,6 @@ def _stop_if_diverged(state: OuterState) -> None:
         )
 
 
-def start_state(
-    images: Tensor, class_ids: Tensor, initial_labels: Tensor, kind: LabelKind, lr_init: float
-) -> OuterState:
+def start_state(images: Tensor, class_ids: Tensor, initial_labels: Tensor, kind: LabelKind, lr: float) -> OuterState:
     """The state before the first step, from initial ``images`` [S, C, H, W] and labels [S, K] on the loop's device."""
-    state = OuterState(images, initial_labels, class_ids, kind, lr_init)
-    state.image_velocity, state.label_velocity = torch.zeros_like(images), torch.zeros_like(initial_labels)
-    return state
+    return OuterState(images, initial_labels, class_ids, kind, lr)

@@ -1,4 +1,4 @@
-"""Matching losses: how far a student is from its target."""
+"""What a student is asked at the end: how far it is from an expert, or how it does on real images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from distillkit.distill.unroll import MatchingTerm
+from distillkit.distill.parts import Need, Part, look_up
+from distillkit.distill.unroll import MatchingTerm, Term
 from distillkit.errors import ConfigError, TrajectoryError
 from distillkit.records import Segment
 from distillkit.settings import DistillSettings
@@ -68,37 +69,67 @@ def loss_masked(ratio: float) -> MatchingLoss:
     return loss
 
 
-MASKS: dict[str, Callable[[float], MatchingLoss]] = {
-    "none": lambda ratio: normalised_parameter_distance,
-    "depth": depth_masked,
-    "loss": loss_masked,
+MASKS: dict[str, Part[Callable[[float], MatchingLoss]]] = {
+    "none": Part(lambda ratio: normalised_parameter_distance),
+    "depth": Part(depth_masked),
+    "loss": Part(loss_masked),
 }
 
 
 def _masked(settings: DistillSettings) -> MatchingLoss:
-    if settings.mask not in MASKS:
-        raise ConfigError(f"distill.mask={settings.mask!r} is unknown; known: {', '.join(MASKS)}")
-    return MASKS[settings.mask](settings.mask_ratio)
+    return look_up(MASKS, "distill.mask", settings.mask).build(settings.mask_ratio)
+
+
+def no_expert(epoch: float) -> Tensor:
+    """There is none.
+
+    Raises:
+        TrajectoryError: always.
+    """
+    raise TrajectoryError(f"no expert has a point at epoch {epoch}: the student began at a fresh network")
+
+
+def no_real_images(after: int) -> Term:
+    """There are none.
+
+    Raises:
+        TrajectoryError: always.
+    """
+    raise TrajectoryError(f"no real images are at hand to score the student on after step {after}")
 
 
 @dataclass(frozen=True)
 class MatchingProblem:
-    """What an outer step compares: the student's start [P], its N, the segment, and the expert's points by epoch."""
+    """What a student can be asked: its start [P], its N, the expert's segment and points by epoch (None and none to be
+    had where it begins at a fresh network), and how it does on the real batch of its own, after so many steps.
+    """
 
     start_P: Tensor
     inner_steps: int
-    segment: Segment
-    point: Callable[[float], Tensor]
+    segment: Segment | None = None
+    point: Callable[[float], Tensor] = no_expert
+    on_real_images: Callable[[int], Term] = no_real_images
+
+    @property
+    def matched(self) -> Segment:
+        """The segment.
+
+        Raises:
+            TrajectoryError: the student did not begin on an expert's trajectory.
+        """
+        if self.segment is None:
+            raise TrajectoryError("there is no segment to match: the student began at a fresh network")
+        return self.segment
 
 
-MatchingPart = Callable[[MatchingProblem], list[MatchingTerm]]
+MatchingPart = Callable[[MatchingProblem], list[Term]]
 
 
 def end_of_segment(loss: MatchingLoss) -> MatchingPart:
     """Compare once, after the last inner step, with the segment's target (MTT)."""
 
-    def terms(problem: MatchingProblem) -> list[MatchingTerm]:
-        start, target = problem.start_P, problem.point(problem.segment.target)
+    def terms(problem: MatchingProblem) -> list[Term]:
+        start, target = problem.start_P, problem.point(problem.matched.target)
         return [MatchingTerm(problem.inner_steps, lambda student: loss(student, start, target))]
 
     return terms
@@ -112,13 +143,13 @@ def with_intermediate(loss: MatchingLoss, expert_epochs: float, *, growing: bool
     would not come before the segment's own (a real M, or a target clamped at the end).
     """
 
-    def terms(problem: MatchingProblem) -> list[MatchingTerm]:
-        found = end_of_segment(loss)(problem)
+    def terms(problem: MatchingProblem) -> list[Term]:
+        segment, found = problem.matched, end_of_segment(loss)(problem)
         start, stride = problem.start_P, int(problem.inner_steps // expert_epochs)
         for k in range(1, math.ceil(expert_epochs)) if stride else ():
-            if k * stride >= problem.inner_steps or problem.segment.start + k >= problem.segment.target:
+            if k * stride >= problem.inner_steps or segment.start + k >= segment.target:
                 break
-            target, weight = problem.point(problem.segment.start + k), k / expert_epochs if growing else 1.0
+            target, weight = problem.point(segment.start + k), k / expert_epochs if growing else 1.0
             found.append(MatchingTerm(k * stride, _weighted(loss, weight, start, target)))
         return found
 
@@ -129,19 +160,37 @@ def _weighted(loss: MatchingLoss, weight: float, start: Tensor, target: Tensor) 
     return lambda student: weight * loss(student, start, target)
 
 
-MATCHING: dict[str, Callable[[DistillSettings], MatchingPart]] = {
-    "parameter-distance": lambda settings: end_of_segment(_masked(settings)),
-    "intermediate": lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=False),
-    "intermediate-growing": lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=True),
+def real_loss(problem: MatchingProblem) -> list[Term]:
+    """The student's cross-entropy on a batch of real images after its last step (RaT-BPTT, arXiv:2311.01570, Eq. 1)."""
+    return [problem.on_real_images(problem.inner_steps)]
+
+
+def _unmasked(settings: DistillSettings) -> MatchingPart:
+    if settings.mask != "none":
+        raise ConfigError(
+            f"distill.mask={settings.mask} leaves out parameters, and distill.matching=real-loss compares none; "
+            "--set distill.mask=none"
+        )
+    return real_loss
+
+
+_OF_EXPERTS: frozenset[Need] = frozenset({"trajectories"})
+MATCHING: dict[str, Part[Callable[[DistillSettings], MatchingPart]]] = {
+    "parameter-distance": Part(lambda settings: end_of_segment(_masked(settings)), _OF_EXPERTS),
+    "intermediate": Part(
+        lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=False), _OF_EXPERTS
+    ),
+    "intermediate-growing": Part(
+        lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=True), _OF_EXPERTS
+    ),
+    "real-loss": Part(_unmasked, frozenset({"real batches"})),
 }
 
 
 def matching_part(settings: DistillSettings) -> MatchingPart:
-    """The part that ``settings.matching`` names: what is compared, after which inner steps.
+    """The part that ``settings.matching`` names: what is asked, after which inner steps.
 
     Raises:
-        ConfigError: unknown.
+        ConfigError: unknown, or it has no mask.
     """
-    if settings.matching not in MATCHING:
-        raise ConfigError(f"distill.matching={settings.matching!r} is unknown; known: {', '.join(MATCHING)}")
-    return MATCHING[settings.matching](settings)
+    return look_up(MATCHING, "distill.matching", settings.matching).build(settings)

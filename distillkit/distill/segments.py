@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distillkit import rng
+from distillkit.distill.parts import Part, look_up
 from distillkit.errors import ConfigError, TrajectoryError
 from distillkit.records import Segment, TrajectorySource
 from distillkit.settings import DistillSettings
@@ -142,10 +143,10 @@ def curriculum_segments(settings: DistillSettings, trajectories: TrajectorySourc
     return sample
 
 
-SEGMENTS: dict[str, Callable[[DistillSettings, TrajectorySource, int], SegmentSampler]] = {
-    "uniform": uniform_segments,
-    "continuous": continuous_segments,
-    "curriculum": curriculum_segments,
+SEGMENTS: dict[str, Part[Callable[[DistillSettings, TrajectorySource, int], SegmentSampler]]] = {
+    "uniform": Part(uniform_segments, frozenset({"trajectories"})),
+    "continuous": Part(continuous_segments, frozenset({"trajectories"})),
+    "curriculum": Part(curriculum_segments, frozenset({"trajectories"})),
 }
 
 
@@ -155,6 +156,4 @@ def segment_sampler(settings: DistillSettings, trajectories: TrajectorySource, s
     Raises:
         ConfigError: unknown, or it does not fit the trajectories.
     """
-    if settings.sampler not in SEGMENTS:
-        raise ConfigError(f"distill.sampler={settings.sampler!r} is unknown; known: {', '.join(SEGMENTS)}")
-    return SEGMENTS[settings.sampler](settings, trajectories, seed)
+    return look_up(SEGMENTS, "distill.sampler", settings.sampler).build(settings, trajectories, seed)

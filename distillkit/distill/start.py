@@ -1,17 +1,21 @@
-"""What is done to an outer step before the student runs: the start is perturbed, the inner loss scaled (AST)."""
+"""Where a student begins: on an expert's trajectory (perturbed, its inner loss scaled: AST), or at a fresh network."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillkit import rng
+from distillkit.distill.parts import Part, look_up
+from distillkit.distill.segments import segment_sampler
+from distillkit.distill.windows import window_part
 from distillkit.errors import ConfigError
-from distillkit.networks.functional import FlatNetwork
-from distillkit.records import Segment
+from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.records import Segment, TrajectorySource
 from distillkit.settings import DistillSettings
 
 Perturbation = Callable[[Tensor, int], Tensor]
@@ -73,23 +77,104 @@ def _balanced(settings: DistillSettings) -> InnerScale:
     return lambda segment: balance_factor(segment.start, settings.max_start_epoch)
 
 
-PERTURBATIONS: dict[str, Callable[[DistillSettings, FlatNetwork, int], Perturbation]] = {
-    "none": lambda settings, network, seed: unperturbed,
-    "conv-relative": _relative_convolutions,
+PERTURBATIONS: dict[str, Part[Callable[[DistillSettings, FlatNetwork, int], Perturbation]]] = {
+    "none": Part(lambda settings, network, seed: unperturbed),
+    "conv-relative": Part(_relative_convolutions),
 }
-INNER_SCALES: dict[str, Callable[[DistillSettings], InnerScale]] = {
-    "none": lambda settings: unscaled,
-    "log-balanced": _balanced,
+INNER_SCALES: dict[str, Part[Callable[[DistillSettings], InnerScale]]] = {
+    "none": Part(lambda settings: unscaled),
+    "log-balanced": Part(_balanced),
 }
+
+
+def perturbation(settings: DistillSettings, network: FlatNetwork, seed: int) -> Perturbation:
+    """The part that ``settings.perturbation`` names.
+
+    Raises:
+        ConfigError: unknown.
+    """
+    return look_up(PERTURBATIONS, "distill.perturbation", settings.perturbation).build(settings, network, seed)
+
+
+def inner_scale(settings: DistillSettings) -> InnerScale:
+    """The part that ``settings.inner_scale`` names.
+
+    Raises:
+        ConfigError: unknown.
+    """
+    return look_up(INNER_SCALES, "distill.inner_scale", settings.inner_scale).build(settings)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a student begins: parameters [P], how many steps it takes before those that count, its scale of the inner
+    loss, and the segment of an expert that it begins on, if it does.
+    """
+
+    theta_P: Tensor
+    skipped: int = 0
+    scale: float = 1.0
+    segment: Segment | None = None
+
+
+StudentStart = Callable[[int], Beginning]
+"""By the number of the student."""
+
+
+def at_an_expert(
+    settings: DistillSettings, trajectories: TrajectorySource, network: FlatNetwork, seed: int
+) -> StudentStart:
+    """On an expert's trajectory, where a segment begins; perturbed and scaled by their parts (MTT, AST).
+
+    Raises:
+        ConfigError: a part is unknown, or the trajectories are too short.
+    """
+    segments = segment_sampler(settings, trajectories, seed)
+    perturb, scale = perturbation(settings, network, seed), inner_scale(settings)
+
+    def begin(number: int) -> Beginning:
+        segment = segments(number)
+        point = trajectories.point(segment.expert, segment.start)
+        return Beginning(perturb(point, number), 0, scale(segment), segment)
+
+    return begin
+
+
+def at_a_fresh_network(settings: DistillSettings, build: Callable[[int], nn.Module], seed: int) -> StudentStart:
+    """At the initialisation of a network of its own, ``build(number)``, some steps before its window (RaT-BPTT).
+
+    Raises:
+        ConfigError: the window part is unknown or does not fit.
+    """
+    window = window_part(settings, seed)
+
+    def begin(number: int) -> Beginning:
+        return Beginning(flatten_parameters(build(number)), window(number // settings.segments))
+
+    return begin
+
+
+STARTS: dict[str, Part[None]] = {"expert": Part(None, frozenset({"trajectories"})), "fresh": Part(None)}
+"""Where students begin; ``at_an_expert`` and ``at_a_fresh_network`` build them, from what each needs."""
 
 
 def check_start(settings: DistillSettings) -> None:
-    """Are there such parts?
+    """Do the parts of the student's beginning exist and fit each other?
 
     Raises:
         ConfigError: no.
     """
-    for key, table in (("perturbation", PERTURBATIONS), ("inner_scale", INNER_SCALES)):
-        name = getattr(settings, key)
-        if name not in table:
-            raise ConfigError(f"distill.{key}={name!r} is unknown; known: {', '.join(table)}")
+    look_up(STARTS, "distill.start", settings.start)
+    fresh = settings.start == "fresh"
+    look_up(PERTURBATIONS, "distill.perturbation", settings.perturbation)
+    look_up(INNER_SCALES, "distill.inner_scale", settings.inner_scale)
+    window_part(settings, 0)
+    if fresh and (settings.perturbation, settings.inner_scale) != ("none", "none"):
+        raise ConfigError(
+            "distill.perturbation and distill.inner_scale are of students that begin at experts; with "
+            "distill.start=fresh leave them at none"
+        )
+    if not fresh and settings.horizon not in (None, settings.inner_steps):
+        raise ConfigError(
+            "distill.horizon is of students that begin at fresh networks; with distill.start=expert leave it out"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from distillkit import storage
+from distillkit.distill.outer_optimizers import Gradients, OuterOptimizer, stepped_lr
 from distillkit.records import LabelKind, SyntheticSet
-from distillkit.settings import DistillSettings
 
-# A wild gradient must not take η out of the range of floats in one step; ordinary steps change log η by under 0.01.
-MAX_LOG_LR_CHANGE = 1.0
+MEMORY = "memory."
+"""What the names of the outer optimiser's tensors begin with in a checkpoint."""
+Projection = Callable[[Tensor], Tensor]
+
+
+def unprojected(labels: Tensor) -> Tensor:
+    """Labels may be anything."""
+    return labels
 
 
 @dataclass
@@ -29,22 +35,19 @@ class Best:
 
 @dataclass
 class OuterState:
-    """The synthetic set being learned, with its momenta.
+    """The synthetic set being learned: images [S, C, H, W], labels [S, K], the student's learning rate η.
 
-    The student's lr is η = lr_init * exp(φ / lr_init): positive whatever φ is, and dη/dφ = 1 at the start, so that the
-    papers' learning rates of η (``lr_lr``) keep their meaning there. ``log_lr`` is φ / lr_init.
+    ``memory`` is that of the outer optimiser; ``carried`` [S', P], networks that the next outer step goes on with.
     """
 
     images: Tensor
     labels: Tensor
     class_ids: Tensor
     label_kind: LabelKind
-    lr_init: float
-    log_lr: float = 0.0
-    image_velocity: Tensor = field(default_factory=lambda: torch.zeros(()))
-    label_velocity: Tensor = field(default_factory=lambda: torch.zeros(()))
-    lr_velocity: float = 0.0
+    lr: float
+    memory: dict[str, Tensor] = field(default_factory=dict)
     average: Tensor | None = None
+    carried: Tensor | None = None
     step: int = 0
     skipped: int = 0
     gated: int = 0
@@ -57,28 +60,23 @@ class OuterState:
     agreement: dict[str, float] = field(default_factory=dict)
     best: Best | None = None
 
-    @property
-    def lr(self) -> float:
-        """η."""
-        return self.lr_init * math.exp(self.log_lr)
-
     def apply(
-        self, grad_images: Tensor, grad_lr: float, settings: DistillSettings, grad_labels: Tensor | None = None
+        self,
+        gradients: Gradients,
+        optimizer: OuterOptimizer,
+        project: Projection = unprojected,
+        ema: float | None = None,
     ) -> None:
-        """One step of SGD with momentum (v <- m v + g; x <- x - lr v) on images, φ and labels; then the average."""
-        if grad_labels is not None:
-            self.label_velocity = settings.label_momentum * self.label_velocity + grad_labels
-            self.labels = self.labels - settings.lr_label * self.label_velocity
-        self.image_velocity = settings.image_momentum * self.image_velocity + grad_images
+        """One step of ``optimizer``; then labels go to where they may be, and the image average (FTD's) follows."""
+        changes, self.memory = optimizer(gradients, self.memory)
         before = self.images
-        self.images = before - settings.lr_img * self.image_velocity
-        grad_phi = grad_lr * math.exp(self.log_lr)  # dη/dφ = η / lr_init
-        self.lr_velocity = settings.lr_momentum * self.lr_velocity + grad_phi
-        change = -settings.lr_lr * self.lr_velocity / self.lr_init
-        self.log_lr += max(-MAX_LOG_LR_CHANGE, min(MAX_LOG_LR_CHANGE, change))
-        if settings.ema is not None:
+        self.images = before + changes["images"]
+        self.lr = stepped_lr(self.lr, float(changes["lr"]))
+        if "labels" in changes:
+            self.labels = project(self.labels + changes["labels"])
+        if ema is not None:
             previous = before if self.average is None else self.average  # it starts as the initial images
-            self.average = settings.ema * previous + (1 - settings.ema) * self.images
+            self.average = ema * previous + (1 - ema) * self.images
 
     def synthetic(self) -> SyntheticSet:
         """The set as it would be kept now, on the CPU."""
@@ -87,15 +85,12 @@ class OuterState:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint atomically."""
-        tensors = {
-            "images": self.images,
-            "labels": self.labels,
-            "class_ids": self.class_ids,
-            "image_velocity": self.image_velocity,
-            "label_velocity": self.label_velocity,
-        }
+        tensors = {"images": self.images, "labels": self.labels, "class_ids": self.class_ids}
+        tensors |= {f"{MEMORY}{name}": tensor for name, tensor in self.memory.items()}
         if self.average is not None:
             tensors["average"] = self.average
+        if self.carried is not None:
+            tensors["carried"] = self.carried
         if self.best is not None:
             tensors |= {"best.images": self.best.synthetic.images, "best.labels": self.best.synthetic.labels}
         storage.write_tensors(path, tensors, self._numbers())
@@ -103,9 +98,7 @@ class OuterState:
     def _numbers(self) -> dict[str, Any]:
         names = (
             "label_kind",
-            "lr_init",
-            "log_lr",
-            "lr_velocity",
+            "lr",
             "step",
             "skipped",
             "gated",
@@ -137,9 +130,13 @@ class OuterState:
             images=tensors["images"].to(device),
             labels=tensors["labels"].to(device),
             class_ids=tensors["class_ids"],
-            image_velocity=tensors["image_velocity"].to(device),
-            label_velocity=tensors["label_velocity"].to(device),
+            memory={
+                name.removeprefix(MEMORY): tensor if tensor.ndim == 0 else tensor.to(device)
+                for name, tensor in tensors.items()
+                if name.startswith(MEMORY)
+            },
             average=tensors["average"].to(device) if "average" in tensors else None,
+            carried=tensors["carried"].to(device) if "carried" in tensors else None,
             **numbers,
         )
         if best_numbers is not None:

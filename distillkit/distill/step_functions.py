@@ -1,9 +1,9 @@
-"""The two functions that an unrolled student is made of, eager or compiled; second-order graphs are built here.
+"""The functions that an unrolled student is made of, eager or compiled; second-order graphs are built here.
 
-    gradient(θ, x, y)    = g = ∇_θ ℓ(θ; x, y)
+    gradient(θ, x, y)    = g = ∇_θ ℓ(θ; x, y), also with ℓ itself
     adjoint(θ, x, y, w)  = s = gᵀw  and its derivatives in x, y and θ
 
-Both are pure functions of flat tensors. The compiled form has every derivative inside the function (``torch.func``),
+All are pure functions of flat tensors. The compiled form has every derivative inside the function (``torch.func``),
 since ``torch.compile`` cannot see through an ordinary double backward pass; normalisation, activation and pooling,
 which an eager pass writes to memory one by one, are fused then. Legend: B batch, P parameters, K classes.
 """
@@ -88,6 +88,9 @@ class StepFunctions(Protocol):
     def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
         """G [P], without a graph."""
 
+    def loss_and_gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """ℓ, a scalar, and g [P], without a graph."""
+
     def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
         """S and its derivatives."""
 
@@ -142,8 +145,13 @@ class EagerFunctions:
 
     def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
         """G."""
+        return self.loss_and_gradient(theta_P, seen_B, labels_B)[1]
+
+    def loss_and_gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """ℓ and g."""
         pieces = self._leaves(theta_P)
-        return self.loss.network.join(torch.autograd.grad(self.loss(pieces, seen_B, labels_B), pieces))
+        loss = self.loss(pieces, seen_B, labels_B)
+        return loss.detach(), self.loss.network.join(torch.autograd.grad(loss, pieces))
 
     def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
         """Reverse over reverse: one second-order call."""
@@ -177,6 +185,7 @@ class CompiledFunctions:
     def __init__(self, loss: FunctionalLoss, backend: str | None = "inductor", cuda_graphs: bool = False) -> None:
         self._loss, self._backend, self._cuda_graphs = loss, backend, cuda_graphs
         self._gradient = _compile(grad(loss), backend, cuda_graphs)
+        self._loss_and_gradient = _compile(grad_and_value(loss), backend, cuda_graphs)
         self._adjoints: dict[Wanted, Callable[..., Any]] = {}
 
     def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
@@ -184,6 +193,12 @@ class CompiledFunctions:
         self._begin()
         found: Tensor = self._gradient(theta_P, _canonical(seen_B), labels_B.detach())
         return found
+
+    def loss_and_gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """ℓ and g."""
+        self._begin()
+        gradient, loss = self._loss_and_gradient(theta_P, _canonical(seen_B), labels_B.detach())
+        return loss, gradient
 
     def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
         """Reverse over reverse, all of it one function."""
@@ -232,6 +247,11 @@ def _compile(function: Callable[..., Any], backend: str | None, cuda_graphs: boo
     return compiled
 
 
+def compiled_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` of tensors, compiled for each shape that it meets."""
+    return _compile(function, "inductor", cuda_graphs=False)
+
+
 @dataclass(frozen=True)
 class Scaled:
     """The same functions of scale * ℓ: all of them are linear in ℓ, so a compiled function serves every scale.
@@ -245,6 +265,11 @@ class Scaled:
     def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
         """Scale * g."""
         return self.functions.gradient(theta_P, seen_B, labels_B) * self.scale
+
+    def loss_and_gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale * ℓ (a single student's) and scale * g."""
+        loss, gradient = self.functions.loss_and_gradient(theta_P, seen_B, labels_B)
+        return loss * self.scale, gradient * self.scale
 
     def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
         """(scale * g)ᵀw = gᵀ(scale * w)."""

@@ -10,8 +10,11 @@ from torch import Tensor
 
 from distillkit import rng
 from distillkit.data.coresets import select_coreset
+from distillkit.distill.parts import Part, look_up
 from distillkit.errors import ConfigError
 
+NOISE, ARTIFACT = "noise", "artifact"
+"""Parts that choose no training images."""
 ExpertLogits = Callable[[int, Tensor | None], Tensor]
 """Logits [m, K] that the last point of an expert gives the un-augmented training images at indices [m] (None: all)."""
 
@@ -41,6 +44,7 @@ class RealData:
 
 
 InitPart = Callable[[RealData, int, int], Tensor]
+"""Indices int64 [S] of the chosen training images, class by class; of data, ipc and seed."""
 
 
 def _real(data: RealData, ipc: int, seed: int) -> Tensor:
@@ -90,14 +94,22 @@ def _random_order(labels: Tensor, class_id: int, seed: int) -> Tensor:
     return members[torch.randperm(len(members), generator=rng.generator(seed, "distill", "init correct", class_id))]
 
 
-INITS: dict[str, InitPart] = {
-    "real": _real,
-    "kmeans": _kmeans,
-    "kmeans-logits": _representative,
-    "correct": _correct,
+def unit_noise(data: RealData, ipc: int, seed: int) -> Tensor:
+    """Pixels from N(0, 1), every image scaled to unit L2 norm (RaT-BPTT): [S, C, H, W], from no real image."""
+    shape = (data.num_classes * ipc, *data.images.shape[1:])
+    noise = torch.randn(shape, generator=rng.generator(seed, "distill", "init noise"))
+    lengths: Tensor = noise.flatten(1).norm(dim=1)
+    return noise / lengths.view(-1, 1, 1, 1)
+
+
+INITS: dict[str, Part[InitPart | None]] = {
+    "real": Part(_real),
+    "kmeans": Part(_kmeans),
+    "kmeans-logits": Part(_representative, frozenset({"opinion"})),
+    "correct": Part(_correct, frozenset({"opinion"})),
+    NOISE: Part(None),
+    ARTIFACT: Part(None),
 }
-ASK_EXPERTS = ("kmeans-logits", "correct")
-"""Parts that look at what experts say."""
 
 
 def check_init(name: str) -> None:
@@ -106,19 +118,18 @@ def check_init(name: str) -> None:
     Raises:
         ConfigError: no.
     """
-    if name not in INITS:
-        raise ConfigError(f"distill.init={name!r} is unknown; known: {', '.join(INITS)}")
+    look_up(INITS, "distill.init", name)
 
 
 @dataclass(frozen=True)
 class InitialImages:
-    """S = K * ipc real images, class by class: ``images`` [S, C, H, W] on the CPU, copies; ``class_ids`` and
-    ``indices`` into the training images, int64 [S].
+    """S = K * ipc images, class by class: ``images`` [S, C, H, W] on the CPU, copies; ``class_ids`` int64 [S] and, of
+    real ones, ``indices`` into the training images, int64 [S].
     """
 
     images: Tensor
     class_ids: Tensor
-    indices: Tensor
+    indices: Tensor | None
 
 
 def initial_images(name: str, data: RealData, ipc: int, seed: int) -> InitialImages:
@@ -127,7 +138,10 @@ def initial_images(name: str, data: RealData, ipc: int, seed: int) -> InitialIma
     Raises:
         ConfigError: the part ``name`` is unknown, or a class has fewer than ``ipc`` images.
     """
-    check_init(name)
-    indices = INITS[name](data, ipc, seed)
+    choose = look_up(INITS, "distill.init", name).build
+    assert name != ARTIFACT, "the stage reads it"
     class_ids = torch.arange(data.num_classes).repeat_interleave(ipc)
+    if choose is None:
+        return InitialImages(unit_noise(data, ipc, seed), class_ids, None)
+    indices = choose(data, ipc, seed)
     return InitialImages(data.images[indices.to(data.images.device)].cpu().clone(), class_ids, indices)

@@ -1,23 +1,21 @@
-"""The exact hypergradient of an unrolled student, in memory that does not grow with the number of inner steps.
+"""The exact hypergradient of an unrolled student, with one parameter vector kept of each inner step.
 
-Legend: ``_P`` a flat parameter vector [P]; N inner
-steps; η the student's lr; μ its momentum.
+Legend: ``_P`` a flat parameter vector [P]; N inner steps; η the student's lr.
 
-The student runs v_i = μ v_{i-1} + g_i, θ_{i+1} = θ_i - η v_i with g_i = ∇_θ ℓ(θ_i; X[b_i], Y[b_i]), and is compared
-with the expert after one or several of its steps: L = Σ_n L_n(θ_n). The field's scripts differentiate L through a
-graph of all N steps (MTT) or drop all but the direct term (TESLA). Here the θ_i alone are kept and the adjoint runs
-backwards, rebuilding one step at a time:
+The student takes steps θ_i → θ_{i+1} of an optimiser (``inner_optimizers``) along g_i = ∇_θ ℓ(θ_i; X[b_i], Y[b_i]), and
+is compared after one or several of them, with an expert or on real images: L = Σ_n L_n(θ_n). Scripts for trajectory
+matching differentiate L through a graph of all N steps (MTT) or drop all but the direct term (TESLA). Here the θ_i
+alone are kept (Adam: its moments and gradients too) and the adjoint runs backwards, rebuilding one step at a time, as
+RememberThePast (Deng and Russakovsky, NeurIPS 2022) does. With u = dL/dθ_{i+1} over all later steps, the optimiser's
+way back gives ḡ = dL/dg_i = c w (c = η for SGD, 1 for Adam), and then
 
-    u = dL/dθ_{i+1} (all later steps),  w = -Σ_{j>=i} μ^{j-i} u_{j+1}   (so dL/dv_i = η w)
-    s_i = g_iᵀ w;  dL/dη += s_i;  dL/dX[b_i] += η ∂s_i/∂X;  dL/dY[b_i] += η ∂s_i/∂Y;  u += η ∂s_i/∂θ_i
-
-dL/dη = -Σ_i u_{i+1}ᵀ v_i is reordered to Σ_i g_iᵀ w, so no velocity is stored.
+    s = g_iᵀ w;  dL/dX[b_i] += c ∂s/∂X;  dL/dY[b_i] += c ∂s/∂Y;  u += c ∂s/∂θ_i
 
 Where there is memory for it, the graphs of the last steps are kept, and their way back costs a forward pass less.
 
 TESLA's approximation (Cui et al., arXiv:2211.10586; also in MCT's released code) holds each θ_i fixed in g_i: the last
-update, u += η ∂s_i/∂θ_i, is left out. ``Unroll(..., exact=False)`` is that, for comparison; with the factor 2 of the
-squared distance, which the authors' scripts lose (their image gradient is half of it).
+update, of u, is left out. ``Unroll(..., exact=False)`` is that, for comparison; with the factor 2 of the squared
+distance, which the authors' scripts lose (their image gradient is half of it).
 """
 
 from __future__ import annotations
@@ -29,7 +27,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from distillkit.distill.inner_optimizers import InnerOptimizer, Memory, Sgd
 from distillkit.distill.step_functions import StepFunctions, Trace, Wanted
+
+
+class Term(Protocol):
+    """Something that the student is asked after ``after`` of its steps."""
+
+    @property
+    def after(self) -> int:
+        """1 .. N."""
+
+    def adjoint(self, student_P: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the student's parameters, a scalar, and its derivative in them [P]."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,13 @@ class MatchingTerm:
 
     after: int
     loss: Callable[[Tensor], Tensor]
+
+    def adjoint(self, student_P: Tensor) -> tuple[Tensor, Tensor]:
+        """By autograd."""
+        student = student_P.detach().requires_grad_()
+        value = self.loss(student)
+        (adjoint,) = torch.autograd.grad(value, student)
+        return value.detach(), adjoint
 
 
 class ReplayableStep(Protocol):
@@ -53,48 +70,85 @@ class ReplayableStep(Protocol):
 
 @dataclass(frozen=True)
 class Hypergradient:
-    """The matching loss and its exact derivatives: ``images`` [S, C, H, W], ``labels`` [S, K] or None, ``lr`` []."""
+    """The outer loss and its exact derivatives: ``images`` [S, C, H, W], ``labels`` [S, K] or None, ``lr`` [].
+
+    ``carried`` [S', P]: networks that the next outer step goes on with, where an objective has such.
+    """
 
     loss: Tensor
     images: Tensor
     labels: Tensor | None
     lr: Tensor
+    carried: Tensor | None = None
+
+
+PLAIN_SGD = Sgd()
+
+
+@dataclass(frozen=True)
+class Path:
+    """The way of a student: ``points`` [N + 1, P], ``remembered`` [N, R, P] of its optimiser, kept graphs by step, and
+    the number of steps it had taken before.
+    """
+
+    points: Tensor
+    remembered: Tensor
+    traces: dict[int, Trace]
+    before: int
 
 
 @dataclass(frozen=True)
 class Unroll:
-    """A student: its loss as functions, its inner steps, the momentum of its SGD, whether to differentiate exactly.
+    """A student: its loss as functions, its inner steps, its optimiser, whether to differentiate exactly.
 
     The graphs of the last ``kept`` steps are kept from the way there; the others are made anew on the way back.
     """
 
     functions: StepFunctions
     steps: Sequence[ReplayableStep]
-    momentum: float = 0.0
+    optimizer: InnerOptimizer = PLAIN_SGD
     exact: bool = True
     kept: int = 0
 
     def run(self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor) -> Tensor:
         """Parameters after 0 .. N steps, [N + 1, P], without a graph."""
-        return replace(self, kept=0)._run(start_P, images, labels, lr, Wanted())[0]
+        fresh = self.fresh_memory(start_P)
+        return replace(self, kept=0)._path(start_P, images, labels, lr, Wanted(), fresh).points
 
-    def _run(
-        self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor, wanted: Wanted
-    ) -> tuple[Tensor, dict[int, Trace]]:
-        path = start_P.new_empty(len(self.steps) + 1, start_P.numel())
-        path[0] = start_P
-        velocity, traces = torch.zeros_like(start_P), {}
+    def fresh_memory(self, like_P: Tensor) -> Memory:
+        """That of an optimiser that has taken no step."""
+        return Memory(like_P.new_zeros(self.optimizer.slots, like_P.numel()))
+
+    def arrive(self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor) -> tuple[Tensor, Memory]:
+        """Parameters [P] and the optimiser's memory after all steps, in memory that does not grow with their number."""
+        theta, memory = start_P.clone(), self.fresh_memory(start_P)
+        for step in self.steps:
+            index = step.indices.to(images.device)
+            gradient = self.functions.gradient(theta, step.augmented(images[index]), labels[index])
+            memory = self.optimizer.step(theta, memory, gradient, lr, theta)
+        return theta, memory
+
+    def _path(
+        self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor, wanted: Wanted, memory: Memory
+    ) -> Path:
+        count, size = len(self.steps), start_P.numel()
+        points = start_P.new_empty(count + 1, size)
+        remembered = start_P.new_empty(count, self.optimizer.remembered, size)
+        points[0] = start_P
+        traces: dict[int, Trace] = {}
+        before = memory.count
         for i, step in enumerate(self.steps):
             index = step.indices.to(images.device)
             seen, own = step.augmented(images[index]), labels[index]
-            if i >= len(self.steps) - self.kept:
-                traces[i] = self.functions.trace(path[i], seen, own, wanted)
+            if i >= count - self.kept:
+                traces[i] = self.functions.trace(points[i], seen, own, wanted)
                 gradient = traces[i].gradient
             else:
-                gradient = self.functions.gradient(path[i], seen, own)
-            velocity = gradient + self.momentum * velocity if self.momentum else gradient
-            torch.add(path[i], velocity * lr, alpha=-1, out=path[i + 1])
-        return path, traces
+                gradient = self.functions.gradient(points[i], seen, own)
+            memory = self.optimizer.step(points[i], memory, gradient, lr, points[i + 1])
+            for row, vector in zip(remembered[i], self.optimizer.remember(memory, gradient), strict=True):
+                row.copy_(vector)
+        return Path(points, remembered, traces, before)
 
     def hypergradient(
         self,
@@ -102,9 +156,10 @@ class Unroll:
         images: Tensor,
         labels: Tensor,
         lr: Tensor,
-        terms: Sequence[MatchingTerm],
+        terms: Sequence[Term],
         *,
         learn_labels: bool = False,
+        memory: Memory | None = None,
     ) -> Hypergradient:
         """The sum of ``terms`` and its derivative with respect to images, labels and lr.
 
@@ -115,12 +170,14 @@ class Unroll:
             lr: scalar tensor.
             terms: at least one; several at the same step add up.
             learn_labels: also return the labels' derivative.
+            memory: of the optimiser at the start, held fixed too; default that of a fresh one.
         """
         wanted = Wanted(labels=learn_labels, theta=self.exact)
-        path, traces = self._run(start_P, images, labels, lr, wanted)
-        adjoints, total = _adjoints(path, terms)
+        begun = self.fresh_memory(start_P) if memory is None else memory
+        path = self._path(start_P, images, labels, lr, wanted, begun)
+        adjoints, total = _adjoints(path.points, terms)
+        back = self.optimizer.way_back(lr, start_P)
         u = torch.zeros_like(start_P)
-        w = torch.zeros_like(start_P)
         grad_images, grad_labels, grad_lr = (
             torch.zeros_like(images),
             torch.zeros_like(labels),
@@ -129,20 +186,21 @@ class Unroll:
         for i in reversed(range(len(self.steps))):
             if i + 1 in adjoints:
                 u = u + adjoints[i + 1]
-            w = self.momentum * w - u if self.momentum else -u
+            w = back.direction(u, path.remembered[i], path.before + i + 1)
             index = self.steps[i].indices.to(images.device)
             batch = images[index].detach().requires_grad_()
             seen = self.steps[i].augmented(batch)
-            if i in traces:
-                s = traces.pop(i).adjoint(w, wanted)
+            if i in path.traces:
+                s = path.traces.pop(i).adjoint(w, wanted)
             else:
-                s = self.functions.adjoint(path[i], seen.detach(), labels[index], w, wanted)
-            grad_lr += s.value
-            grad_images.index_add_(0, index, _through(seen, batch, s.images) * lr)
+                s = self.functions.adjoint(path.points[i], seen.detach(), labels[index], w, wanted)
+            grad_lr += back.lr_share(s.value)
+            grad_images.index_add_(0, index, _through(seen, batch, s.images) * back.scale)
             if s.labels is not None:
-                grad_labels.index_add_(0, index, s.labels * lr)
+                grad_labels.index_add_(0, index, s.labels * back.scale)
             if s.theta is not None:
-                u = u + s.theta * lr
+                u = u + s.theta * back.scale
+        grad_lr += back.from_start(begun.slots)
         return Hypergradient(total, grad_images, grad_labels if learn_labels else None, grad_lr)
 
 
@@ -151,14 +209,12 @@ def _through(seen_B: Tensor, images_B: Tensor, adjoint_B: Tensor) -> Tensor:
     return adjoint_B if seen_B is images_B else torch.autograd.grad(seen_B, images_B, adjoint_B)[0]
 
 
-def _adjoints(path: Tensor, terms: Sequence[MatchingTerm]) -> tuple[dict[int, Tensor], Tensor]:
+def _adjoints(points: Tensor, terms: Sequence[Term]) -> tuple[dict[int, Tensor], Tensor]:
     """dL_n/dθ_n for every step n that is compared, and the total loss."""
     adjoints: dict[int, Tensor] = {}
-    total = path.new_zeros(())
+    total = points.new_zeros(())
     for term in terms:
-        student = path[term.after].detach().requires_grad_()
-        value = term.loss(student)
-        (adjoint,) = torch.autograd.grad(value, student)
+        value, adjoint = term.adjoint(points[term.after])
         adjoints[term.after] = adjoints[term.after] + adjoint if term.after in adjoints else adjoint
-        total = total + value.detach()
+        total = total + value
     return adjoints, total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,29 @@ def train_and_score(
     for _ in fit(model, training.images, training.targets, recipe, seed, "evaluate", index):
         after_epoch()
     return accuracy(model, exam.images, exam.labels)
+
+
+def scores_by_epoch(
+    build: NetworkFactory,
+    training: TrainingSet,
+    exam: Examination,
+    recipe: Recipe,
+    seed: int,
+    index: int,
+    epochs: Sequence[int],
+    after_epoch: Callable[[], None] = lambda: None,
+) -> dict[int, float]:
+    """Accuracies on ``exam`` of fresh network ``index`` after each number of ``epochs``, on the way of one training.
+
+    They are those of trainings of these lengths only if the recipe's lr is constant.
+    """
+    model = build(index).to(training.images.device)
+    found = {}
+    for summary in fit(model, training.images, training.targets, recipe, seed, "evaluate", index):
+        after_epoch()
+        if summary.epoch + 1 in epochs:
+            found[summary.epoch + 1] = accuracy(model, exam.images, exam.labels)
+    return found
 
 
 def train_and_score_together(

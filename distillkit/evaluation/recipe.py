@@ -6,7 +6,7 @@ from typing import Any
 
 from distillkit.data.augment import Augmentation
 from distillkit.settings import EvaluateSettings
-from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
+from distillkit.training.recipe import ADAM_BETAS, ADAM_EPS, Adam, OptimizerPart, Recipe, Sgd, cross_entropy, shuffle
 
 
 def default_drop(epochs: int) -> tuple[int, ...]:
@@ -21,13 +21,17 @@ def evaluation_recipe(settings: EvaluateSettings, lr: float, augmentation: Augme
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         lr=settings.lr or lr,
-        optimizer=Sgd(settings.momentum, settings.weight_decay),
+        optimizer=_optimizer(settings.optimizer, settings.momentum, settings.weight_decay),
         loss=cross_entropy,
         order=shuffle,
         augmentation=augmentation if settings.augment else None,
         lr_drop_epochs=drops,
         lr_drop_factor=settings.lr_drop_factor,
     )
+
+
+def _optimizer(name: str, momentum: float, weight_decay: float) -> OptimizerPart:
+    return Adam() if name == "adam" else Sgd(momentum, weight_decay)
 
 
 def full_data_recipe(settings: EvaluateSettings, augmentation: Augmentation | None) -> Recipe:
@@ -44,7 +48,7 @@ def recipe_json(
     """recipe.json: everything that someone without distillkit needs to train on the set."""
     return {
         "architecture": architecture,
-        "optimizer": {"name": "sgd", "momentum": settings.momentum, "weight_decay": settings.weight_decay},
+        "optimizer": _optimizer_json(settings),
         "lr": recipe.lr,
         "schedule": {
             "epochs": recipe.epochs,
@@ -56,6 +60,12 @@ def recipe_json(
         "loss": "cross-entropy with label probabilities, mean over the batch",
         "augmentation": dsa_json(augmentation) if recipe.augmentation else {"name": "none"},
     }
+
+
+def _optimizer_json(settings: EvaluateSettings) -> dict[str, Any]:
+    if settings.optimizer == "adam":
+        return {"name": "adam", "betas": list(ADAM_BETAS), "eps": ADAM_EPS, "momentum": 0.0, "weight_decay": 0.0}
+    return {"name": "sgd", "momentum": settings.momentum, "weight_decay": settings.weight_decay}
 
 
 def dsa_json(strategy: str) -> dict[str, Any]:
@@ -83,7 +93,9 @@ def recipe_from_json(value: dict[str, Any]) -> Recipe:
         epochs=int(schedule["epochs"]),
         batch_size=int(value["batch_size"]),
         lr=float(value["lr"]),
-        optimizer=Sgd(float(optimizer["momentum"]), float(optimizer["weight_decay"])),
+        optimizer=_optimizer(
+            optimizer.get("name", "sgd"), float(optimizer["momentum"]), float(optimizer["weight_decay"])
+        ),
         loss=cross_entropy,
         order=shuffle,
         augmentation=Augmentation.parse(augmentation.get("strategy", "none")),

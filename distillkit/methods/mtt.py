@@ -75,8 +75,8 @@ _QUICK_DIGITS: dict[str, Any] = {
     "distill.checkpoint_every": 25,
     "distill.picture_every": 50,
 }
-# Found on validation images at ipc 10 (examples/reference/search-digits-ipc10.md). From a few images a class on, k-means
-# is a start that random images do not catch up with, and plain SGD's experts of 20 epochs have nothing to teach it:
+# Found on validation images at ipc 10 (examples/reference/search-digits-ipc10.md). From a few images a class on,
+# k-means is a start that random images do not catch up with, and plain SGD's experts of 20 epochs cannot teach it:
 # 95.5 % of the validation images, where networks trained on that start have 97.4 %. With momentum they reach 98.4 %,
 # so they have it here, and the student too.
 _QUICK_DIGITS_MANY: dict[str, Any] = {

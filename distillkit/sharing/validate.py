@@ -37,7 +37,7 @@ def validate(folder: Path) -> Checked:
     artifact = read_artifact(folder)
     about = ArtifactConfig.model_validate(artifact.config)
     names = tuple(name for name in PUBLISHED if (folder / name).is_file() or name == FILES.card)
-    missing = [name for name in PUBLISHED if name not in names and not (name == FILES.curves and not about.experts)]
+    missing = [name for name in PUBLISHED if name not in names and not (name == FILES.curves and not about.learned)]
     if missing:
         raise ArtifactError(f"{folder} is incomplete: it has no {missing[0]}; make it again")
     if not artifact.results["architectures"]:

@@ -11,11 +11,15 @@ from distillkit import storage
 from distillkit.errors import StorageError
 from distillkit.experts.difficulty import easy_to_hard, find_score, score_images
 from distillkit.experts.recipe import RANKED, Ranking
+from distillkit.experts.schedule import check_schedule, schedule_of
 from distillkit.precision import arithmetic
 from distillkit.settings import ExpertSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.training.fit import fit
 from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
+
+LARGE_CLASS = 1000
+"""Images of a class for which a schedule is checked before the data are there."""
 
 
 def ranking(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> Ranking | None:
@@ -27,10 +31,23 @@ def ranking(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> R
         setup: everything that determines training on them but the recipe and the seed.
         seed: root seed of the experts.
     """
-    if run.settings.experts.order not in RANKED:
-        return None
+    return ranked(run, prepared, setup, seed) if run.settings.experts.order in RANKED else None
+
+
+def ranked(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> Ranking:
+    """Of each class, its images from easy to hard."""
     scores = difficulty_scores(run, prepared, setup, seed)
     return easy_to_hard(scores, prepared.train_labels.cpu(), prepared.num_classes)
+
+
+def check_ranking(settings: ExpertSettings) -> None:
+    """Can images be ranked so, and is the schedule in order?
+
+    Raises:
+        ConfigError: no.
+    """
+    find_score(settings.difficulty)
+    check_schedule(schedule_of(settings.model_dump()), settings.epochs, LARGE_CLASS)
 
 
 def difficulty_scores(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> Tensor:

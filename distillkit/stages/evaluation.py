@@ -11,7 +11,7 @@ from distillkit.artifact.encoding import as_stored
 from distillkit.artifact.schema import Dtype
 from distillkit.data.coresets import select_coreset
 from distillkit.data.preprocess import Whiten
-from distillkit.distill.labels import label_part
+from distillkit.distill.labels import labels_ask_experts
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
@@ -20,7 +20,7 @@ from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.distillation import initial_labels, matched, real_data
+from distillkit.stages.distillation import initial_labels, real_data, student_network
 from distillkit.stages.experts import data_setup, train_experts
 from distillkit.stages.training_form import evaluation_form
 
@@ -35,10 +35,10 @@ HARD, RANDOM_SOFT = "hard", "random-soft"
 
 
 def label_rows(settings: RunSettings, synthetic: SyntheticSet) -> list[str]:
-    """The rows that a set of soft labels is measured beside: without them nobody knows what the images are worth."""
-    if synthetic.label_kind != "logits" or not settings.evaluate.label_rows:
+    """The rows that a set of learned labels is measured beside: without them nobody knows what the images are worth."""
+    if synthetic.label_kind == "probabilities" or not settings.evaluate.label_rows:
         return []
-    return [HARD, *([RANDOM_SOFT] if label_part(settings.distill).asks_experts else [])]
+    return [HARD, *([RANDOM_SOFT] if labels_ask_experts(settings.distill) else [])]
 
 
 def set_rows(settings: RunSettings) -> list[str]:
@@ -112,13 +112,12 @@ def _coreset(run: Run, prepared: Prepared, kind: str) -> Callable[[int], Trainin
 def _softly_labelled(run: Run, prepared: Prepared) -> Callable[[int], TrainingSet]:
     """Random real images, others for each network, with the labels that the run's experts would give them."""
     settings, labels = run.settings, prepared.train_labels
-    trajectories, network = matched(run, prepared, train_experts(run, prepared))
-    real, part = real_data(prepared, trajectories, network), label_part(settings.distill)
+    real = real_data(prepared, *student_network(run, prepared, train_experts(run, prepared)))
 
     def choose(index: int) -> TrainingSet:
         images = prepared.train_images
         chosen = select_coreset("random", images, labels, prepared.num_classes, settings.ipc, settings.seed, index)
-        soft = initial_labels(part, real, labels.cpu()[chosen], chosen).softmax(1)
+        soft = initial_labels(settings.distill, real, labels.cpu()[chosen], chosen).softmax(1)
         return TrainingSet(images[chosen.to(run.device)], soft.to(run.device))
 
     return choose

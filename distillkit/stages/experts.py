@@ -90,7 +90,9 @@ def check_experts(settings: RunSettings) -> None:
         ConfigError: an unknown part, a schedule or waypoints that do not fit, or no experts.
     """
     if settings.experts.count == 0:
-        raise ConfigError("experts.count=0 leaves nothing to match; one expert is the least")
+        raise ConfigError(
+            "experts.count=0, but a part of this run matches or asks experts; one is the least: --set experts.count=1"
+        )
     expert_recipe(settings.experts, None)
     find_score(settings.experts.difficulty)
     planned_trajectories(settings)

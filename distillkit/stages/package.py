@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from distillkit import plots, storage
@@ -18,9 +19,10 @@ from distillkit.records import EvalReport, SourceInfo, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.distillation import needs_experts
 from distillkit.stages.evaluation import HARD, RANDOM_SOFT, ROW_DTYPES, set_rows
 from distillkit.stages.experts import expert_setup
-from distillkit.version import FORMAT_VERSION, __version__
+from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, __version__
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,18 @@ def _config_json(
     stored = settings.model_dump(mode="json")
     stored["dataset"]["data_root"] = None  # a path of this machine says nothing elsewhere
     stored["dataset"]["revision"] = data.info.revision
+    if settings.distill.init_from is not None:
+        stored["distill"]["init_from"] = Path(settings.distill.init_from).name
     stood_for = len(data.train) + (len(data.validation) if made_by.imported_from else 0)
-    experts = None
-    if _is_learned(run, made_by):
+    experts, learned = None, _is_learned(run, made_by)
+    if learned and needs_experts(settings):
         experts = {
             "count": settings.experts.count,
             "fingerprint": storage.fingerprint(expert_setup(run, prepared)),
             "pulled_from": _pulled_from(folder),
         }
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": _needed_format(settings, synthetic),
         "generator": f"distillkit {__version__}",
         "method": made_by.method,
         "method_title": made_by.title,
@@ -144,11 +148,18 @@ def _config_json(
         "origins": run.origins,
         "source": _source_json(data.info) | {"train_images": stood_for, "test_images": len(data.test)},
         "experts": experts,
+        "learned_here": learned,
         "command": shortened(run.command, 15_000),
         "versions": versions(),
         "hardware": hardware(run.device),
         "wall_time_seconds": folder.seconds(),
     }
+
+
+def _needed_format(settings: RunSettings, synthetic: SyntheticSet) -> str:
+    """The oldest format that can say all of this: a reader of an older one must not misunderstand it."""
+    new = settings.dataset.preprocessing == "unit-zca" or settings.evaluate.optimizer != "sgd"
+    return FORMAT_VERSION if new or synthetic.label_kind == "weights" else FIRST_FORMAT
 
 
 def _pulled_from(folder: RunFolder) -> list[str]:

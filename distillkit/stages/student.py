@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillkit.distill.labels import HardLabels, LabelPart
 from distillkit.distill.loop import DistillTask, outer_step
+from distillkit.distill.objective import Engine, Work
 from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import (
     CompiledFunctions,
@@ -37,15 +39,20 @@ from distillkit.settings import DistillSettings
 from distillkit.stages.context import Prepared, Run
 
 
+def eager_engine(network: FlatNetwork, labels: LabelPart) -> Engine:
+    """Operation by operation, in the precision of ``network``."""
+    return Engine(network, EagerFunctions(InnerLoss(network, labels)), EagerFunctions(InnerLoss(network, HardLabels())))
+
+
 def settled(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork, state: OuterState) -> DistillTask:
-    """``task``, whose functions are eager float32 ones, with the functions that it will run with.
+    """``task``, whose engine is an eager float32 one, with the engine that it will run by.
 
     Raises:
         ConfigError: the settings ask for something that cannot be had here.
     """
     if state.step >= task.settings.outer_steps:
         return task
-    compiles = _compiles(prepared, task.settings, network, state)
+    compiles = _compiles(prepared, task, network, state)
     chosen_now = state.precision is None
     if state.precision is None:
         fused = compiles and _is_large(prepared, network, task, state)
@@ -60,9 +67,37 @@ def settled(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwor
 
 def _in_form(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState, compiles: bool) -> DistillTask:
     precision = state.precision or "fp32"
-    loss = InnerLoss(_network_in(network, precision), task.labels)
+    own = _network_in(network, precision)
     with arithmetic(precision, run.device):
-        return _formed(run, task, loss, state, compiles)
+        if _work(task, state).steps == 0:
+            return _without_sweep(run, task, own, state, compiles)
+        return _formed(run, task, own, state, compiles)
+
+
+def _work(task: DistillTask, state: OuterState) -> Work:
+    return task.objective.work(len(state.images))
+
+
+def _without_sweep(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState, compiles: bool) -> DistillTask:
+    """An objective of first order: nothing to keep, and one function of its own to compile.
+
+    Raises:
+        ConfigError: it must be compiled, and cannot be.
+    """
+    eager = eager_engine(network, task.objective.labels)
+    state.together, state.kept = False, 0
+    maker = _Maker(run, task.settings, state, compiles)
+    if compiles:
+        compiled = replace(task, objective=task.objective.run_by(replace(eager, compiled=True)))
+        try:
+            with compiling():
+                outer_step(compiled, state)
+            state.compiled = True
+            return compiled
+        except CompileError as error:
+            maker.give_up(error)
+    state.compiled = False
+    return replace(task, objective=task.objective.run_by(eager))
 
 
 LOW_PRECISION_FROM_FLOP = 3e8
@@ -75,8 +110,7 @@ def _pays(run: Run, precision: str, *, fused: bool) -> bool:
 
 
 def _is_large(prepared: Prepared, network: FlatNetwork, task: DistillTask, state: OuterState) -> bool:
-    batch = min(task.settings.batch_size or len(state.images), len(state.images))
-    flop = sweep_flop(network, prepared.image_shape, state.images.device) * batch
+    flop = sweep_flop(network, prepared.image_shape, state.images.device) * _work(task, state).batch
     return flop >= LOW_PRECISION_FROM_FLOP
 
 
@@ -96,7 +130,8 @@ def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterSt
     for precision in allowed:
         if precision == "fp32":
             break
-        lower = replace(task, functions=EagerFunctions(InnerLoss(_network_in(network, precision), task.labels)))
+        engine = eager_engine(_network_in(network, precision), task.objective.labels)
+        lower = replace(task, objective=task.objective.run_by(engine))
         cosine = float(F.cosine_similarity(_direction(run, precision, lower, state), reference, dim=0))
         state.agreement[precision] = cosine
         run.progress.note(f"{precision}: cosine of its hypergradient with that of float32 is {cosine:.5f}")
@@ -112,47 +147,57 @@ def _direction(run: Run, precision: str, task: DistillTask, state: OuterState) -
     return torch.cat([part.flatten().double() for part in (result.images, result.labels) if part is not None])
 
 
-def _formed(run: Run, task: DistillTask, loss: InnerLoss, state: OuterState, compiles: bool) -> DistillTask:
+def _formed(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState, compiles: bool) -> DistillTask:
     """In turn or side by side; a GPU whose memory does not hold the students side by side takes them in turn.
 
     Raises:
         ConfigError: the settings ask for something that cannot be had here.
     """
-    settings, count = task.settings, task.settings.segments
+    settings, work = task.settings, _work(task, state)
+    loss = InnerLoss(network, task.objective.labels)
     maker = _Maker(run, settings, state, compiles)
-    if _side_by_side(settings, run.device, state):
-        together = TogetherLoss(loss, count)
-        trial = _trial(task, state, loss.network.size, count)
+
+    def engine(inner: StepFunctions, together: bool) -> DistillTask:
+        real = maker.real_functions(InnerLoss(network, HardLabels()), state, work)
+        made = Engine(network, inner, real, together, state.kept or 0, bool(state.compiled))
+        return replace(task, objective=task.objective.run_by(made))
+
+    if _side_by_side(settings, work, run.device, state):
+        together = TogetherLoss(loss, work.students)
+        trial = _trial(task, state, network.size, work.students)
         try:
-            functions = maker.functions(together, CompiledFunctions(together, backend=None), trial)
+            functions = maker.functions(together, CompiledFunctions(together, backend=None), trial, work.steps)
             state.together = True
-            return replace(task, functions=functions, together=True, kept=state.kept or 0)
+            return engine(functions, True)
         except torch.OutOfMemoryError as error:
             if settings.together == "always":
-                raise ConfigError(f"distill.together=always, but {count} students do not fit into memory") from error
-            run.progress.note(f"{count} students at once do not fit into memory; taking them in turn")
+                raise ConfigError(
+                    f"distill.together=always, but {work.students} students do not fit into memory"
+                ) from error
+            run.progress.note(f"{work.students} students at once do not fit into memory; taking them in turn")
             state.kept = None  # that was of another form
     state.together = False
-    functions = maker.functions(loss, EagerFunctions(loss), _trial(task, state, loss.network.size, 1))
-    return replace(task, functions=functions, kept=state.kept or 0)
+    trial = _trial(task, state, network.size, 1)
+    return engine(maker.functions(loss, EagerFunctions(loss), trial, work.steps), False)
 
 
-def _side_by_side(settings: DistillSettings, device: torch.device, state: OuterState) -> bool:
+def _side_by_side(settings: DistillSettings, work: Work, device: torch.device, state: OuterState) -> bool:
     if state.together is not None:
         return state.together
     wanted = settings.together == "always" or (settings.together == "auto" and device.type == "cuda")
-    return wanted and settings.segments > 1
+    return wanted and work.students > 1
 
 
-def _compiles(prepared: Prepared, settings: DistillSettings, network: FlatNetwork, state: OuterState) -> bool:
+def _compiles(prepared: Prepared, task: DistillTask, network: FlatNetwork, state: OuterState) -> bool:
     """Whether a compiled step is asked for, or pays over the whole run, resumed or not."""
+    settings = task.settings
     if state.compiled is not None:
         return state.compiled
     if settings.compile != "auto":
         return settings.compile == "always"
-    steps = settings.outer_steps * settings.inner_steps * settings.segments
-    batch = min(settings.batch_size or len(state.images), len(state.images))
-    return compiling_pays(network, prepared.image_shape, batch, steps)
+    work = _work(task, state)
+    steps = settings.outer_steps * max(1, work.steps) * settings.segments
+    return compiling_pays(network, prepared.image_shape, work.batch, steps)
 
 
 CALLS_UNTIL_RECORDED = 2
@@ -164,9 +209,9 @@ Trial = tuple[int, Tensor, Tensor, Wanted]
 
 
 def _trial(task: DistillTask, state: OuterState, size: int, count: int) -> Trial:
-    batch = min(task.settings.batch_size or len(state.images), len(state.images))
+    batch = _work(task, state).batch
     seen, labels = (part[:batch].repeat(count, *[1] * (part.ndim - 1)) for part in (state.images, state.labels))
-    return count * size, seen, labels, Wanted(task.labels.learned, task.settings.hypergradient == "exact")
+    return count * size, seen, labels, Wanted(task.objective.labels.learned, task.settings.hypergradient == "exact")
 
 
 @dataclass(frozen=True)
@@ -178,15 +223,15 @@ class _Maker:
     state: OuterState
     compiles: bool
 
-    def functions(self, loss: FunctionalLoss, eager: StepFunctions, trial: Trial) -> StepFunctions:
-        """Compiled; or ``eager``, with a line that says why where compiling does not work.
+    def functions(self, loss: FunctionalLoss, eager: StepFunctions, trial: Trial, steps: int) -> StepFunctions:
+        """Of ``steps`` steps. Compiled; or ``eager``, with a line that says why where compiling does not work.
 
         Raises:
             ConfigError: it must be compiled, and cannot be.
             OutOfMemoryError: it does not fit.
         """
         if not self.compiles:
-            return self._eager(loss, eager, trial)
+            return self._eager(loss, eager, trial, steps)
         note = self.run.progress.note
         note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
         graphs = self.settings.cuda_graphs and self.run.device.type == "cuda"
@@ -196,28 +241,53 @@ class _Maker:
                 kept = 0
             else:
                 with compiling():
-                    kept = self._keepable(compiled, 1, trial)
-            if kept < self.settings.inner_steps:
+                    kept = self._keepable(compiled, 1, trial, steps)
+            if kept < steps:
                 for _ in range(CALLS_UNTIL_RECORDED if graphs else 1):
                     try_functions(compiled, *trial)
         except CompileError as error:
-            self._refuse_if_it_must(error)
-            note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
-            return self._eager(loss, eager, trial)
+            self.give_up(error)
+            return self._eager(loss, eager, trial, steps)
         self.state.compiled, self.state.kept = True, kept
         return compiled
 
-    def _eager(self, loss: FunctionalLoss, eager: StepFunctions, trial: Trial) -> StepFunctions:
+    def real_functions(self, loss: InnerLoss, state: OuterState, work: Work) -> StepFunctions:
+        """Of the loss on real images, compiled where the student's step is."""
+        if not work.real or not state.compiled:
+            return EagerFunctions(loss)
+        graphs = self.settings.cuda_graphs and self.run.device.type == "cuda"
+        compiled = CompiledFunctions(loss, cuda_graphs=graphs)
+        images = state.images[torch.arange(work.real) % len(state.images)]
+        labels = state.labels[torch.arange(work.real) % len(state.labels)]
+        try:
+            with compiling():
+                for _ in range(CALLS_UNTIL_RECORDED if graphs else 1):
+                    compiled.loss_and_gradient(torch.zeros(loss.network.size, device=images.device), images, labels)
+        except CompileError as error:
+            self.run.progress.note(f"the loss on real images cannot be compiled here ({error}); it is computed eagerly")
+            return EagerFunctions(loss)
+        return compiled
+
+    def give_up(self, error: CompileError) -> None:
+        """Say that compiling does not work.
+
+        Raises:
+            ConfigError: it must.
+        """
+        self._refuse_if_it_must(error)
+        self.run.progress.note(f"the student's step cannot be compiled here ({error}); distilling eagerly")
+
+    def _eager(self, loss: FunctionalLoss, eager: StepFunctions, trial: Trial, steps: int) -> StepFunctions:
         """Operation by operation."""
         self.state.compiled = False
         one, count = (loss.loss, loss.count) if isinstance(loss, TogetherLoss) else (loss, 1)
-        self.state.kept = self._keepable(EagerFunctions(one), count, trial)
+        self.state.kept = self._keepable(EagerFunctions(one), count, trial, steps)
         if isinstance(loss, TogetherLoss):
             try_functions(eager, *trial)  # does it fit?
         return eager
 
-    def _keepable(self, functions: StepFunctions, count: int, trial: Trial) -> int:
-        """Inner steps whose graphs the memory holds: that many are kept instead of being made anew, which saves time.
+    def _keepable(self, functions: StepFunctions, count: int, trial: Trial, steps: int) -> int:
+        """How many of ``steps`` steps' graphs the memory holds: they are kept instead of being made anew.
 
         ``functions`` are those of one of ``count`` students. As told before, in a run that goes on.
         """
@@ -226,7 +296,7 @@ class _Maker:
         if self.state.kept == 0 or self.settings.keep_gib == 0:
             return 0
         held = count * trace_bytes(functions, size // count, seen[part], labels[part], wanted)
-        fitting = min(self.settings.inner_steps, int(self._memory() / max(1, held)))
+        fitting = min(steps, int(self._memory() / max(1, held)))
         return fitting if self.state.kept is None else self.state.kept
 
     def _memory(self) -> float:

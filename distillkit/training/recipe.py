@@ -87,6 +87,18 @@ class Sgd:
         return torch.optim.SGD(parameters, lr=lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True)
 
 
+@dataclass(frozen=True)
+class Adam:
+    """Adam with β 0.9 and 0.999, ε 1e-8, no decay."""
+
+    def __call__(self, parameters: Iterable[nn.Parameter], lr: float, stacked: bool = False) -> torch.optim.Optimizer:
+        """The optimiser; element by element, so stacked networks need nothing else."""
+        return torch.optim.Adam(parameters, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)
+
+
+ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
+
+
 def cross_entropy(model: Model, batch: Batch, scale: float | Tensor) -> Tensor:
     """Mean cross-entropy against class ids or probabilities, times ``scale``."""
     return scale * F.cross_entropy(model(batch.images), batch.targets)

@@ -13,6 +13,7 @@ import torch
 
 from distillkit import rng, storage
 from distillkit.config import compose, parse_assignments
+from distillkit.distill.inner_optimizers import inner_optimizer
 from distillkit.distill.labels import label_part
 from distillkit.distill.matching import MatchingProblem, matching_part
 from distillkit.distill.segments import segment_sampler
@@ -78,7 +79,7 @@ def compare(run, prepared, store, count, lr, segments):
         steps = plan_inner_steps(count, len(images), None, prepared.image_shape, augmentation, generator)
         terms = matching_part(settings)(MatchingProblem(point(segment.start), count, segment, point))
         exact, short = (
-            Unroll(EagerFunctions(InnerLoss(network, part)), steps, settings.inner_momentum, kind).hypergradient(
+            Unroll(EagerFunctions(InnerLoss(network, part)), steps, inner_optimizer(settings), kind).hypergradient(
                 point(segment.start), images, labels, torch.tensor(lr), terms
             )
             for kind in (True, False)

@@ -1,6 +1,7 @@
 """The reference sets: every method on every problem of a tier, measured, with a table and a card of each.
 
     python examples/reference/run.py --tier cpu --data-root DIR        # hours on two CPU cores, resumable
+    python examples/reference/run.py --tier cpu-full --data-root DIR   # the papers' network and data: days, resumable
     python examples/reference/run.py --tier gpu --data-root DIR        # the papers' settings, as far as time goes
 
 Each set is a run of ``distillkit compress`` in ``--work``, one for each distillation seed, five fresh networks each; a
@@ -62,6 +63,8 @@ class Problem:
     preset: str
     methods: tuple
     changes: dict
+    narrow: dict | None = None
+    """Settings over these of a first run, whose set the main one goes on from."""
 
     @property
     def name(self):
@@ -69,7 +72,53 @@ class Problem:
         return f"{self.dataset}-ipc{self.ipc}"
 
 
+# The papers' network (ConvNet of width 128) and all training images. Narrow students learn most of a set at a tenth of
+# the time; the network itself finishes it, and every validation and test is its own.
+FULL = {
+    "network.width": 128,
+    "dataset.max_train": None,
+    "evaluate.baselines": ["random", "kmeans"],
+    "evaluate.epochs": 100,
+    "evaluate.lengths": [100, 300, 1000],
+    "distill.horizon": 40,
+    "distill.inner_steps": 16,
+    "distill.init": "kmeans",
+    "distill.real_batch": 250,
+    "distill.lr_img": 0.01,
+    "distill.checkpoint_every": 5,
+    "distill.picture_every": 250,
+}
+NARROW = {
+    "distill.student": "convnet:width=32",
+    "distill.real_batch": 500,
+    "distill.lr_img": 0.03,
+    "evaluate.networks": 1,
+    "evaluate.baselines": [],
+    "evaluate.lengths": [],
+    "evaluate.uint8": False,
+}
+CPU_FULL = [
+    Problem(
+        "cifar10",
+        1,
+        "quick",
+        ("rat",),
+        FULL
+        | {"distill.lr_img": 0.01, "distill.real_batch": 250, "distill.outer_steps": 300, "distill.select_every": 50},
+        NARROW | {"distill.outer_steps": 1500, "distill.select_every": 250},
+    ),
+    Problem(
+        "cifar10",
+        10,
+        "quick",
+        ("rat",),
+        FULL
+        | {"distill.lr_img": 0.01, "distill.real_batch": 250, "distill.outer_steps": 100, "distill.select_every": 50},
+        NARROW | {"distill.outer_steps": 1000, "distill.select_every": 200},
+    ),
+]
 TIERS = {
+    "cpu-full": CPU_FULL,
     "cpu": [
         Problem("digits", 1, "quick", METHODS, steps(150, 3)),
         Problem("digits", 10, "quick", METHODS, steps(60, 2)),
@@ -83,10 +132,14 @@ TIERS = {
 }
 
 
-def command(args, problem, method, seed):
-    """The command line of one run, and its folder."""
-    folder = args.work / f"{problem.name}-{method}" / f"seed{seed}"
+def command(args, problem, method, seed, narrow=False):
+    """The command line of one run, or of the narrow one before it, and its folder."""
+    folder = args.work / f"{problem.name}-{method}" / (f"seed{seed}" + ("-narrow" if narrow else ""))
     settings = {"experts.seed": 0, "evaluate.networks": args.networks, **problem.changes}
+    if narrow:
+        settings |= problem.narrow
+    elif problem.narrow:
+        settings |= {"distill.init": "artifact", "distill.init_from": str(folder) + "-narrow"}
     if method in CORESETS:
         settings = {key: value for key, value in settings.items() if not key.startswith("distill.")}
     if seed != args.seeds[0]:  # the set alone; what it is measured beside is measured once
@@ -119,6 +172,10 @@ def run(args, problem, method, seed):
     name, begin = f"{problem.name}-{method} seed {seed}", time.time()
     if args.done and not (folder / "distill_config.json").is_file():
         return None
+    if problem.narrow and not args.done:
+        first, _ = command(args, problem, method, seed, narrow=True)
+        if not made(first, f"{name}, narrow students", args.jobs):
+            return None
     if not args.done and not made(line, name, args.jobs):
         return None
     ds = load_distilled(folder)

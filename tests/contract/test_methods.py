@@ -5,14 +5,22 @@ import torch
 
 from distillkit import compress
 from distillkit.config import compose, known_keys
+from distillkit.distill.gradient_matching import GRADIENT_MASKS
+from distillkit.distill.inner_optimizers import INNER_OPTIMIZERS
 from distillkit.distill.labels import LABELS
 from distillkit.distill.matching import MASKS, MATCHING
+from distillkit.distill.objectives import OBJECTIVES, needs
+from distillkit.distill.outer_optimizers import OUTER_OPTIMIZERS
+from distillkit.distill.parts import OF_EXPERTS
+from distillkit.distill.real import REAL_ORDERS
 from distillkit.distill.segments import SEGMENTS
-from distillkit.distill.start import INNER_SCALES, PERTURBATIONS
+from distillkit.distill.start import INNER_SCALES, PERTURBATIONS, STARTS
 from distillkit.distill.synthetic_init import INITS
+from distillkit.distill.windows import WINDOWS
 from distillkit.errors import ConfigError
 from distillkit.experts.recipe import LOSSES, OPTIMIZERS, ORDERS
 from distillkit.methods import METHODS, Problem
+from distillkit.settings import RunSettings
 from distillkit.trajectories.convex import BETAS
 from distillkit.trajectories.forms import FORMS
 
@@ -26,7 +34,13 @@ PARTS = {
     "distill.matching": MATCHING,
     "distill.init": INITS,
     "distill.labels": LABELS,
-    "distill.mask": MASKS,
+    "distill.mask": MASKS | GRADIENT_MASKS,
+    "distill.objective": OBJECTIVES,
+    "distill.start": STARTS,
+    "distill.window": WINDOWS,
+    "distill.inner_optimizer": INNER_OPTIMIZERS,
+    "distill.outer_optimizer": OUTER_OPTIMIZERS,
+    "distill.real_order": REAL_ORDERS,
     "distill.perturbation": PERTURBATIONS,
     "distill.inner_scale": INNER_SCALES,
 }
@@ -48,7 +62,7 @@ def test_presets__compose_for_any_data_set(method, preset, dataset, device):
         composed = compose(dataset, ipc, method, preset, device)
         assert set(composed.origins) <= set(known_keys())
         settings = composed.settings
-        if settings.distill.outer_steps:
+        if "trajectories" in needs(settings.distill):
             assert settings.distill.max_start_epoch - 1 + settings.distill.expert_epochs <= settings.experts.epochs
 
 
@@ -64,8 +78,9 @@ def test_paper_preset__composes_where_published_and_says_so_where_not(method):
 @each_method
 def test_run__repeats_to_the_byte_and_trains(method, tiny, tmp_path, monkeypatch):
     if METHODS[method].quick(Problem("digits", 1, "cpu")).values.get("distill.outer_steps") == 0:
-        for key in ("distill.outer_steps", "experts.count"):
-            tiny.pop(key)
+        tiny.pop("distill.outer_steps")
+    if METHODS[method].quick(Problem("digits", 1, "cpu")).values.get("experts.count") == 0:
+        tiny.pop("experts.count")
     made = [
         compress(
             "digits",
@@ -88,6 +103,9 @@ def test_run__repeats_to_the_byte_and_trains(method, tiny, tmp_path, monkeypatch
     assert ds.lr > 0
     soft = {"random-soft"} if ds.config["label_kind"] == "logits" else set()
     assert set(ds.results["baselines"]) == {"random", "kmeans", "full"} | soft
+    if not needs(RunSettings.model_validate(ds.config["settings"]).distill) & OF_EXPERTS:
+        assert ds.config["experts"] is None
+        assert not (tmp_path / "cache" / "experts").exists()
     for row in [ds.results["architectures"]["convnet"], ds.results["uint8"], *ds.results["baselines"].values()]:
         assert row["n"] == len(row["accuracies"])
         assert all(0 <= accuracy <= 1 for accuracy in row["accuracies"])

@@ -8,15 +8,18 @@ import torch
 from distillkit.distill.labels import HardLabels, SoftLabels, label_part
 from distillkit.distill.loop import DistillTask, distill, outer_step, start_state
 from distillkit.distill.matching import depth_masked, loss_masked, matching_part, normalised_parameter_distance
+from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.segments import PlannedTrajectories, segment_sampler, upper_bound
-from distillkit.distill.state import MAX_LOG_LR_CHANGE, OuterState
-from distillkit.distill.step_functions import EagerFunctions, InnerLoss
+from distillkit.distill.start import Beginning
+from distillkit.distill.state import OuterState
 from distillkit.distill.synthetic_init import RealData, initial_images
+from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.errors import ConfigError, DivergenceError, TrajectoryError
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import Segment
 from distillkit.settings import DistillSettings, NetworkSettings
+from distillkit.stages.student import eager_engine
 
 
 class Trajectories:
@@ -49,16 +52,18 @@ class Watcher:
 def task(bad=False, **settings):
     network = FlatNetwork(build_network(NetworkSettings(width=3, depth=2), (1, 8, 8), 2, 0, "n"))
     chosen = DistillSettings(**{"outer_steps": 4, "inner_steps": 2, "lr_img": 1.0, "lr_lr": 1e-4, **settings})
-    return DistillTask(
+    trajectories = Trajectories(network.size, bad)
+    students = UnrolledStudents(
         settings=chosen,
-        functions=EagerFunctions(InnerLoss(network, HardLabels())),
-        trajectories=Trajectories(network.size, bad),
-        segments=lambda step: Segment(0, 0, 1),
+        engine=eager_engine(network, HardLabels()),
+        begin=lambda number: Beginning(trajectories.point(0, 0), segment=Segment(0, 0, 1)),
         matching=matching_part(chosen),
         labels=HardLabels(),
         augmentation=None,
         seed=0,
+        trajectories=trajectories,
     )
+    return DistillTask(chosen, students, outer_optimizer(chosen))
 
 
 def state(**changes):
@@ -70,35 +75,56 @@ def state(**changes):
     return made
 
 
+def gradients(images, lr=0.0, labels=None):
+    found = {"images": images, "lr": torch.tensor(lr, dtype=torch.float64)}
+    return found if labels is None else {**found, "labels": labels}
+
+
 def test_apply__sgd_with_momentum_by_hand():
-    settings = DistillSettings(lr_img=2.0, image_momentum=0.5, lr_lr=1e-3, lr_momentum=0.5)
+    sgd = outer_optimizer(DistillSettings(lr_img=2.0, image_momentum=0.5, lr_lr=1e-3, lr_momentum=0.5))
     s = state()
-    x0, eta0 = s.images.clone(), 0.01
+    x0 = s.images.clone()
     g1, g2 = torch.ones_like(x0), 3 * torch.ones_like(x0)
-    s.apply(g1, 0.4, settings)
-    # φ = lr_init * log(η / lr_init): dη/dφ = η / lr_init, 1 at the start
-    phi = -1e-3 * 0.4
-    assert s.lr == pytest.approx(eta0 * math.exp(phi / eta0), rel=1e-12)
-    assert s.lr - eta0 == pytest.approx(-1e-3 * 0.4, rel=0.05)  # what lr_lr means at the start
-    eta1 = s.lr
-    s.apply(g2, 0.2, settings)
+    s.apply(gradients(g1, 0.4), sgd)
+    assert s.lr == pytest.approx(0.01 - 1e-3 * 0.4, rel=1e-12)
+    s.apply(gradients(g2, 0.2), sgd)
     assert torch.allclose(s.images, x0 - 2 * g1 - 2 * (0.5 * g1 + g2))
-    phi -= 1e-3 * (0.5 * 0.4 + 0.2 * eta1 / eta0)
-    assert s.lr == pytest.approx(eta0 * math.exp(phi / eta0), rel=1e-12)
+    assert s.lr == pytest.approx(0.01 - 1e-3 * 0.4 - 1e-3 * (0.5 * 0.4 + 0.2), rel=1e-12)
+
+
+def test_apply__lr_lr_means_the_same_wherever_the_lr_is():
+    """The papers' step is one of the lr itself: a tenth of the way in 0.001 to 0.02 as at the start."""
+    sgd = outer_optimizer(DistillSettings(lr_lr=1e-5, lr_momentum=0.0))
+    for lr in (0.001, 0.02, 0.5):
+        s = state(lr=lr)
+        s.apply(gradients(torch.zeros_like(s.images), -7.0), sgd)
+        assert s.lr - lr == pytest.approx(7e-5, rel=1e-9)
+
+
+def test_apply__lr_settles_at_its_optimum_from_a_start_far_below():
+    """dL/dη = 2c (η - η*) / η*² as of a segment: MTT's lr_init 0.001 and lr_lr 1e-5, at the optimum 0.025."""
+    sgd = outer_optimizer(DistillSettings(lr_lr=1e-5, lr_momentum=0.5))
+    s, target, seen = state(lr=0.001), 0.025, []
+    for _ in range(500):
+        s.apply(gradients(torch.zeros_like(s.images), 2 * 0.7 * (s.lr - target) / target**2), sgd)
+        seen.append(s.lr)
+    assert max(seen) < 1.05 * target
+    assert seen[-1] == pytest.approx(target, rel=1e-3)
 
 
 def test_apply__lr_stays_positive_and_moves_at_most_by_a_factor():
-    s = state()
-    s.apply(torch.zeros_like(s.images), 1e9, DistillSettings(lr_lr=1.0))
-    assert s.lr == pytest.approx(0.01 * math.exp(-MAX_LOG_LR_CHANGE))
+    for gradient, factor in ((1e9, 1 / math.e), (-1e9, math.e)):
+        s = state()
+        s.apply(gradients(torch.zeros_like(s.images), gradient), outer_optimizer(DistillSettings(lr_lr=1.0)))
+        assert s.lr == pytest.approx(0.01 * factor)
 
 
 def test_apply__image_average_is_kept_beside_the_images():
-    settings = DistillSettings(lr_img=1.0, ema=0.9, image_momentum=0.0)
+    sgd = outer_optimizer(DistillSettings(lr_img=1.0, image_momentum=0.0))
     s = state()
     initial = s.images.clone()
-    s.apply(torch.ones_like(s.images), 0.0, settings)
-    s.apply(torch.ones_like(s.images), 0.0, settings)
+    for _ in range(2):
+        s.apply(gradients(torch.ones_like(s.images)), sgd, ema=0.9)
     assert torch.allclose(s.images, initial - 2)
     first = 0.9 * initial + 0.1 * (initial - 1)
     assert torch.allclose(s.synthetic().images, 0.9 * first + 0.1 * (initial - 2), atol=1e-6)
@@ -113,7 +139,7 @@ def test_distill__keeps_the_set_with_the_best_validation_accuracy():
     fresh = state()
     for _ in range(2):
         hypergradient = outer_step(task(select_every=2), fresh)
-        fresh.apply(hypergradient.images, float(hypergradient.lr), task().settings)
+        fresh.apply(gradients(hypergradient.images, float(hypergradient.lr)), task().optimizer)
         fresh.step += 1
     assert torch.equal(result.best.synthetic.images, fresh.images)
 
@@ -181,26 +207,31 @@ def test_distill__a_selection_that_was_stopped_is_made_again(tmp_path):
 
 def test_outer_step__perturbed_start_scaled_loss_and_terms_of_a_part():
     plain, s = task(inner_steps=1), state()
+
+    def changed(**changes):
+        return outer_step(replace(plain, objective=replace(plain.objective, **changes)), s)
+
+    def begin(number, **changes):
+        return replace(plain.objective.begin(number), **changes)
+
     reference = outer_step(plain, s)
-    shifted = replace(plain, perturb=lambda start, step: start + 0.01)
-    assert float(outer_step(shifted, s).loss) != float(reference.loss)
+    shifted = begin(0).theta_P + 0.01
+    assert float(changed(begin=lambda number: begin(number, theta_P=shifted)).loss) != float(reference.loss)
     # one plain SGD step: scaling the inner loss is scaling the lr
-    scaled = outer_step(replace(plain, inner_scale=lambda segment: 3.0), s)
-    s.lr_init = 0.03
+    scaled = changed(begin=lambda number: begin(number, scale=3.0))
+    s.lr = 0.03
     assert float(scaled.loss) == pytest.approx(float(outer_step(plain, s).loss), rel=1e-5)
-
-    def twice(problem):
-        return plain.matching(problem) * 2
-
-    s.lr_init = 0.01
-    assert float(outer_step(replace(plain, matching=twice), s).loss) == pytest.approx(2 * float(reference.loss))
+    s.lr = 0.01
+    twice = changed(matching=lambda problem: plain.objective.matching(problem) * 2)
+    assert float(twice.loss) == pytest.approx(2 * float(reference.loss))
 
 
 def test_apply__learned_labels_move_by_sgd_with_momentum():
-    settings, s = DistillSettings(lr_label=2.0, label_momentum=0.9, lr_img=0.0), state()
+    sgd = outer_optimizer(DistillSettings(lr_label=2.0, label_momentum=0.9, lr_img=0.0))
+    s = state()
     before, g = s.labels.clone(), torch.ones_like(s.labels)
-    s.apply(torch.zeros_like(s.images), 0.0, settings, g)
-    s.apply(torch.zeros_like(s.images), 0.0, settings, g)
+    for _ in range(2):
+        s.apply(gradients(torch.zeros_like(s.images), labels=g), sgd)
     assert torch.allclose(s.labels, before - 2 * g - 2 * 1.9 * g)
 
 
@@ -213,8 +244,8 @@ def test_initial_images__by_class_and_copied():
     assert torch.equal(first.images.flatten().long(), first.indices)
     first.images.add_(1)
     assert torch.equal(data.images, torch.arange(12.0).view(12, 1, 1, 1))
-    with pytest.raises(ConfigError, match=r"distill.init='noise' is unknown; known: real, kmeans"):
-        initial_images("noise", data, 2, 0)
+    with pytest.raises(ConfigError, match=r"distill.init='funny' is unknown; known: real, kmeans"):
+        initial_images("funny", data, 2, 0)
 
 
 def test_parts__unknown_names_and_a_still_expert():

@@ -9,13 +9,16 @@ from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import SoftLabels
 from distillkit.distill.loop import DistillTask, outer_step, start_state
 from distillkit.distill.matching import matching_part
+from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.segments import segment_sampler
-from distillkit.distill.start import INNER_SCALES, PERTURBATIONS
-from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, TogetherLoss
+from distillkit.distill.start import at_an_expert
+from distillkit.distill.step_functions import CompiledFunctions, InnerLoss, TogetherLoss
 from distillkit.distill.student import packed, plan_inner_steps, unpacked
+from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork
 from distillkit.settings import DistillSettings, NetworkSettings
+from distillkit.stages.student import eager_engine
 
 NETWORK = FlatNetwork(build_network(NetworkSettings(width=3, depth=2), (1, 8, 8), 2, 0, "n").double())
 
@@ -46,18 +49,25 @@ def task(count, **settings):
             **settings,
         }
     )
-    return DistillTask(
+    return DistillTask(chosen, students(chosen), outer_optimizer(chosen))
+
+
+def students(chosen):
+    return UnrolledStudents(
         settings=chosen,
-        functions=EagerFunctions(InnerLoss(NETWORK, SoftLabels())),
-        trajectories=Walks(),
-        segments=segment_sampler(chosen, Walks(), 0),
+        engine=eager_engine(NETWORK, SoftLabels()),
+        begin=at_an_expert(chosen, Walks(), NETWORK, 0),
         matching=matching_part(chosen),
         labels=SoftLabels(),
         augmentation=Augmentation.parse("color_crop_cutout_flip_scale_rotate"),
         seed=0,
-        perturb=PERTURBATIONS[chosen.perturbation](chosen, NETWORK, 0),
-        inner_scale=INNER_SCALES[chosen.inner_scale](chosen),
+        trajectories=Walks(),
     )
+
+
+def by(task, **changes):
+    """The task with another engine."""
+    return replace(task, objective=task.objective.run_by(replace(task.objective.engine, **changes)))
 
 
 def state(step=0):
@@ -89,19 +99,17 @@ def test_outer_step__of_several_segments_is_the_mean_of_single_ones(step):
 def test_outer_step__side_by_side_equals_in_turn(hypergradient):
     in_turn = task(3, hypergradient=hypergradient)
     functions = CompiledFunctions(TogetherLoss(InnerLoss(NETWORK, SoftLabels()), 3), backend=None)
-    assert close(
-        outer_step(replace(in_turn, functions=functions, together=True), state(1)), outer_step(in_turn, state(1))
-    )
+    assert close(outer_step(by(in_turn, inner=functions, together=True), state(1)), outer_step(in_turn, state(1)))
 
 
 @pytest.mark.parametrize("together", [False, True])
 def test_outer_step__kept_graphs_carry_the_scale_of_the_inner_loss(together):
     plain = task(3)
-    assert all(plain.inner_scale(plain.segments(number)) != 1 for number in range(3, 6))
+    assert all(plain.objective.begin(number).scale != 1 for number in range(3, 6))
     if together:
         functions = CompiledFunctions(TogetherLoss(InnerLoss(NETWORK, SoftLabels()), 3), backend=None)
-        plain = replace(plain, functions=functions, together=True)
-    assert close(outer_step(replace(plain, kept=3), state(1)), outer_step(plain, state(1)))
+        plain = by(plain, inner=functions, together=True)
+    assert close(outer_step(by(plain, kept=3), state(1)), outer_step(plain, state(1)))
 
 
 def test_curriculum__the_bound_grows_with_the_step_not_with_the_segment():

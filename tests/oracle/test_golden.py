@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from distillkit.data import augment
 from distillkit.data.augment import Draw
 from distillkit.data.preprocess import fit_whiten
+from distillkit.distill.inner_optimizers import Sgd
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import normalised_parameter_distance
 from distillkit.distill.step_functions import EagerFunctions, InnerLoss
@@ -70,7 +71,7 @@ def hypergradient(common, loss, steps, momentum=0.0, middle=(), start=None):
                     MatchingTerm(after, lambda s, w=weight, g=target: w * normalised_parameter_distance(s, start, g))
                 )
     labels = torch.eye(10).double()[common["labels"]]
-    unroll = Unroll(loss, steps, momentum)
+    unroll = Unroll(loss, steps, Sgd(momentum))
     result = unroll.hypergradient(start, common["images"], labels, common["lr"], terms)
     return result, unroll.run(start, common["images"], labels, common["lr"])
 

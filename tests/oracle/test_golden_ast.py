@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from distillkit.data.coresets import select_coreset
+from distillkit.distill.inner_optimizers import Sgd
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import MatchingProblem, matching_part
 from distillkit.distill.start import balance_factor, perturb_convolutions
@@ -116,7 +117,7 @@ def test_outer_step__balance_intermediate_terms_and_perturbed_start_together(net
     loss = scaled(EagerFunctions(InnerLoss(network, HardLabels())), balance_factor(start_epoch, 40))
     labels = torch.eye(10).double()[common["labels"]]
     steps = [InnerStep(torch.arange(10), None)] * 8
-    result = Unroll(loss, steps, 0.9).hypergradient(start, common["images"], labels, common["lr"], terms)
+    result = Unroll(loss, steps, Sgd(0.9)).hypergradient(start, common["images"], labels, common["lr"], terms)
     assert rel(result.loss, golden[f"{prefix}.loss"]) < 1e-10
     assert rel(result.images.norm(), golden[f"{prefix}.grad_images_norm"]) < 1e-10
     assert rel(result.lr, golden[f"{prefix}.grad_lr"]) < 1e-10

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
+from distillkit.distill.inner_optimizers import Sgd
 from distillkit.distill.labels import HardLabels, SoftLabels
 from distillkit.distill.matching import MASKS, normalised_parameter_distance
 from distillkit.distill.step_functions import (
@@ -95,7 +96,7 @@ def sweep(p, steps, momentum, middle_at=None, form="eager", kept=0):
     terms = [MatchingTerm(len(steps), lambda s: normalised_parameter_distance(s, p["start"], p["target"]))]
     if middle_at is not None:
         terms.append(MatchingTerm(middle_at, lambda s: 0.5 * normalised_parameter_distance(s, p["start"], p["middle"])))
-    unroll = Unroll(FORMS[form](InnerLoss(FlatNetwork(p["module"]), SoftLabels())), steps, momentum, kept=kept)
+    unroll = Unroll(FORMS[form](InnerLoss(FlatNetwork(p["module"]), SoftLabels())), steps, Sgd(momentum), kept=kept)
     return unroll.hypergradient(p["start"], p["images"], p["labels"], p["lr"], terms, learn_labels=True)
 
 
@@ -156,7 +157,7 @@ def test_hypergradient__masked_with_soft_labels(mask):
     expected_loss = squares[keep].sum() / progress[keep].sum()
     expected = torch.autograd.grad(expected_loss, [images, labels, lr])
 
-    matching = MASKS[mask](0.3)
+    matching = MASKS[mask].build(0.3)
     terms = [MatchingTerm(5, lambda s: matching(s, p["start"], p["target"]))]
     unroll = Unroll(EagerFunctions(InnerLoss(FlatNetwork(p["module"]), SoftLabels())), steps)
     found = unroll.hypergradient(p["start"], p["images"], p["labels"], p["lr"], terms, learn_labels=True)
@@ -207,7 +208,9 @@ def test_hypergradient__gradcheck_on_a_tiny_smooth_net():
     network = FlatNetwork(Tanh().double())
     start = torch.randn(network.size, dtype=torch.float64)
     target = start + torch.randn(network.size, dtype=torch.float64)
-    unroll = Unroll(EagerFunctions(InnerLoss(network, SoftLabels())), [InnerStep(torch.tensor([2, 0]), None)] * 4, 0.5)
+    unroll = Unroll(
+        EagerFunctions(InnerLoss(network, SoftLabels())), [InnerStep(torch.tensor([2, 0]), None)] * 4, Sgd(0.5)
+    )
     term = MatchingTerm(4, lambda s: normalised_parameter_distance(s, start, target))
 
     class Matching(torch.autograd.Function):
