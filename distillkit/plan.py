@@ -151,6 +151,8 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
 
 def _experts_within(asked: int, missing: tuple[int, ...], each: float, seconds: float) -> int:
     """The most experts, from number 0 on, whose missing ones fit into half of ``seconds``; one if it fits at all."""
+    if asked == 0:
+        return 0
     fitting = [count for count in range(1, asked + 1) if each * sum(i < count for i in missing) <= seconds / 2]
     return max(fitting, default=1 if each <= seconds else 0)
 

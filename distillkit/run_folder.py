@@ -226,8 +226,13 @@ def completed(identity: Any) -> dict[str, Any]:
     settings = dict(identity["settings"])
     for section, own in SECTIONS.items():
         if isinstance(settings.get(section), dict):
-            settings[section] = defaults(own) | settings[section]
+            settings[section] = _but_places(defaults(own)) | settings[section]
     return {**identity, "settings": defaults(RunSettings) | settings}
+
+
+def _but_places(values: dict[str, Any]) -> dict[str, Any]:
+    """Where data lie does not determine a run, and is in no identity."""
+    return {name: value for name, value in values.items() if name != "data_root"}
 
 
 def _difference(left: Any, right: Any, prefix: str = "") -> str:

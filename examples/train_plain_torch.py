@@ -15,7 +15,7 @@ config, recipe, results = (json.loads((folder / file).read_text()) for file in f
 stored, space = load_file(folder / "distilled.safetensors"), load_file(folder / "preprocess.safetensors")
 X, Y, sgd = stored["images"].float(), stored["labels"].float(), recipe["optimizer"]
 Y = Y.softmax(1) if config["label_kind"] == "logits" else Y
-assert config["dtype"] != "uint8" and "mean" in space, "8-bit and whitened sets are for load_distilled"  # noqa: PT018
+assert config["dtype"] != "uint8" and "mean" in space and sgd["name"] == "sgd", "a set for load_distilled"  # noqa: PT018
 pixels, labels = datasets.load_digits(return_X_y=True)  # the test images: in [0, 1], then as the distilled ones are
 _, pixels, _, labels = model_selection.train_test_split(pixels, labels, test_size=0.25, stratify=labels, random_state=0)
 test = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8)

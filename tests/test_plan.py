@@ -74,7 +74,8 @@ def test_plan__measures_the_form_that_runs(tiny, monkeypatch):
     found = plan.make_plan(asked, prepare(asked))
     assert {stage["name"] for stage in found["stages"]} >= {"outer steps", "validation networks", "evaluation networks"}
     assert all(stage["seconds_each"] > 0 for stage in found["stages"])
-    assert all(task.together and task.settings.segments == 2 and task.kept > 0 for task in kinds)
+    assert all(task.objective.engine.together and task.settings.segments == 2 for task in kinds)
+    assert all(task.objective.engine.kept > 0 for task in kinds)
     json.dumps(found)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distillkit.data.preprocess import fit, fit_standardise, fit_whiten, from_tensors, to_inputs
+from distillkit.data.preprocess import fit, fit_standardise, fit_unit_whiten, fit_whiten, from_tensors, to_inputs
 from distillkit.errors import ArtifactError, ConfigError
 
 
@@ -54,3 +54,37 @@ def test_from_tensors__refuses_other_shapes():
 def test_zca__refuses_absurd_sizes():
     with pytest.raises(ConfigError, match="standardise"):
         fit_whiten(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), 0.1)
+
+
+def test_unit_zca__by_another_route():
+    """SVD of the normalised images instead of an eigendecomposition, in units of 0..255 instead of [0, 1]."""
+    x = images(n=300, size=4)
+    rows = x.double().flatten(1)
+    rows = rows - rows.mean(1, keepdim=True)
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    _, singular, vectors = torch.linalg.svd(rows, full_matrices=True)
+    eigenvalues = singular**2 / len(rows)
+    assert float(eigenvalues.sum()) == pytest.approx(1)  # all rows have unit length
+    matrix = vectors.T @ torch.diag((eigenvalues + 0.1 * eigenvalues.mean()).rsqrt()) @ vectors
+    whiten = fit_unit_whiten(x, 0.1)
+    assert torch.allclose(whiten.matrix, matrix, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(whiten(x.double() / 255).flatten(1), rows @ matrix, atol=1e-9)
+    new = images(n=5, size=4).flip(0) // 2
+    alone = new.double().flatten(1)
+    alone = (alone - alone.mean(1, keepdim=True)) / (alone - alone.mean(1, keepdim=True)).norm(dim=1, keepdim=True)
+    assert torch.allclose(whiten(new.double() / 255).flatten(1), alone @ matrix, atol=1e-9)
+
+
+def test_unit_zca__brightness_and_contrast_do_not_matter_and_pictures_come_back_without_them():
+    x = images(n=200, size=4)
+    whiten = fit("unit-zca", x, 0.1)
+    pixels = x[:20].double() / 255
+    seen = whiten(pixels)
+    assert torch.allclose(whiten(0.2 + 0.5 * pixels), seen, atol=1e-9)
+    shown = whiten.invert(seen)
+    assert torch.allclose(whiten(shown), seen, atol=1e-9)
+    assert torch.allclose(shown.flatten(1).mean(1), torch.full((20,), 0.5).double())
+    assert torch.allclose(shown.flatten(1).std(1, correction=0), torch.full((20,), 0.25).double())
+    again = from_tensors(whiten.to_tensors(), (3, 4, 4))
+    assert torch.allclose(again(pixels), seen, atol=1e-5)
+    assert bool(torch.isfinite(whiten(torch.full((1, 3, 4, 4), 0.5).double())).all())  # an image of one value

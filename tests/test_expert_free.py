@@ -1,0 +1,205 @@
+"""Runs of methods without experts: what is made and said, and that an interrupted one ends at the same bytes."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from distillkit import compress, load_distilled, plan
+from distillkit.artifact import layout
+from distillkit.config import compose
+from distillkit.errors import ArtifactError, ConfigError, Interrupted
+from distillkit.interrupt import StopRequest
+from distillkit.methods import Layer
+from distillkit.run_folder import completed
+from distillkit.stages.context import make_run, prepare
+from tests.test_pipeline import Notes, StopAfter, same_bytes
+
+METHODS = {
+    "rat": {"distill.horizon": 4, "distill.segments": 2, "distill.labels": "weights", "distill.lr_label": 0.01},
+    "dsa": {"distill.restart_every": 3, "distill.network_epochs": 2},
+    "dm": {"distill.real_order": "easy-to-hard", "experts.difficulty_networks": 1, "experts.difficulty_epochs": 1},
+}
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture
+def settings(tiny):
+    """Settings of a run of a second or two without experts."""
+    tiny.pop("experts.count")
+    return tiny | {"distill.real_batch": 30, "distill.real_per_class": 5}
+
+
+def run(out, method, base, **more):
+    settings = {**base, **METHODS[method], **more.pop("settings", {})}
+    arguments = {"ipc": 1, "method": method, "preset": "smoke", "device": "cpu", "command": "x", **more}
+    return compress("digits", settings=settings, out=out, **arguments)
+
+
+@each_method
+def test_compress__stopped_at_every_step_in_turn_ends_at_the_same_bytes(tmp_path, settings, method):
+    run(tmp_path / "whole", method, settings)
+    out, stops = tmp_path / "stopped", 0
+    for _ in range(60):
+        stop = StopRequest()
+        try:
+            run(out, method, settings, stop=stop, progress=StopAfter(stop, 3))
+            break
+        except Interrupted:
+            stops += 1
+    assert stops > 3
+    same_bytes(tmp_path / "whole", out)
+
+
+@each_method
+def test_card__says_learned_and_nothing_of_experts(tmp_path, settings, method):
+    ds = run(tmp_path / "set", method, settings)
+    assert (ds.config["experts"], ds.config["learned_here"]) == (None, True)
+    assert not (tmp_path / "set" / "run" / "experts.json").exists()
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "10 learned images" in card
+    assert "real images:" not in card.split("## ")[0]
+    assert "curves.png" in card
+    assert "(learned)" not in card  # the rate was given
+    assert "expert" not in card.replace("without experts", "").split("```")[0]
+    assert ds.results["selection"]["step"] <= 4
+
+
+def test_rat__recipe_preprocessing_and_format(tmp_path, settings, monkeypatch):
+    ds = run(tmp_path / "set", "rat", settings, settings={"evaluate.lengths": [2, 5], "distill.labels": "hard"})
+    assert ds.recipe["optimizer"]["name"] == "adam"
+    assert ds.recipe["schedule"]["lr_drop_epochs"] == []
+    chosen = ds.results["selection"]["epochs"]
+    best = max(chosen["validation_accuracy"].values())
+    assert chosen["validation_accuracy"][str(chosen["chosen"])] == best
+    assert ds.recipe["schedule"]["epochs"] == ds.config["settings"]["evaluate"]["epochs"] == chosen["chosen"]
+    assert ds.config["origins"]["evaluate.epochs"] == "validation data, of evaluate.lengths"
+    assert ds.config["format_version"] == "2.0"
+    pixels = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    flat = pixels.double().flatten(1)
+    unit = flat - flat.mean(1, keepdim=True)
+    unit = unit / unit.norm(dim=1, keepdim=True)
+    from safetensors.torch import load_file
+
+    matrix = load_file(tmp_path / "set" / "preprocess.safetensors")["unit_zca_matrix"].double()
+    assert torch.allclose(ds.preprocess(pixels).flatten(1).double(), unit @ matrix, atol=1e-4)
+    card = (tmp_path / "set" / "README.md").read_text()
+    assert "Adam" in card
+    assert "momentum" not in card
+    assert "unit_zca_matrix" in card
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    before = ds.evaluate(model)
+    assert ds.evaluate(ds.train(model, epochs=60, lr=0.01)) > before
+    monkeypatch.setattr(layout, "FORMAT_VERSION", "1.0")  # an older reader
+    with pytest.raises(ArtifactError, match=r"has format 2.0, this distillkit reads up to 1.0; upgrade it"):
+        load_distilled(tmp_path / "set")
+
+
+def test_format__is_the_oldest_that_says_all(tmp_path, settings):
+    assert run(tmp_path / "dm", "dm", settings).config["format_version"] == "1.0"
+    ds = run(tmp_path / "rat", "rat", settings, settings={"dataset.preprocessing": "standardise"})
+    assert (ds.config["label_kind"], ds.config["format_version"]) == ("weights", "2.0")
+    assert bool((ds.targets >= 0).all())
+    again = load_distilled(ds.save(tmp_path / "copy"))
+    assert torch.equal(again.targets, ds.targets)
+
+
+def test_rat__side_by_side_is_in_turn_to_the_rounding(tmp_path, settings):
+    once = {"distill.outer_steps": 1, "distill.outer_optimizer": "sgd", "distill.lr_img": 1.0}
+    turn = run(tmp_path / "turn", "rat", settings, settings=once)
+    side = run(tmp_path / "side", "rat", settings, settings={**once, "distill.together": "always"})
+    moved = [load(tmp_path / name) for name in ("turn", "side")]
+    assert torch.allclose(*moved, rtol=1e-3, atol=1e-6)
+    assert turn.results["selection"]["outer_steps"] == side.results["selection"]["outer_steps"] == 1
+
+
+def load(folder):
+    from distillkit.distill.state import OuterState
+
+    return OuterState.load(folder / "run" / "checkpoint.safetensors", "cpu").images
+
+
+def test_rat__labels_of_experts_are_had_when_an_expert_is_asked_for(tmp_path, settings):
+    soft = {"distill.labels": "soft", "distill.init": "real", "experts.count": 1}
+    ds = run(tmp_path / "set", "rat", settings, settings=soft)
+    assert ds.config["experts"]["count"] == 1
+    assert ds.config["label_kind"] == "logits"
+    with pytest.raises(ConfigError, match=r"asks experts about real images; take distill.init=real"):
+        run(tmp_path / "noise", "rat", settings, settings={**soft, "distill.init": "noise"})
+
+
+def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishes_with(tmp_path, settings):
+    narrow = run(tmp_path / "narrow", "rat", settings, settings={"distill.student": "convnet:width=2"})
+    assert narrow.recipe["architecture"]["width"] == settings["network.width"]
+    source = {"distill.init": "artifact", "distill.init_from": str(tmp_path / "narrow")}
+    ds = run(tmp_path / "wide", "rat", settings, settings={**source, "distill.lr_img": 0.0, "distill.lr_label": 0.0})
+    assert torch.equal(ds.images, narrow.images)
+    assert torch.equal(ds.labels, narrow.labels)
+    assert str(tmp_path) not in json.dumps(ds.config)
+    other = {**source, "distill.lr_img": 0.0, "dataset.preprocessing": "standardise"}
+    notes = Notes()
+    seen = run(tmp_path / "other", "rat", settings, settings=other, progress=notes)
+    assert any("come by way of their pixels" in note for note in notes.notes)
+    assert seen.images.shape == narrow.images.shape
+    with pytest.raises(ConfigError, match=r"has ipc 1, this run has 2"):
+        run(tmp_path / "two", "rat", settings, settings=source, ipc=2)
+    with pytest.raises(ConfigError, match=r"needs an artifact folder: --set distill.init_from=FOLDER"):
+        run(tmp_path / "none", "rat", settings, settings={"distill.init": "artifact"})
+
+
+@each_method
+def test_plan__has_outer_steps_and_no_experts(settings, method):
+    layers = [Layer("test", {**settings, **METHODS[method], "distill.outer_steps": 50})]
+    composed = compose("digits", 1, method, "smoke", "cpu", layers)
+    made = plan.make_plan(make_run(composed, torch.device("cpu")))
+    names = [stage["name"] for stage in made["stages"]]
+    assert "expert epochs" not in names
+    assert made["stages"][names.index("outer steps")]["steps"] == 50
+    assert made["seconds"] > 0
+    assert made["disk_bytes"] == 0
+
+
+@each_method
+def test_time_budget__becomes_outer_steps(settings, method):
+    layers = [Layer("test", {**settings, **METHODS[method], "distill.outer_steps": 100_000, "time_budget": 60.0})]
+    asked = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"))
+    costs = plan.Costs(expert_epoch=0.0, outer_step=0.5, fresh_network=1.0, missing=(), measuring=4.0)
+    found = plan.within(asked, costs, 60.0).settings
+    assert (found.experts.count, found.distill.outer_steps) == (0, math.floor((0.9 * 60 - 4 - 2) / (0.5 + 1 / 2)))
+    with pytest.raises(ConfigError, match=r"is too little: here an outer step takes 0.50 s"):
+        plan.within(asked, costs, 5.0)
+
+
+def test_plan__steps_before_the_window_and_the_real_batch_are_counted_once(settings, monkeypatch):
+    """Of clocks that tell 8 for a step of two, 2 for the real batch, 3 for two steps before: 2 + 3 * 5 + 1.5 * 2.5."""
+    composed = compose("digits", 1, "rat", "smoke", "cpu", [Layer("test", {**settings, "distill.inner_steps": 5})])
+    chosen = composed.settings.distill.model_copy(update={"horizon": 10})
+    prepared = prepare(make_run(composed, torch.device("cpu")))
+    assert len(prepared.train_labels) > 0
+    told = iter([2.0, 3.0])
+    monkeypatch.setattr(plan, "_time", lambda action, device: next(told))
+
+    class Students:
+        real = object()
+
+        def advance(self, state, number, count):
+            return torch.zeros(1)
+
+    seconds = plan._unrolled_seconds(chosen, Students(), None, 8.0, 2, torch.device("cpu"))
+    assert seconds == pytest.approx(2 + 3 * 5 + 1.5 * 2.5)
+
+
+def test_completed__settings_added_since_are_at_their_defaults(tmp_path, settings):
+    run(tmp_path / "set", "dm", settings)
+    config = tmp_path / "set" / "run" / "config.json"
+    stored = json.loads(config.read_text())
+    assert completed(stored) == stored
+    del stored["settings"]["distill"]["student"], stored["settings"]["evaluate"]["lengths"]
+    stored["settings"].pop("budget_asked")
+    config.write_text(json.dumps(stored))
+    notes = Notes()
+    run(tmp_path / "set", "dm", settings, progress=notes)
+    assert any("is finished already" in note for note in notes.notes)
+    with pytest.raises(ConfigError, match=r"differs in settings\.distill\.student"):
+        run(tmp_path / "set", "dm", settings, settings={"distill.student": "convnet:width=2"})
