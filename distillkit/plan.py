@@ -16,10 +16,11 @@ from torch import Tensor
 from distillkit.distill.inner_optimizers import inner_optimizer
 from distillkit.distill.labels import label_part, labels_ask_experts
 from distillkit.distill.loop import outer_step, start_state
+from distillkit.distill.objectives import needs
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distill.state import OuterState
 from distillkit.distill.unrolled import UnrolledStudents
-from distillkit.distill.windows import mean_skipped
+from distillkit.distill.windows import mean_prefix_steps
 from distillkit.errors import ConfigError
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
@@ -109,9 +110,13 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
         selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
         stages.append(StageCost("outer steps", settings.distill.outer_steps, costs.outer_step))
         stages.append(StageCost("validation networks", selections * settings.distill.select_networks, fresh))
-    soft = labels_ask_experts(settings.distill) and settings.evaluate.label_rows
+    learned = label_part(settings.distill).learned and settings.evaluate.label_rows
+    soft = learned and labels_ask_experts(settings.distill)
     real = len(set(settings.evaluate.baselines) - {"full"})
-    rows = len(set_rows(settings)) + 2 * soft + real
+    rows = len(set_rows(settings)) + learned + soft + real
+    if settings.evaluate.lengths:
+        longer = max(settings.evaluate.lengths) / settings.evaluate.epochs
+        stages.append(StageCost("networks that choose the length", settings.distill.select_networks, longer * fresh))
     stages.append(StageCost("evaluation networks", rows * settings.evaluate.networks, fresh))
     if settings.evaluate.lr is None:
         validated = (real + soft) * BASELINE_LRS * settings.distill.select_networks
@@ -261,12 +266,14 @@ class _Walk:
 def _outer_seconds(run: Run, prepared: Prepared) -> float:
     """One outer step in the form that the run will use, from a few of the steps that it is made of."""
     distill, size = run.settings.distill, run.settings.ipc * prepared.num_classes
-    inner = min(PROBE_INNER_STEPS, distill.inner_steps)
+    unrolled = distill.objective == "unroll"
+    inner = min(PROBE_INNER_STEPS, distill.inner_steps) if unrolled else distill.inner_steps
     same_work = max(1, distill.outer_steps * distill.inner_steps // inner)  # which decides whether compiling pays
     kept = DEFAULT_KEPT if distill.keep_gib is None and run.device.type == "cpu" else distill.keep_gib
     share = None if kept is None else kept * inner / distill.inner_steps  # of the steps, as many are kept as in the run
-    shorter = {"inner_steps": inner, "horizon": None, "network_epochs": 1} if distill.objective == "unroll" else {}
-    short = distill.model_copy(update={"outer_steps": same_work, "keep_gib": share, "network_epochs": 1, **shorter})
+    shorter: dict[str, Any] = {"inner_steps": inner, "horizon": None} if unrolled else {"network_epochs": 1}
+    # images are not ranked for a probe
+    short = distill.model_copy(update={"outer_steps": same_work, "keep_gib": share, "real_order": "shuffle", **shorter})
     probe = replace(run, settings=run.settings.model_copy(update={"distill": short}))
     network = prepared.build(student_settings(run, prepared), 0, "plan")(0).to(run.device)
     matched = needs_experts(run.settings)
@@ -298,16 +305,17 @@ def _unrolled_seconds(
 ) -> float:
     """An outer step whose students take all their steps, from ``seconds`` of one with ``inner`` of them.
 
-    A real batch is asked about once, whatever the number of steps; those before the window are cheaper.
+    The loss on real images is computed once, whatever the number of steps; steps before the window are cheaper.
     """
-    real = skipped = 0.0
+    real = before = 0.0
     if students.real is not None:
-        theta = students.advance(state, 0, 0)
-        real = settings.segments * _time(lambda: _exhaust(students.real_term(0)(1).adjoint(theta)), device)
-    if mean_skipped(settings):
-        each = _time(lambda: _exhaust(students.advance(state, 0, PROBE_INNER_STEPS)), device) / PROBE_INNER_STEPS
-        skipped = settings.segments * each * mean_skipped(settings)
-    return real + skipped + max(0.0, seconds - real) / inner * settings.inner_steps
+        theta = students.begin(0).theta_P.to(device)
+        real = settings.segments * _time(lambda: _exhaust(students.real_term_of(0)(1).adjoint(theta)), device)
+    if mean_prefix_steps(settings):
+        in_turn = 1 if students.engine.together else settings.segments
+        some = _time(lambda: _exhaust(students.advance(state, PROBE_INNER_STEPS)), device)
+        before = in_turn * some / PROBE_INNER_STEPS * mean_prefix_steps(settings)
+    return real + before + max(0.0, seconds - real) / inner * settings.inner_steps
 
 
 def _path_bytes(settings: DistillSettings, parameters: int) -> int:
@@ -320,7 +328,7 @@ def _path_bytes(settings: DistillSettings, parameters: int) -> int:
 
 def _sizes(run: Run, prepared: Prepared, missing: int) -> dict[str, Any]:
     settings = run.settings
-    parameters = sum(p.numel() for p in prepared.build(prepared.network, 0, "plan")(0).parameters())
+    parameters = sum(p.numel() for p in prepared.build(student_settings(run, prepared), 0, "plan")(0).parameters())
     form = find_form(settings.trajectories.form)
     disk = missing * form.size(settings.trajectories, settings.experts.epochs, parameters)
     path = _path_bytes(settings.distill, parameters)
@@ -339,6 +347,7 @@ def _sizes(run: Run, prepared: Prepared, missing: int) -> dict[str, Any]:
             f"network: {prepared.network.name}, {parameters:,} parameters",
             f"disk:    {disk / 1e6:.1f} MB of trajectories to add ({missing} experts to train)",
             f"memory:  about {(peak + path) / 2**30:.1f} GiB (the peak of the probe steps and the student's path)",
-            "time is measured with a few steps on this machine; the full-data row is not in it",
+            "time is measured with a few steps on this machine; the full-data row is not in it"
+            + (", nor the ranking of the images" if "ranking" in needs(settings.distill) else ""),
         ],
     }

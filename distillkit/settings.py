@@ -167,8 +167,8 @@ class DistillSettings(Section):
     ``kmeans-logits`` (the same on an expert's logits, AST), ``correct`` (an expert classifies them correctly, DATM),
     ``noise`` (of unit length, RaT), ``artifact`` (those of ``init_from``)."""
     init_from: str | None = None
-    """Artifact folder whose images, labels and learning rate ``init=artifact`` goes on from: a set learned by narrow
-    students, say, that wide ones should finish."""
+    """Artifact folder whose images, labels and learning rate ``init=artifact`` starts from: a set learned by narrow
+    students, say, that wide ones finish."""
     labels: str = "hard"
     """Label part: ``hard`` is one-hot and fixed, ``soft`` logits, learned (DATM), ``weights`` of the classes, learned,
     one-hot at first (RaT)."""
@@ -178,8 +178,8 @@ class DistillSettings(Section):
     start: str = "expert"
     """Where an unrolled student begins: on an ``expert``'s trajectory, or at a ``fresh`` network (RaT)."""
     student: str | None = None
-    """Network of students that begin fresh, and of DSA and DM, where it is not the one that the set is for:
-    ``convnet:width=32`` learns many times as fast as one of width 128, and most of it carries over."""
+    """Network of students that begin fresh, and of DSA and DM, where it is not the one that the set is for, as
+    ``convnet:width=32``: narrow ones are faster. Default that of the run."""
     window: str = "random"
     """Window part, of students that begin at fresh networks: which ``inner_steps`` of their ``horizon`` are
     differentiated, ``random`` or the ``last`` ones."""
@@ -215,11 +215,11 @@ class DistillSettings(Section):
     real_piece: int = Field(500, ge=1)
     """Real images that are in memory with their activations at a time."""
     restart_every: int = Field(1, ge=1)
-    """Outer steps that share a network of the objective ``gradients``; it is trained on the set in between."""
+    """Outer steps of the objective ``gradients`` that share a network (DSA's outer loop), trained in between."""
     network_epochs: int = Field(1, ge=0)
-    """Passes over the set of each such training."""
+    """Passes over the set of each training of that network (DSA's inner loop)."""
     network_lr: float = Field(0.01, gt=0)
-    """Learning rate of it, plain SGD."""
+    """Learning rate of these trainings, by plain SGD."""
     perturbation: str = "none"
     """Start perturbation part: ``conv-relative`` multiplies convolution weights by noise (AST)."""
     perturbation_scale: float = Field(1.0, ge=0)
@@ -259,6 +259,9 @@ class DistillSettings(Section):
     """How the set moves: ``sgd`` with a momentum of each kind, or ``adam``."""
     clip: float | None = Field(None, gt=0)
     """Clip the images' gradient to this many times the running mean of its norm (RaT: 2); default not at all."""
+    final_rate: float = Field(1.0, gt=0, le=1)
+    """Share of their rates that images, labels and learning rate move with at the last outer step; from the first one
+    on the rates fall there along half a cosine. 1 keeps them constant, as all papers do."""
     lr_img: float = Field(100.0, ge=0)
     """Outer learning rate of the images."""
     image_momentum: float = Field(0.5, ge=0, lt=1)

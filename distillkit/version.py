@@ -4,6 +4,9 @@ __version__ = "0.1.0"
 
 # Major: a reader of an older major must refuse. Minor: keys were added, readers of the same major cope.
 FORMAT_VERSION = "2.0"
+RUN_FORMAT = "1.0"
+"""Of run folders, which say what they hold and are gone on with."""
 FIRST_FORMAT = "1.0"
 """What an artifact without anything new is written as, so that older readers take it: 2.0 brought the preprocessing
-``unit-zca``, recipes with Adam, and labels that are weights."""
+``unit-zca``, recipes with Adam, labels that are weights, and learned sets without experts, which older readers take for
+real images."""

@@ -14,6 +14,7 @@ from distillkit.artifact.card_words import (
     LABEL_WORDS,
     augmentation_words,
     byte_count,
+    curves_line,
     dtype_words,
     license_words,
     limits,
@@ -206,7 +207,7 @@ def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
         "drops": f"times {factor:g} from epoch {drops} on with a new optimiser" if drops else "constant",
         "epochs": str(how.schedule.epochs),
         "batch": str(how.batch_size),
-        "loss": "cross-entropy with the label probabilities",
+        "loss": "cross-entropy with the label " + ("weights" if about.label_kind == "weights" else "probabilities"),
         "augmentation": augmentation_words(how),
         "preprocessing": _preprocessing(about),
         "dtype_words": dtype_words(about),
@@ -217,7 +218,8 @@ def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
 def _preprocessing(about: ArtifactConfig) -> str:
     if about.settings.dataset.preprocessing == "unit-zca":
         return (
-            "pixels x of which each image is taken minus its mean and divided by its length, then `x @ unit_zca_matrix`"
+            "whitened pixels: each image minus its own mean, divided by its L2 norm, then "
+            "`x.flatten() @ unit_zca_matrix`"
         )
     if about.settings.dataset.preprocessing == "zca":
         return "ZCA-whitened pixels, `(x.flatten() - zca_mean) @ zca_matrix` of pixels x in [0, 1]"
@@ -229,6 +231,6 @@ def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> d
         "table": results_table(how, measured),
         "lr_words": lr_words(how, measured),
         "selection": selection_words(about, measured.selection),
-        "curves": "![matching loss and accuracy over the run](curves.png)" if about.learned else "",
+        "curves": curves_line(about),
         "limits": limits(about, how, measured),
     }

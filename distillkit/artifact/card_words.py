@@ -81,7 +81,8 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     kept = f"outer step {selection.step} of {selection.outer_steps}"
     if selection.step == 0:
         kept = f"the initial images (no checkpoint of {selection.outer_steps} outer steps was better)"
-    return f"Test data chose nothing; kept: {kept}, selected on {selection.split}."
+    length = ", which chose the number of epochs too" if selection.epochs else ""
+    return f"Test data chose nothing; kept: {kept}, selected on {selection.split}{length}."
 
 
 def optimizer_words(how: RecipeFile) -> str:
@@ -96,6 +97,13 @@ LABEL_WORDS = {
     "logits": "logits (take a softmax once)",
     "weights": "weights of the classes in the cross-entropy, which need not sum to 1",
 }
+
+
+def curves_line(about: ArtifactConfig) -> str:
+    """The picture of the run, of sets that were learned here."""
+    if not about.learned:
+        return ""
+    return f"![{'matching loss' if about.experts else 'loss'} and accuracy over the run](curves.png)"
 
 
 def augmentation_words(how: RecipeFile) -> str:

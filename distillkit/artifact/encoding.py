@@ -46,7 +46,9 @@ def decode(tensors: dict[str, Tensor], value_range: Range, preprocess: Preproces
     for begin in range(0, len(stored), step):
         part = stored[begin : begin + step]
         if stored.dtype == torch.uint8:
-            images[begin : begin + step] = preprocess(EightBit(part, value_range.low, value_range.high).pixels())
+            images[begin : begin + step] = preprocess.from_view(
+                EightBit(part, value_range.low, value_range.high).pixels()
+            )
         else:
             images[begin : begin + step] = part
     labels = torch.empty(tensors["labels"].shape, dtype=torch.float32).copy_(tensors["labels"])

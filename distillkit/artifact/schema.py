@@ -179,6 +179,7 @@ class Selection(_Open):
     split: Line
     step: Count | None = None
     outer_steps: Count | None = None
+    epochs: dict[str, Any] | None = None
 
 
 class ResultsFile(_Open):

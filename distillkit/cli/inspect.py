@@ -112,7 +112,7 @@ def methods(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     from distillkit.methods import METHODS
 
     if as_json:
-        fields = ("title", "summary", "citation")
+        fields = ("title", "summary", "when", "citation")
         rows = {name: {field: getattr(method, field) for field in fields} for name, method in METHODS.items()}
         for name, method in METHODS.items():
             rows[name] |= {"parts": dict(method.parts), "published": list(method.published_problems)}
@@ -121,6 +121,7 @@ def methods(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
     for method in METHODS.values():
         console.results.print(f"[bold]{method.name}[/bold]  {method.title}")
         console.results.print(f"    {method.summary}", markup=False)
+        console.results.print(f"    when: {method.when}", markup=False)
         console.results.print(f"    parts: {', '.join(f'{k}={v}' for k, v in method.parts.items())}", markup=False)
         console.results.print(f"    --preset paper: {', '.join(method.published_problems)}", markup=False)
 

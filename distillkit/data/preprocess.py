@@ -29,6 +29,10 @@ class Standardise:
         """Network inputs back to pixels; may leave [0, 1]."""
         return inputs * self.std.to(inputs).view(-1, 1, 1) + self.mean.to(inputs).view(-1, 1, 1)
 
+    def from_view(self, pixels: Tensor) -> Tensor:
+        """The inverse of ``invert``."""
+        return self(pixels)
+
     def to_tensors(self) -> dict[str, Tensor]:
         """What preprocess.safetensors holds: ``mean`` [C] and ``std`` [C], float32."""
         return {"mean": self.mean.float(), "std": self.std.float()}
@@ -59,6 +63,10 @@ class Whiten:
         """Whitened inputs back to pixels; may leave [0, 1]."""
         flat = inputs.flatten(1) @ self.inverse.to(inputs) + self.mean.to(inputs)
         return flat.view_as(inputs)
+
+    def from_view(self, pixels: Tensor) -> Tensor:
+        """The inverse of ``invert``."""
+        return self(pixels)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """What preprocess.safetensors holds: ``zca_mean`` [D] and ``zca_matrix`` [D, D], float32."""
@@ -92,12 +100,20 @@ class UnitWhiten:
         pixels: Tensor = NATURAL_MEAN + scale * flat
         return pixels.view_as(inputs)
 
+    def from_view(self, pixels: Tensor) -> Tensor:
+        """The inverse of ``invert``: a learned image's own mean and length are part of it, and stay."""
+        flat = pixels.flatten(1)
+        unit: Tensor = (flat - NATURAL_MEAN) / (NATURAL_STD * flat.shape[1] ** 0.5)
+        return (unit @ self.matrix.to(pixels)).view_as(pixels)
+
     def to_tensors(self) -> dict[str, Tensor]:
         """What preprocess.safetensors holds: ``unit_zca_matrix`` [D, D], float32."""
         return {"unit_zca_matrix": self.matrix.float()}
 
 
 NATURAL_MEAN, NATURAL_STD = 0.5, 0.25
+EVEN = 1e-5
+"""Images whose values differ by less than this share of their length are of one value."""
 
 
 def unit_images(images: Tensor) -> Tensor:
@@ -105,7 +121,9 @@ def unit_images(images: Tensor) -> Tensor:
     flat = images.flatten(1)
     centred = flat - flat.mean(1, keepdim=True)
     lengths: Tensor = centred.norm(dim=1, keepdim=True)
-    return centred / lengths.clamp_min(torch.finfo(flat.dtype).tiny)
+    even = lengths <= EVEN * flat.norm(dim=1, keepdim=True)  # what is left is rounding
+    unit: Tensor = centred / lengths.clamp_min(torch.finfo(flat.dtype).tiny)
+    return torch.where(even, torch.zeros_like(unit), unit)
 
 
 Preprocess = Standardise | Whiten | UnitWhiten

@@ -103,7 +103,7 @@ class GradientMatching:
     def work(self, size: int) -> Work:
         """A gradient of each class."""
         classes = self.real.real.num_classes
-        return Work(max(1, size // classes), classes, 1, self.settings.real_per_class)
+        return Work(max(1, size // classes), classes, 1, self.settings.real_per_class, theta=False)
 
     def run_by(self, engine: Engine) -> GradientMatching:
         """Computed by ``engine``."""

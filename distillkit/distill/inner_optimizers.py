@@ -30,7 +30,7 @@ from distillkit.settings import DistillSettings
 
 
 @dataclass(frozen=True)
-class Memory:
+class InnerMemory:
     """What an optimiser carries: ``slots`` [M, P], and the steps it has taken."""
 
     slots: Tensor
@@ -42,7 +42,7 @@ class WayBack(Protocol):
 
     @property
     def scale(self) -> Tensor | float:
-        """ḡ is ``scale`` * w, with w of ``direction``."""
+        """The factor that turns what ``direction`` returns into ḡ."""
 
     def direction(self, theta_bar_P: Tensor, remembered_RP: Tensor, count: int) -> Tensor:
         """Take in θ̄ after a step, the ``count``-th, of which ``remembered_RP`` was kept; w [P]."""
@@ -65,10 +65,10 @@ class InnerOptimizer(Protocol):
     def remembered(self) -> int:
         """R."""
 
-    def step(self, theta_P: Tensor, memory: Memory, gradient_P: Tensor, lr: Tensor, out_P: Tensor) -> Memory:
+    def step(self, theta_P: Tensor, memory: InnerMemory, gradient_P: Tensor, lr: Tensor, out_P: Tensor) -> InnerMemory:
         """Write the parameters after a step into ``out_P`` (may be ``theta_P``), return what is carried on."""
 
-    def remember(self, memory: Memory, gradient_P: Tensor) -> tuple[Tensor, ...]:
+    def remember(self, memory: InnerMemory, gradient_P: Tensor) -> tuple[Tensor, ...]:
         """The R vectors to keep of a step: ``memory`` after it, and its gradient."""
 
     def way_back(self, lr: Tensor, like_P: Tensor) -> WayBack:
@@ -87,13 +87,13 @@ class Sgd:
         """The velocity, if there is momentum."""
         return 1 if self.momentum else 0
 
-    def step(self, theta_P: Tensor, memory: Memory, gradient_P: Tensor, lr: Tensor, out_P: Tensor) -> Memory:
+    def step(self, theta_P: Tensor, memory: InnerMemory, gradient_P: Tensor, lr: Tensor, out_P: Tensor) -> InnerMemory:
         """θ - η v'."""
         velocity = gradient_P + self.momentum * memory.slots[0] if self.momentum else gradient_P
         torch.add(theta_P, velocity * lr, alpha=-1, out=out_P)
-        return Memory(velocity[None] if self.momentum else memory.slots, memory.count + 1)
+        return InnerMemory(velocity[None] if self.momentum else memory.slots, memory.count + 1)
 
-    def remember(self, memory: Memory, gradient_P: Tensor) -> tuple[Tensor, ...]:
+    def remember(self, memory: InnerMemory, gradient_P: Tensor) -> tuple[Tensor, ...]:
         """Nothing."""
         return ()
 
@@ -143,16 +143,16 @@ class Adam:
         """b₁ and b₂ of the ``count``-th step."""
         return 1 - self.beta1**count, 1 - self.beta2**count
 
-    def step(self, theta_P: Tensor, memory: Memory, gradient_P: Tensor, lr: Tensor, out_P: Tensor) -> Memory:
+    def step(self, theta_P: Tensor, memory: InnerMemory, gradient_P: Tensor, lr: Tensor, out_P: Tensor) -> InnerMemory:
         """θ - η (m'/b₁)/d."""
         first = torch.lerp(memory.slots[0], gradient_P, 1 - self.beta1)
         second = torch.lerp(memory.slots[1], gradient_P.square(), 1 - self.beta2)
         b1, b2 = self.corrections(memory.count + 1)
         update = (first / b1) / ((second / b2).sqrt() + self.eps)
         torch.add(theta_P, update * lr, alpha=-1, out=out_P)
-        return Memory(torch.stack([first, second]), memory.count + 1)
+        return InnerMemory(torch.stack([first, second]), memory.count + 1)
 
-    def remember(self, memory: Memory, gradient_P: Tensor) -> tuple[Tensor, ...]:
+    def remember(self, memory: InnerMemory, gradient_P: Tensor) -> tuple[Tensor, ...]:
         """m', v' and g."""
         return memory.slots[0], memory.slots[1], gradient_P
 
@@ -175,11 +175,11 @@ class _AdamWayBack:
         root = (second / b2).sqrt()
         spread = root + adam.eps
         update = (first / b1) / spread
-        loud = root > QUIET * adam.eps
-        moved = torch.where(loud, self._lr * theta_bar_P / spread, 0)
+        passes = root > QUIET * adam.eps
+        moved = torch.where(passes, self._lr * theta_bar_P / spread, 0)
         self._share = -(theta_bar_P * update).sum()
         first_bar = self._first_bar - moved / b1
-        second_bar = self._second_bar + torch.where(loud, moved * update / (2 * b2 * root), 0)
+        second_bar = self._second_bar + torch.where(passes, moved * update / (2 * b2 * root), 0)
         self._first_bar, self._second_bar = adam.beta1 * first_bar, adam.beta2 * second_bar
         gradient_bar: Tensor = (1 - adam.beta1) * first_bar + 2 * (1 - adam.beta2) * gradient * second_bar
         return gradient_bar

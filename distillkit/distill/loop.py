@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distillkit.distill.objective import Objective
-from distillkit.distill.outer_optimizers import OuterOptimizer
+from distillkit.distill.outer_optimizers import OuterOptimizer, rate_share
 from distillkit.distill.state import Best, OuterState
 from distillkit.distill.unroll import Hypergradient
 from distillkit.errors import DivergenceError
@@ -97,8 +97,11 @@ def _advance(task: DistillTask, state: OuterState) -> tuple[float, float]:
     elif task.settings.gate is not None and loss > task.settings.gate:
         state.gated += 1
     else:
-        state.apply(_gradients(result, grad_lr), task.optimizer, task.objective.labels.project, task.settings.ema)
-    state.carried = result.carried
+        share = rate_share(task.settings, state.step)
+        state.apply(
+            _gradients(result, grad_lr), task.optimizer, task.objective.labels.project, task.settings.ema, share
+        )
+    state.carried = result.carried if finite else None  # a network that diverged is not gone on with
     state.step += 1
     return loss, norm
 

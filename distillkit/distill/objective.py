@@ -16,13 +16,15 @@ from distillkit.networks.functional import FlatNetwork
 @dataclass(frozen=True)
 class Work:
     """What an outer step computes: ``steps`` gradients with their derivatives, each on ``batch`` images, of each of
-    ``students`` that may run side by side; and plain gradients on ``real`` real images (0: none).
+    ``students`` that may run side by side, with derivatives in the parameters too if ``theta``; and plain gradients on
+    ``real`` real images (0: none).
     """
 
     batch: int
     steps: int
     students: int = 1
     real: int = 0
+    theta: bool = True
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,27 @@ def needs(settings: DistillSettings) -> frozenset[Need]:
     return found
 
 
+def _check_what_is_learned(settings: DistillSettings) -> None:
+    """Does an outer step have a gradient of everything that should move?"""
+    if not settings.outer_steps:
+        return
+    labels, objective = look_up(LABELS, "distill.labels", settings.labels).build(settings), settings.objective
+    if objective != "unroll" and settings.lr_lr:
+        raise ConfigError(
+            f"distill.lr_lr={settings.lr_lr:g}, but distill.objective={objective} has no student whose learning rate "
+            "could be learned; --set distill.lr_lr=0"
+        )
+    if objective == "embeddings" and labels.learned:
+        raise ConfigError(
+            f"distill.objective=embeddings does not look at labels, so distill.labels={settings.labels} cannot be "
+            "learned; --set distill.labels=hard"
+        )
+    if settings.labels == "weights" and not settings.lr_label:
+        raise ConfigError(
+            "distill.labels=weights are learned, but distill.lr_label=0; --set distill.lr_label=0.001, or labels=hard"
+        )
+
+
 def check_objective(settings: DistillSettings) -> None:
     """Do the parts of an outer step exist, and fit each other?
 
@@ -157,6 +178,14 @@ def check_objective(settings: DistillSettings) -> None:
     """
     look_up(OBJECTIVES, "distill.objective", settings.objective)
     check_start(settings)
+    _check_what_is_learned(settings)
+    if settings.init_from is not None and settings.init != "artifact":
+        raise ConfigError(f"distill.init_from={settings.init_from} is read with distill.init=artifact alone")
+    if settings.real_order != "shuffle" and "real batches" not in needs(settings):
+        raise ConfigError(
+            f"distill.real_order={settings.real_order} is of methods that see real images in every outer step; for "
+            "experts take experts.order"
+        )
     if settings.objective == "embeddings" and settings.mask != "none":
         raise ConfigError(
             f"distill.mask={settings.mask} leaves out parameters, and distill.objective=embeddings compares none; "

@@ -16,7 +16,7 @@ from torch import Tensor
 from distillkit.distill.parts import Part, look_up
 from distillkit.settings import DistillSettings
 
-Memory = Mapping[str, Tensor]
+OuterMemory = Mapping[str, Tensor]
 Gradients = Mapping[str, Tensor]
 """By what they are of: ``images`` [S, C, H, W], ``lr`` [] and, where they are learned, ``labels`` [S, K]."""
 
@@ -24,7 +24,7 @@ Gradients = Mapping[str, Tensor]
 class OuterOptimizer(Protocol):
     """One step of descent."""
 
-    def __call__(self, gradients: Gradients, memory: Memory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def __call__(self, gradients: Gradients, memory: OuterMemory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What to add to images, labels and lr, and the memory after the step."""
 
 
@@ -35,7 +35,7 @@ class OuterSgd:
     rates: Mapping[str, float]
     momenta: Mapping[str, float]
 
-    def __call__(self, gradients: Gradients, memory: Memory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def __call__(self, gradients: Gradients, memory: OuterMemory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Changes, and velocities."""
         changes, after = {}, dict(memory)
         for name, gradient in gradients.items():
@@ -55,7 +55,7 @@ class OuterAdam:
     beta2: float = 0.999
     eps: float = 1e-8
 
-    def __call__(self, gradients: Gradients, memory: Memory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def __call__(self, gradients: Gradients, memory: OuterMemory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Changes, and moments with their count."""
         changes, after = {}, dict(memory)
         count = memory.get("count", torch.zeros((), dtype=torch.int64)) + 1
@@ -83,13 +83,19 @@ class Clipped:
     optimizer: OuterOptimizer
     most: float
 
-    def __call__(self, gradients: Gradients, memory: Memory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def __call__(self, gradients: Gradients, memory: OuterMemory) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Changes, and the optimiser's memory with n."""
         norm = gradients["images"].norm()
         mean = CLIP_DECAY * memory.get("images.norm", norm) + (1 - CLIP_DECAY) * norm
         factor = (self.most * mean / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1)
         changes, after = self.optimizer({**gradients, "images": gradients["images"] * factor}, memory)
         return changes, after | {"images.norm": mean}
+
+
+def rate_share(settings: DistillSettings, step: int) -> float:
+    """Share of the outer rates that step ``step`` (first is 0) moves with: 1 to ``final_rate``, half a cosine."""
+    way = step / max(1, settings.outer_steps - 1)
+    return settings.final_rate + (1 - settings.final_rate) * (1 + math.cos(math.pi * way)) / 2
 
 
 def stepped_lr(lr: float, change: float) -> float:

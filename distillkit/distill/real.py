@@ -1,4 +1,4 @@
-"""Batches of real images for an outer step, each drawn by its number; which images take part is PAD's scheduler's say.
+"""Batches of real images for an outer step, each drawn by its number; PAD's scheduler may choose which take part.
 
 A pass goes over the images in an order of its own without replacement (RaT-BPTT), or n images of each class are drawn
 anew for every step (DSA, DM). With ``distill.real_order=easy-to-hard`` the images that a step may draw from are those
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -28,6 +29,11 @@ class RealImages:
     images: Tensor
     labels: Tensor
     num_classes: int
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """The labels on the CPU, where batches are drawn."""
+        return self.labels.cpu()
 
     def one_hot(self, indices: Tensor) -> Tensor:
         """Label probabilities [m, K] in the images' dtype."""
@@ -117,7 +123,7 @@ class ClassBatches:
     def images(self, number: int, class_id: int) -> Tensor:
         """Float [m, C, H, W], m at most ``count``; ``number`` is that of the draw."""
         pool = self.available(number // self.segments)
-        members = pool[self.real.labels.cpu()[pool] == class_id]
+        members = pool[self.real.classes[pool] == class_id]
         generator = rng.generator(self.seed, "distill", "real class", number, class_id)
         chosen = members[torch.randperm(len(members), generator=generator)[: self.count]]
         return self.real.images[chosen.to(self.real.images.device)]

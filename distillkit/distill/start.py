@@ -112,7 +112,7 @@ class Beginning:
     """
 
     theta_P: Tensor
-    skipped: int = 0
+    prefix_steps: int = 0
     scale: float = 1.0
     segment: Segment | None = None
 

@@ -66,9 +66,13 @@ class OuterState:
         optimizer: OuterOptimizer,
         project: Projection = unprojected,
         ema: float | None = None,
+        share: float = 1.0,
     ) -> None:
-        """One step of ``optimizer``; then labels go to where they may be, and the image average (FTD's) follows."""
+        """``share`` of a step of ``optimizer``; then labels go to where they may be, and the image average (FTD's)
+        follows.
+        """
         changes, self.memory = optimizer(gradients, self.memory)
+        changes = {name: share * change for name, change in changes.items()} if share != 1 else changes
         before = self.images
         self.images = before + changes["images"]
         self.lr = stepped_lr(self.lr, float(changes["lr"]))

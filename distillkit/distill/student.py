@@ -58,7 +58,7 @@ def plan_inner_steps(
 
 def to_device(steps: list[InnerStep], device: torch.device) -> list[InnerStep]:
     """The same steps with all their numbers on ``device``, in one transfer that the host does not wait for."""
-    if device.type == "cpu":
+    if device.type == "cpu" or not steps:
         return steps
     return unpacked(packed(steps).pin_memory().to(device, non_blocking=True), steps)
 

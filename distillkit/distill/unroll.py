@@ -27,7 +27,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from distillkit.distill.inner_optimizers import InnerOptimizer, Memory, Sgd
+from distillkit.distill.inner_optimizers import InnerMemory, InnerOptimizer, Sgd
 from distillkit.distill.step_functions import StepFunctions, Trace, Wanted
 
 
@@ -115,11 +115,11 @@ class Unroll:
         fresh = self.fresh_memory(start_P)
         return replace(self, kept=0)._path(start_P, images, labels, lr, Wanted(), fresh).points
 
-    def fresh_memory(self, like_P: Tensor) -> Memory:
+    def fresh_memory(self, like_P: Tensor) -> InnerMemory:
         """That of an optimiser that has taken no step."""
-        return Memory(like_P.new_zeros(self.optimizer.slots, like_P.numel()))
+        return InnerMemory(like_P.new_zeros(self.optimizer.slots, like_P.numel()))
 
-    def arrive(self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor) -> tuple[Tensor, Memory]:
+    def arrive(self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor) -> tuple[Tensor, InnerMemory]:
         """Parameters [P] and the optimiser's memory after all steps, in memory that does not grow with their number."""
         theta, memory = start_P.clone(), self.fresh_memory(start_P)
         for step in self.steps:
@@ -129,7 +129,7 @@ class Unroll:
         return theta, memory
 
     def _path(
-        self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor, wanted: Wanted, memory: Memory
+        self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor, wanted: Wanted, memory: InnerMemory
     ) -> Path:
         count, size = len(self.steps), start_P.numel()
         points = start_P.new_empty(count + 1, size)
@@ -159,7 +159,7 @@ class Unroll:
         terms: Sequence[Term],
         *,
         learn_labels: bool = False,
-        memory: Memory | None = None,
+        memory: InnerMemory | None = None,
     ) -> Hypergradient:
         """The sum of ``terms`` and its derivative with respect to images, labels and lr.
 

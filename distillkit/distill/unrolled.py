@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distillkit import rng
 from distillkit.data.augment import Augmentation
-from distillkit.distill.inner_optimizers import Memory, inner_optimizer
+from distillkit.distill.inner_optimizers import InnerMemory, inner_optimizer
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.matching import MatchingPart, MatchingProblem
 from distillkit.distill.objective import Engine, Work
@@ -56,29 +56,36 @@ class UnrolledStudents:
         settings = self.settings
         batch = min(settings.batch_size or size, size)
         real = 0 if self.real is None else min(settings.real_piece, settings.real_batch)
-        return Work(batch, settings.inner_steps, settings.segments, real)
+        return Work(batch, settings.inner_steps, settings.segments, real, settings.hypergradient == "exact")
 
     def run_by(self, engine: Engine) -> UnrolledStudents:
         """Computed by ``engine``."""
         return replace(self, engine=engine)
 
-    def advance(self, state: OuterState, number: int, count: int) -> Tensor:
-        """Parameters [P] of student ``number`` after ``count`` steps that are not differentiated."""
-        beginning, device = self.begin(number), state.images.device
-        steps = to_device(self._steps(state, number, count), device)
-        start = beginning.theta_P.to(device)
-        return self._arrived(state, Student(start, (), (), 1.0, steps))[0]
+    def advance(self, state: OuterState, count: int) -> Tensor:
+        """Parameters after ``count`` steps that are not differentiated: of all S students of the first outer step side
+        by side [S * P], or of one alone [P], as the engine has them.
+        """
+        device = state.images.device
+
+        def student(number: int) -> Student:
+            steps = to_device(self._steps(state, number, count), device)
+            return Student(self.begin(number).theta_P.to(device), (), (), 1.0, steps)
+
+        if not self.engine.together:
+            return self._arrived(state, student(0))[0]
+        return self._arrived(state, side_by_side([student(number) for number in range(self.settings.segments)]))[0]
 
     def _student(self, state: OuterState, number: int) -> Student:
         settings, device = self.settings, state.images.device
         beginning = self.begin(number)
         start = beginning.theta_P.to(device)
-        steps = to_device(self._steps(state, number, beginning.skipped + settings.inner_steps), device)
+        steps = to_device(self._steps(state, number, beginning.prefix_steps + settings.inner_steps), device)
         problem = MatchingProblem(
-            start, settings.inner_steps, beginning.segment, self._points(beginning, device), self.real_term(number)
+            start, settings.inner_steps, beginning.segment, self._points(beginning, device), self.real_term_of(number)
         )
         terms = self.matching(problem)
-        return Student(start, steps[beginning.skipped :], terms, beginning.scale, steps[: beginning.skipped])
+        return Student(start, steps[beginning.prefix_steps :], terms, beginning.scale, steps[: beginning.prefix_steps])
 
     def _steps(self, state: OuterState, number: int, count: int) -> list[InnerStep]:
         channels, height, width = (int(size) for size in state.images.shape[1:])
@@ -99,7 +106,7 @@ class UnrolledStudents:
 
         return point
 
-    def real_term(self, number: int) -> Callable[[int], RealTerm]:
+    def real_term_of(self, number: int) -> Callable[[int], RealTerm]:
         """How student ``number`` does on its real batch after so many steps; asked for by parts that need it."""
 
         def term(after: int) -> RealTerm:
@@ -109,7 +116,7 @@ class UnrolledStudents:
 
         return term
 
-    def _arrived(self, state: OuterState, student: Student) -> tuple[Tensor, Memory]:
+    def _arrived(self, state: OuterState, student: Student) -> tuple[Tensor, InnerMemory]:
         """Where the steps before the window end, and what the optimiser brings along."""
         start = student.start_P
         lr = torch.tensor(state.lr, dtype=start.dtype, device=start.device)

@@ -20,7 +20,7 @@ Window = Callable[[int], int]
 
 
 def random_window(settings: DistillSettings, seed: int) -> Window:
-    """S uniform on 0 .. T - W, both included (RaT-BPTT, arXiv:2311.01570, Sec. 4.1), drawn for every outer step."""
+    """The prefix is uniform on 0 .. T - W, both included, drawn for every step (RaT-BPTT, arXiv:2311.01570, 4.1)."""
     longest = horizon(settings) - settings.inner_steps
 
     def skipped(step: int) -> int:
@@ -30,7 +30,7 @@ def random_window(settings: DistillSettings, seed: int) -> Window:
 
 
 def last_window(settings: DistillSettings, seed: int) -> Window:
-    """S = T - W, always: the end of the student's training (truncated BPTT; RaT's fixed windows)."""
+    """The prefix is s = T - W, always: the end of the student's training (truncated BPTT; RaT's fixed windows)."""
     return lambda step: horizon(settings) - settings.inner_steps
 
 
@@ -54,7 +54,7 @@ def horizon(settings: DistillSettings) -> int:
     return steps
 
 
-def mean_skipped(settings: DistillSettings) -> float:
+def mean_prefix_steps(settings: DistillSettings) -> float:
     """Steps before the window, on average; 0 for students that begin at experts."""
     if settings.start != "fresh":
         return 0.0

@@ -110,6 +110,7 @@ AST = Method(
         *(f"{name} at ipc {ipc} (MTT's row)" for name, ipc in FROM_MTT),
         "ImageNet subsets at ipc 1, 10 (MTT's row)",
     ),
+    when="to study smooth experts, hard labels",
     citation="""@article{shen2023ast,
   title   = {AST: Effective Dataset Distillation through Alignment with Smooth and High-Quality Expert Trajectories},
   author  = {Shen, Jiyuan and Yang, Wenzhuo and Lam, Kwok-Yan},

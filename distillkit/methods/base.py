@@ -39,7 +39,8 @@ class Method:
 
     ``parts`` names the part in every seam (expert optimiser, loss and order; trajectory form; segment sampler; matching
     loss; initialisation; labels); ``published`` gives the paper's settings of a problem, or None where there are none;
-    ``quick`` what makes a useful set in minutes on the device at hand; ``smoke`` what the smallest run needs besides.
+    ``quick`` what makes a useful set in minutes on the device at hand; ``smoke`` what the smallest run needs besides;
+    ``when`` says in one line when to take it.
     """
 
     name: str
@@ -51,3 +52,4 @@ class Method:
     citation: str = ""
     published_problems: tuple[str, ...] = field(default=())
     smoke: Values = field(default_factory=dict)
+    when: str = ""

@@ -30,6 +30,7 @@ RANDOM = Method(
     published=_none_learned,
     quick=_quick,
     published_problems=("every data set and ipc",),
+    when="as the baseline that a learned set has to beat",
 )
 KMEANS = Method(
     name="kmeans",
@@ -39,4 +40,5 @@ KMEANS = Method(
     published=_none_learned,
     quick=_quick,
     published_problems=("every data set and ipc",),
+    when="real images are asked for, or as the stronger baseline",
 )

@@ -142,5 +142,6 @@ DATM = Method(
         *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
         "ImageNet subsets at ipc 1, 10, 50 (EDF's)",
     ),
+    when="any number of images a class, small or large, where soft labels are welcome",
     citation=CITATION,
 )

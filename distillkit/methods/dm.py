@@ -60,6 +60,7 @@ DM = Method(
     published=published,
     quick=quick,
     published_problems=(f"{', '.join(DATASETS)} at ipc {', '.join(map(str, IPCS))}",),
+    when="many classes or many images a class, where a second-order gradient costs too much",
     citation="""@inproceedings{zhao2023dm,
   title     = {Dataset Condensation with Distribution Matching},
   author    = {Zhao, Bo and Bilen, Hakan},

@@ -70,6 +70,7 @@ DSA = Method(
     published=published,
     quick=quick,
     published_problems=(f"{', '.join(DATASETS)} at ipc {', '.join(map(str, LOOPS))}",),
+    when="a first set in minutes without experts, or to compare with the literature",
     citation="""@inproceedings{zhao2021dsa,
   title     = {Dataset Condensation with Differentiable Siamese Augmentation},
   author    = {Zhao, Bo and Bilen, Hakan},

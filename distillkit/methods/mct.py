@@ -67,6 +67,7 @@ MCT = Method(
         *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
         "tiny-imagenet at ipc 1, 10, 50 (MTT's row)",
     ),
+    when="experts that are kept or shared: their trajectories take a fraction of the space",
     citation="""@inproceedings{zhong2025mct,
   title     = {Towards Stable and Storage-efficient Dataset Distillation: Matching Convexified Trajectory},
   author    = {Zhong, Wenliang and Tang, Haoyu and Zheng, Qinghai and Xu, Mingzhu and Hu, Yupeng and Guan, Weili},

@@ -157,6 +157,7 @@ MTT = Method(
         *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
         "ImageNet subsets at ipc 1, 10",
     ),
+    when="hard labels, small grey images, or to compare with the literature",
     citation="""@inproceedings{cazenavette2022mtt,
   title     = {Dataset Distillation by Matching Training Trajectories},
   author    = {Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and Zhu, Jun-Yan},

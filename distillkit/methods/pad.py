@@ -117,6 +117,7 @@ PAD = Method(
     published=published,
     quick=quick,
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PAPER),
+    when="many images a class: the best published figures there",
     citation=_CITATION,
 )
 PAD_RELEASED = Method(
@@ -127,5 +128,6 @@ PAD_RELEASED = Method(
     published=published_released,
     quick=quick,
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in RELEASED),
+    when="to repeat PAD's released code",
     citation=_CITATION,
 )

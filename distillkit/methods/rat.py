@@ -128,5 +128,6 @@ RAT = Method(
     quick=quick,
     smoke={"distill.horizon": 5},
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+    when="few images a class, or little time: no experts, every minute goes into the set",
     citation=CITATION,
 )

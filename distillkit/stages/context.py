@@ -24,7 +24,7 @@ from distillkit.progress import Progress, Silent
 from distillkit.records import SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
 from distillkit.tracking import check_tracker
-from distillkit.version import FORMAT_VERSION
+from distillkit.version import RUN_FORMAT
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
         "settings": determining(run.settings),
         "data": prepared.data.info.fingerprint,
         "device": run.device.type,
-        "format": FORMAT_VERSION,
+        "format": RUN_FORMAT,
     }
 
 

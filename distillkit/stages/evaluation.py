@@ -10,7 +10,7 @@ from distillkit import storage
 from distillkit.artifact.encoding import as_stored
 from distillkit.artifact.schema import Dtype
 from distillkit.data.coresets import select_coreset
-from distillkit.data.preprocess import Whiten
+from distillkit.data.preprocess import UnitWhiten, Whiten
 from distillkit.distill.labels import labels_ask_experts
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
@@ -159,7 +159,7 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     """Training on all training images; cached, since it does not depend on the method or the ipc."""
     settings = run.settings.evaluate
     setup = data_setup(run, prepared) | {"seed": run.settings.seed, "precision": run.steady_precision}
-    if isinstance(prepared.preprocess, Whiten):  # fitted on more images for imported sets than for others
+    if isinstance(prepared.preprocess, Whiten | UnitWhiten):  # fitted on more images for imported sets than for others
         digest = hashlib.sha256()
         storage.sha256_tensor(digest, prepared.preprocess.matrix)
         setup["zca"] = digest.hexdigest()

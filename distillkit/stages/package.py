@@ -133,7 +133,7 @@ def _config_json(
             "pulled_from": _pulled_from(folder),
         }
     return {
-        "format_version": _needed_format(settings, synthetic),
+        "format_version": _needed_format(settings, synthetic, learned and experts is None),
         "generator": f"distillkit {__version__}",
         "method": made_by.method,
         "method_title": made_by.title,
@@ -156,9 +156,9 @@ def _config_json(
     }
 
 
-def _needed_format(settings: RunSettings, synthetic: SyntheticSet) -> str:
+def _needed_format(settings: RunSettings, synthetic: SyntheticSet, without_experts: bool) -> str:
     """The oldest format that can say all of this: a reader of an older one must not misunderstand it."""
-    new = settings.dataset.preprocessing == "unit-zca" or settings.evaluate.optimizer != "sgd"
+    new = without_experts or settings.dataset.preprocessing == "unit-zca" or settings.evaluate.optimizer != "sgd"
     return FORMAT_VERSION if new or synthetic.label_kind == "weights" else FIRST_FORMAT
 
 

@@ -95,7 +95,7 @@ def _without_sweep(run: Run, task: DistillTask, network: FlatNetwork, state: Out
             state.compiled = True
             return compiled
         except CompileError as error:
-            maker.give_up(error)
+            maker.say_why_not(error)
     state.compiled = False
     return replace(task, objective=task.objective.run_by(eager))
 
@@ -158,9 +158,13 @@ def _formed(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState
     maker = _Maker(run, settings, state, compiles)
 
     def engine(inner: StepFunctions, together: bool) -> DistillTask:
-        real = maker.real_functions(InnerLoss(network, HardLabels()), state, work)
-        made = Engine(network, inner, real, together, state.kept or 0, bool(state.compiled))
-        return replace(task, objective=task.objective.run_by(made))
+        real = InnerLoss(network, HardLabels())
+        made = Engine(network, inner, EagerFunctions(real), together, state.kept or 0, bool(state.compiled))
+        eager = replace(task, objective=task.objective.run_by(made))
+        if not work.real or not state.compiled:
+            return eager
+        faster = replace(made, real=CompiledFunctions(real, cuda_graphs=maker.records))
+        return maker.tried(replace(task, objective=task.objective.run_by(faster)), eager)
 
     if _side_by_side(settings, work, run.device, state):
         together = TogetherLoss(loss, work.students)
@@ -209,9 +213,9 @@ Trial = tuple[int, Tensor, Tensor, Wanted]
 
 
 def _trial(task: DistillTask, state: OuterState, size: int, count: int) -> Trial:
-    batch = _work(task, state).batch
-    seen, labels = (part[:batch].repeat(count, *[1] * (part.ndim - 1)) for part in (state.images, state.labels))
-    return count * size, seen, labels, Wanted(task.objective.labels.learned, task.settings.hypergradient == "exact")
+    work = _work(task, state)
+    seen, labels = (part[: work.batch].repeat(count, *[1] * (part.ndim - 1)) for part in (state.images, state.labels))
+    return count * size, seen, labels, Wanted(task.objective.labels.learned, work.theta)
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,7 @@ class _Maker:
             return self._eager(loss, eager, trial, steps)
         note = self.run.progress.note
         note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
-        graphs = self.settings.cuda_graphs and self.run.device.type == "cuda"
+        graphs = self.records
         compiled = CompiledFunctions(loss, cuda_graphs=graphs)
         try:
             if graphs:  # which are replayed in place: nothing of them can be kept
@@ -246,30 +250,29 @@ class _Maker:
                 for _ in range(CALLS_UNTIL_RECORDED if graphs else 1):
                     try_functions(compiled, *trial)
         except CompileError as error:
-            self.give_up(error)
+            self.say_why_not(error)
             return self._eager(loss, eager, trial, steps)
         self.state.compiled, self.state.kept = True, kept
         return compiled
 
-    def real_functions(self, loss: InnerLoss, state: OuterState, work: Work) -> StepFunctions:
-        """Of the loss on real images, compiled where the student's step is."""
-        if not work.real or not state.compiled:
-            return EagerFunctions(loss)
-        graphs = self.settings.cuda_graphs and self.run.device.type == "cuda"
-        compiled = CompiledFunctions(loss, cuda_graphs=graphs)
-        images = state.images[torch.arange(work.real) % len(state.images)]
-        labels = state.labels[torch.arange(work.real) % len(state.labels)]
+    @property
+    def records(self) -> bool:
+        """Whether compiled functions are recorded as CUDA graphs."""
+        return self.settings.cuda_graphs and self.run.device.type == "cuda"
+
+    def tried(self, task: DistillTask, otherwise: DistillTask) -> DistillTask:
+        """``task`` after an outer step, in which the loss on real images is compiled; ``otherwise`` if it cannot be."""
         try:
             with compiling():
-                for _ in range(CALLS_UNTIL_RECORDED if graphs else 1):
-                    compiled.loss_and_gradient(torch.zeros(loss.network.size, device=images.device), images, labels)
+                for _ in range(CALLS_UNTIL_RECORDED if self.records else 1):
+                    outer_step(task, self.state)
         except CompileError as error:
             self.run.progress.note(f"the loss on real images cannot be compiled here ({error}); it is computed eagerly")
-            return EagerFunctions(loss)
-        return compiled
+            return otherwise
+        return task
 
-    def give_up(self, error: CompileError) -> None:
-        """Say that compiling does not work.
+    def say_why_not(self, error: CompileError) -> None:
+        """Compiling does not work; the run goes on without, unless it must not.
 
         Raises:
             ConfigError: it must.

@@ -54,6 +54,15 @@ def test_parts__exist(method):
 
 
 @each_method
+def test_record__says_what_it_is_and_when_to_take_it(method):
+    record = METHODS[method]
+    assert record.name == method
+    for line in (record.title, record.summary, record.when):
+        assert line
+        assert "\n" not in line
+
+
+@each_method
 @pytest.mark.parametrize("preset", ["smoke", "quick"])
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "some/thing"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -87,4 +87,8 @@ def test_unit_zca__brightness_and_contrast_do_not_matter_and_pictures_come_back_
     assert torch.allclose(shown.flatten(1).std(1, correction=0), torch.full((20,), 0.25).double())
     again = from_tensors(whiten.to_tensors(), (3, 4, 4))
     assert torch.allclose(again(pixels), seen, atol=1e-5)
-    assert bool(torch.isfinite(whiten(torch.full((1, 3, 4, 4), 0.5).double())).all())  # an image of one value
+    for value in (0.1, 0.5, 200.0):  # images of one value, of which nothing but rounding is left
+        for dtype in (torch.float32, torch.float64):
+            assert not whiten(torch.full((1, 3, 4, 4), value, dtype=dtype)).any()
+    learned = 3 * torch.randn(5, 3, 4, 4, dtype=torch.float64)  # of any mean and length, which stay
+    assert torch.allclose(whiten.from_view(whiten.invert(learned)), learned, atol=1e-9)

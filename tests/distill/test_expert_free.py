@@ -23,7 +23,7 @@ from distillkit.distill.loop import start_state
 from distillkit.distill.objectives import needs
 from distillkit.distill.real import ClassBatches, RealBatches, RealImages, all_images, scheduled_images, siamese
 from distillkit.distill.step_functions import CompiledFunctions, InnerLoss
-from distillkit.distill.windows import mean_skipped, window_part
+from distillkit.distill.windows import mean_prefix_steps, window_part
 from distillkit.errors import ConfigError
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.embedding import Embedding
@@ -222,10 +222,10 @@ def test_windows__random_reaches_both_ends_and_last_is_last():
     drawn = [window_part(settings, 0)(step) for step in range(300)]
     assert set(drawn) == {0, 1, 2, 3, 4}
     assert min(drawn.count(value) for value in range(5)) > 30
-    assert mean_skipped(settings) == 2
+    assert mean_prefix_steps(settings) == 2
     last = settings.model_copy(update={"window": "last"})
     assert {window_part(last, 0)(step) for step in range(5)} == {4}
-    assert mean_skipped(last) == 4
+    assert mean_prefix_steps(last) == 4
     assert {window_part(DistillSettings(inner_steps=3), 0)(step) for step in range(5)} == {0}
     with pytest.raises(ConfigError, match=r"distill.horizon=2 is shorter than the window, distill.inner_steps=3"):
         window_part(settings.model_copy(update={"horizon": 2}), 0)
@@ -301,6 +301,11 @@ def test_needs__are_those_of_the_chosen_parts(method, changes, wanted):
         ("mtt", {"distill.horizon": 50}, r"distill.horizon is of students that begin at fresh networks"),
         ("mtt", {"distill.student": "convnet:width=4"}, r"distill.student is of students that begin fresh"),
         ("mtt", {"evaluate.lengths": [2, 3]}, r"--set evaluate.lr_drop_epochs=\[\]"),
+        ("dsa", {"distill.lr_lr": 1e-3}, r"has no student whose learning rate could be learned; --set distill.lr_lr=0"),
+        ("dm", {"distill.labels": "weights"}, r"distill.objective=embeddings does not look at labels"),
+        ("rat", {"distill.labels": "weights"}, r"distill.labels=weights are learned, but distill.lr_label=0"),
+        ("rat", {"distill.init_from": "x"}, r"distill.init_from=x is read with distill.init=artifact alone"),
+        ("mtt", {"distill.real_order": "easy-to-hard"}, r"for experts take experts.order"),
     ],
 )
 def test_check__what_does_not_fit_is_one_sentence(method, changes, words):
@@ -309,3 +314,18 @@ def test_check__what_does_not_fit_is_one_sentence(method, changes, words):
     settings = compose("digits", 1, method, "smoke", "cpu", [Layer("test", changes)]).settings
     with pytest.raises(ConfigError, match=words):
         check_distillation(settings)
+
+
+def test_dsa__a_network_that_diverged_is_not_gone_on_with():
+    from distillkit.distill.loop import DistillTask, distill
+    from distillkit.distill.outer_optimizers import outer_optimizer
+    from tests.distill.test_loop import Watcher
+
+    settings = DistillSettings(objective="gradients", restart_every=50, network_epochs=1, outer_steps=14, lr_img=1e-3)
+    network = FlatNetwork(build(0))
+    task = GradientMatching(settings, eager_engine(network, HardLabels()), build, batches(), HardLabels(), None, 0)
+    s, watcher = state(), Watcher()
+    s.carried, s.step = torch.full((1, network.size), float("nan"), dtype=torch.float64), 1
+    distill(DistillTask(settings, task, outer_optimizer(settings)), s, watcher)
+    assert [record.skipped for record in watcher.records] == [1] * 13
+    assert bool(torch.isfinite(s.images).all())

@@ -119,6 +119,21 @@ def test_apply__lr_stays_positive_and_moves_at_most_by_a_factor():
         assert s.lr == pytest.approx(0.01 * factor)
 
 
+def test_distill__rates_fall_to_their_final_share():
+    falling, s = task(outer_steps=2, final_rate=0.25, image_momentum=0.0, lr_lr=0.0, lr_img=1e4), state()
+    before = [s.images.clone()]
+
+    class Keeper(Watcher):
+        def on_step(self, record, current):
+            before.append(current.images.clone())
+
+    distill(falling, s, Keeper())
+    for step, share in ((0, 1.0), (1, 0.25)):
+        at = state(images=before[step], step=step)
+        moved = before[step + 1] - before[step]
+        assert torch.allclose(moved, -1e4 * share * outer_step(falling, at).images, rtol=1e-3, atol=1e-5)
+
+
 def test_apply__image_average_is_kept_beside_the_images():
     sgd = outer_optimizer(DistillSettings(lr_img=1.0, image_momentum=0.0))
     s = state()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillkit.distill.outer_optimizers import CLIP_DECAY, Clipped, OuterAdam, OuterSgd, outer_optimizer
+from distillkit.distill.outer_optimizers import CLIP_DECAY, Clipped, OuterAdam, OuterSgd, outer_optimizer, rate_share
 from distillkit.errors import ConfigError
 from distillkit.settings import DistillSettings
 
@@ -67,6 +67,14 @@ def test_clipped__to_twice_the_running_mean_of_the_norm():
     assert torch.allclose(changes["images"], -2 * (CLIP_DECAY + (1 - CLIP_DECAY) * 10) * g["images"])
     assert torch.allclose(changes["lr"], -g["lr"])  # images alone
     assert float(memory["images.norm"]) == pytest.approx(1.9 * float(g["images"].norm()))
+
+
+def test_rate_share__falls_along_half_a_cosine():
+    constant = DistillSettings(outer_steps=11)
+    assert {rate_share(constant, step) for step in range(11)} == {1.0}
+    falling = DistillSettings(outer_steps=11, final_rate=0.1)
+    assert [rate_share(falling, step) for step in (0, 5, 10)] == pytest.approx([1.0, 0.55, 0.1])
+    assert rate_share(DistillSettings(outer_steps=1, final_rate=0.1), 0) == 1
 
 
 def test_outer_optimizer__by_name():

@@ -1,0 +1,178 @@
+"""Every method at equal wall clock, experts included: accuracy against seconds, as a table and a picture.
+
+    python examples/reference/clock.py --minutes 3,10,30 --data-root DIR        # hours on two CPU cores, resumable
+
+Each point is a run of ``distillkit compress --time-budget`` with a cache of experts of its own, so that nobody gets
+experts for nothing; the budget goes to experts and distillation, validation on the way included. The problems are those
+of ``run.py``'s CPU tier, the settings the quick presets with that tier's network. Coresets cost no time to learn: they
+are measured once, as lines. A finished run is not made again. Writes ``clock.jsonl``, ``clock.md``, ``clock.png``.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from run import CORESETS, TIERS, mean_and_std, shared_arguments
+
+from distillkit import load_distilled
+
+METHODS = ("rat", "dsa", "dm", "mtt", "datm", "best")
+PROBLEMS = {problem.name: problem for problem in TIERS["cpu"]}
+LASTING = {"distill.outer_steps": 1_000_000}
+"""More than any budget holds."""
+
+
+def settings_of(problem, method, minutes):
+    """Settings over the quick preset: the tier's network and evaluation, and selections in proportion to the budget."""
+    own = {key: value for key, value in problem.changes.items() if not key.startswith("distill.")}
+    if method in CORESETS:
+        return own
+    return own | {"distill.select_networks": 2, "evaluate.baselines": [], "evaluate.label_rows": False} | LASTING
+
+
+def command(args, problem, method, seed, minutes, folder):
+    settings = {"evaluate.networks": args.networks, **settings_of(problem, method, minutes)}
+    line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
+    line += ["--method", method, "--preset", "quick", "--seed", str(seed), "--out", str(folder / "set"), "--quiet"]
+    line += [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    line += ["--data-root", args.data_root] if args.data_root else []
+    return line + (["--time-budget", f"{minutes}m"] if method not in CORESETS else [])
+
+
+def point(args, problem, method, seed, minutes):
+    """One run; None if it failed, with the reason on stderr."""
+    folder = args.work / f"{problem.name}-{method}" / f"{minutes}m-seed{seed}"
+    begin = time.time()
+    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    own = os.environ | {"OMP_NUM_THREADS": threads, "DISTILLKIT_CACHE": str(folder / "cache")}
+    line = command(args, problem, method, seed, minutes, folder)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=own)
+    name = f"{problem.name} {method} {minutes} min seed {seed}"
+    if done.returncode:
+        print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
+        return None
+    ds = load_distilled(folder / "set")
+    seconds, row = ds.config["wall_time_seconds"], ds.results["architectures"]["convnet"]
+    print(f"{name}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f} ({time.time() - begin:.0f} s)", flush=True)
+    return {
+        "problem": problem.name,
+        "method": method,
+        "seed": seed,
+        "minutes": minutes,
+        "learning_seconds": seconds.get("experts", 0.0) + seconds.get("distill", 0.0),
+        "experts": ds.config["settings"]["experts"]["count"] if ds.config["experts"] else 0,
+        "outer_steps": ds.results["selection"].get("outer_steps", 0),
+        "step": ds.results["selection"].get("step"),
+        "accuracies": row["accuracies"],
+        "hardware": ds.config["hardware"],
+        "threads": threads,
+        "torch": ds.config["versions"]["torch"],
+    }
+
+
+def known(rows, problem, method, seed, minutes):
+    wanted = (problem.name, method, seed, minutes)
+    return any((row["problem"], row["method"], row["seed"], row["minutes"]) == wanted for row in rows)
+
+
+def cells(rows):
+    """Mean and standard deviation (%) of all networks of all seeds, and the seconds, by problem, method and minutes."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["problem"], row["method"], row["minutes"]), []).append(row)
+    return {
+        key: (
+            *mean_and_std([100 * value for one in same for value in one["accuracies"]]),
+            sum(one["learning_seconds"] for one in same) / len(same),
+        )
+        for key, same in found.items()
+    }
+
+
+def table(rows):
+    some = rows[0]
+    found, seeds = cells(rows), len({row["seed"] for row in rows})
+    lines = [
+        f"Test accuracy (%), mean ± standard deviation over {len(some['accuracies'])} networks of up to {seeds} "
+        "seeds; minutes of learning, experts included (real images: none). "
+        f"{some['hardware']}, {some['threads']} thread(s) each, torch {some['torch']}.",
+        "",
+    ]
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        minutes = sorted({key[2] for key in found if key[0] == problem and key[1] not in CORESETS})
+        lines += [f"| {problem} | {' | '.join(f'{m} min' for m in minutes)} |", "| --- " * (len(minutes) + 1) + "|"]
+        for method in dict.fromkeys(row["method"] for row in rows if row["problem"] == problem):
+            own = [found.get((problem, method, 0 if method in CORESETS else m)) for m in minutes]
+            lines.append(f"| {method} | {' | '.join(f'{c[0]:.1f} ± {c[1]:.1f}' if c else '–' for c in own)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def picture(rows, path):
+    """A panel a problem: a line a method, dashed ones for real images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found, problems = cells(rows), list(dict.fromkeys(row["problem"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(problems), figsize=(4 * len(problems), 3.6), squeeze=False)
+    for axis, problem in zip(axes[0], problems, strict=True):
+        for position, method in enumerate((*METHODS, *CORESETS)):
+            own = sorted((value[2], value[0]) for key, value in found.items() if key[:2] == (problem, method))
+            if own and method in CORESETS:
+                axis.axhline(own[0][1], linestyle="--", linewidth=1, color=f"C{position}", label=method)
+            elif own:
+                axis.plot(*zip(*own, strict=True), marker="o", color=f"C{position}", label=method)
+        axis.set(title=problem, xlabel="seconds of learning, experts included", xscale="log")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("test accuracy (%)")
+    axes[0][-1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def parsed_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(PROBLEMS))
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=[*CORESETS, *METHODS])
+    parser.add_argument("--minutes", type=lambda text: [float(part) for part in text.split(",")], default=[3, 10, 30])
+    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1])
+    shared_arguments(parser, "runs/clock")
+    return parser.parse_args()
+
+
+def main():
+    args = parsed_arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "clock.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    wanted = [
+        (PROBLEMS[name], method, seed, minutes)
+        for minutes in args.minutes
+        for seed in args.seeds
+        for name in args.only
+        for method in args.methods
+    ]
+    wanted = list(dict.fromkeys((p, m, s, 0 if m in CORESETS else minutes) for p, m, s, minutes in wanted))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = [pool.submit(point, args, *job) for job in wanted if not known(rows, *job)]
+        for job in jobs:
+            row = job.result()
+            if row is not None:
+                rows.append(row)
+                with path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+    if not rows:
+        sys.exit("no set could be made")
+    path.with_suffix(".md").write_text(table(rows))
+    picture(rows, path.with_suffix(".png"))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
