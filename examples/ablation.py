@@ -18,6 +18,18 @@ from pathlib import Path
 
 from distillkit import load_distilled
 
+MASKED = {"distill.mask": "depth", "distill.mask_ratio": 0.25}
+# PAD's schedule (easiest three quarters first, all of them after a fifth, the easiest tenth and fifth left out later),
+# its 100 epochs spread over the outer steps.
+SCHEDULED = {
+    "distill.real_order": "easy-to-hard",
+    "experts.epochs": 100,
+    "experts.add_end_epoch": 20,
+    "experts.remove_epochs": [40, 60],
+    "experts.remove_fractions": [0.1, 0.2],
+    "experts.difficulty_networks": 3,
+    "experts.difficulty_epochs": 3,
+}
 STUDIES = {
     "ast": {
         "random images": ("random", {"distill.outer_steps": 0}),
@@ -48,6 +60,18 @@ STUDIES = {
         "PAD, random start images": ("pad", {"distill.init": "real"}),
         "PAD, no curriculum": ("pad", {"distill.first_max_start_epoch": None}),
         "PAD, no gate": ("pad", {"distill.gate": None}),
+    },
+    "filters": {
+        "random images": ("random", {"distill.outer_steps": 0}),
+        "DSA": ("dsa", {}),
+        "DSA, PAD's mask (a quarter)": ("dsa", MASKED),
+        "DSA, PAD's mask (half)": ("dsa", {**MASKED, "distill.mask_ratio": 0.5}),
+        "DSA, PAD's data scheduler": ("dsa", SCHEDULED),
+        "DSA, both": ("dsa", {**MASKED, **SCHEDULED}),
+        "DM": ("dm", {}),
+        "DM, PAD's data scheduler": ("dm", SCHEDULED),
+        "RaT": ("rat", {}),
+        "RaT, PAD's data scheduler": ("rat", SCHEDULED),
     },
     "best": {
         "AST": ("ast", {}),

@@ -253,3 +253,19 @@ def test_reference__ctrl_c_begins_nothing_new(tmp_path):
     assert running.returncode == 130
     assert "the same command goes on" in errors
     assert [folder.name for folder in work.iterdir()] == ["digits-ipc1-random"]
+
+
+def test_clock__a_point_a_budget_and_none_twice(tmp_path):
+    out, tiny = tmp_path / "out", tiny_settings("distill.outer_steps", "distill.select_every", "evaluate.networks")
+    arguments = ["--only", "digits-ipc1", "--methods", "random,dm", "--minutes", "0.4", "--seeds", "0", *tiny]
+    arguments += ["--networks", "2", "--work", tmp_path / "work", "--out", out]
+    assert run("reference/clock.py", *arguments).count("digits-ipc1 ") == 3  # a line each, and the head of the table
+    rows = {row["method"]: row for row in map(json.loads, (out / "clock.jsonl").read_text().splitlines())}
+    assert rows["random"]["learning_seconds"] < 5
+    assert (rows["dm"]["experts"], rows["random"]["outer_steps"]) == (0, 0)
+    assert rows["dm"]["outer_steps"] >= 1
+    assert rows["dm"]["learning_seconds"] > 0
+    assert "| digits-ipc1 | 0.4 min |" in (out / "clock.md").read_text()
+    assert (out / "clock.png").stat().st_size > 1000
+    assert run("reference/clock.py", *arguments).count("digits-ipc1 ") == 1
+    assert len((out / "clock.jsonl").read_text().splitlines()) == 2

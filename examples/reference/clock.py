@@ -22,36 +22,36 @@ from distillkit import load_distilled
 
 METHODS = ("rat", "dsa", "dm", "mtt", "datm", "best")
 PROBLEMS = {problem.name: problem for problem in TIERS["cpu"]}
-LASTING = {"distill.outer_steps": 1_000_000}
-"""More than any budget holds."""
 
 
-def settings_of(problem, method, minutes):
-    """Settings over the quick preset: the tier's network and evaluation, and selections in proportion to the budget."""
+def settings_of(problem, method):
+    """Settings over the quick preset: the tier's network and evaluation, and more outer steps than any budget holds."""
     own = {key: value for key, value in problem.changes.items() if not key.startswith("distill.")}
     if method in CORESETS:
         return own
-    return own | {"distill.select_networks": 2, "evaluate.baselines": [], "evaluate.label_rows": False} | LASTING
+    alone = {"evaluate.baselines": [], "evaluate.label_rows": False, "evaluate.uint8": False}
+    return own | alone | {"distill.select_networks": 2, "distill.outer_steps": 1_000_000}
 
 
 def command(args, problem, method, seed, minutes, folder):
-    settings = {"evaluate.networks": args.networks, **settings_of(problem, method, minutes)}
+    settings = {"evaluate.networks": args.networks, **settings_of(problem, method)}
     line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
     line += ["--method", method, "--preset", "quick", "--seed", str(seed), "--out", str(folder / "set"), "--quiet"]
-    line += [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    words = {key: json.dumps(value) for key, value in settings.items()} | dict(text.split("=", 1) for text in args.set)
+    line += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
     line += ["--data-root", args.data_root] if args.data_root else []
-    return line + (["--time-budget", f"{minutes}m"] if method not in CORESETS else [])
+    return line + (["--time-budget", f"{60 * minutes:.0f}s"] if method not in CORESETS else [])
 
 
 def point(args, problem, method, seed, minutes):
     """One run; None if it failed, with the reason on stderr."""
-    folder = args.work / f"{problem.name}-{method}" / f"{minutes}m-seed{seed}"
+    folder = args.work / f"{problem.name}-{method}" / f"{minutes:g}m-seed{seed}"
     begin = time.time()
     threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
     own = os.environ | {"OMP_NUM_THREADS": threads, "DISTILLKIT_CACHE": str(folder / "cache")}
     line = command(args, problem, method, seed, minutes, folder)
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=own)
-    name = f"{problem.name} {method} {minutes} min seed {seed}"
+    name = f"{problem.name} {method} {minutes:g} min seed {seed}"
     if done.returncode:
         print(f"{name}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr, flush=True)
         return None
@@ -104,7 +104,7 @@ def table(rows):
     ]
     for problem in dict.fromkeys(row["problem"] for row in rows):
         minutes = sorted({key[2] for key in found if key[0] == problem and key[1] not in CORESETS})
-        lines += [f"| {problem} | {' | '.join(f'{m} min' for m in minutes)} |", "| --- " * (len(minutes) + 1) + "|"]
+        lines += [f"| {problem} | {' | '.join(f'{m:g} min' for m in minutes)} |", "| --- " * (len(minutes) + 1) + "|"]
         for method in dict.fromkeys(row["method"] for row in rows if row["problem"] == problem):
             own = [found.get((problem, method, 0 if method in CORESETS else m)) for m in minutes]
             lines.append(f"| {method} | {' | '.join(f'{c[0]:.1f} ± {c[1]:.1f}' if c else '–' for c in own)} |")
@@ -138,6 +138,7 @@ def picture(rows, path):
 
 def parsed_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every run")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PROBLEMS))
     parser.add_argument("--methods", type=lambda text: text.split(","), default=[*CORESETS, *METHODS])
     parser.add_argument("--minutes", type=lambda text: [float(part) for part in text.split(",")], default=[3, 10, 30])
