@@ -220,12 +220,13 @@ def test_search__a_line_a_candidate_and_none_twice(tmp_path):
 
 
 def test_search__looks_at_no_test_image(tmp_path, monkeypatch, capsys):
+    """Of a method without experts: those keep their test accuracy for the record, which chooses nothing."""
     from distillkit.stages.context import Prepared
 
     monkeypatch.syspath_prepend(str(REFERENCE))
     search = __import__("search")
     monkeypatch.setattr(Prepared, "test", lambda *arguments: pytest.fail("test images were asked for"))
-    command = ["search.py", "digits-ipc1", "mtt", "--networks", "1", "--folder", str(tmp_path / "a"), *tiny_settings()]
+    command = ["search.py", "digits-ipc1", "dm", "--networks", "1", "--folder", str(tmp_path / "a"), *tiny_settings()]
     monkeypatch.setattr(sys, "argv", command)
     search.main()
     assert 0 <= json.loads(capsys.readouterr().out)["accuracies"][0] <= 1
@@ -256,16 +257,16 @@ def test_reference__ctrl_c_begins_nothing_new(tmp_path):
 
 
 def test_clock__a_point_a_budget_and_none_twice(tmp_path):
-    out, tiny = tmp_path / "out", tiny_settings("distill.outer_steps", "distill.select_every", "evaluate.networks")
-    arguments = ["--only", "digits-ipc1", "--methods", "random,dm", "--minutes", "0.4", "--seeds", "0", *tiny]
+    out, tiny = tmp_path / "out", tiny_settings("evaluate.networks")
+    arguments = ["--only", "digits-ipc1", "--methods", "random,dm", "--minutes", "9", "--seeds", "0", *tiny]
     arguments += ["--networks", "2", "--work", tmp_path / "work", "--out", out]
     assert run("reference/clock.py", *arguments).count("digits-ipc1 ") == 3  # a line each, and the head of the table
     rows = {row["method"]: row for row in map(json.loads, (out / "clock.jsonl").read_text().splitlines())}
-    assert rows["random"]["learning_seconds"] < 5
+    assert rows["random"]["minutes"] == 0
     assert (rows["dm"]["experts"], rows["random"]["outer_steps"]) == (0, 0)
-    assert rows["dm"]["outer_steps"] >= 1
+    assert rows["dm"]["outer_steps"] == TINY["distill.outer_steps"]  # the settings of a test are done long before
     assert rows["dm"]["learning_seconds"] > 0
-    assert "| digits-ipc1 | 0.4 min |" in (out / "clock.md").read_text()
+    assert "| digits-ipc1 | 9 min |" in (out / "clock.md").read_text()
     assert (out / "clock.png").stat().st_size > 1000
     assert run("reference/clock.py", *arguments).count("digits-ipc1 ") == 1
     assert len((out / "clock.jsonl").read_text().splitlines()) == 2

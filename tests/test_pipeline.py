@@ -184,7 +184,7 @@ def test_compress__a_folder_in_use_is_not_touched_even_with_yes(whole, tiny):
         ("distill.init", "x", "distill.init='x' is unknown"),
         ("distill.sampler", "x", "distill.sampler='x' is unknown"),
         ("experts.loss", "x", "experts.loss='x' is unknown"),
-        ("experts.count", 0, "one expert is the least"),
+        ("experts.count", 0, "one is the least"),
         ("distill.max_start_epoch", 9, "needs experts of 9 epochs"),
         ("trajectories.form", "x", "trajectories.form='x' is unknown"),
     ],
