@@ -38,6 +38,8 @@ def command(args, problem, method, seed, minutes, folder):
     line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
     line += ["--method", method, "--preset", "quick", "--seed", str(seed), "--out", str(folder / "set"), "--quiet"]
     words = {key: json.dumps(value) for key, value in settings.items()} | dict(text.split("=", 1) for text in args.set)
+    if method in CORESETS:
+        words = {key: value for key, value in words.items() if not key.startswith("distill.")}
     line += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
     line += ["--data-root", args.data_root] if args.data_root else []
     return line + (["--time-budget", f"{60 * minutes:.0f}s"] if method not in CORESETS else [])

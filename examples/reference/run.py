@@ -37,7 +37,7 @@ def steps(count, selections):
     }
 
 
-CPU_CIFAR = {"network.width": 16, "distill.select_networks": 2}
+CPU_CIFAR = {"network.width": 16, "distill.select_networks": 2, "distill.student": None}
 METHODS = ("random", "kmeans", "mtt", "datm", "ast", "mct", "pad", "best")
 CORESETS = METHODS[:2]
 CPU_TEN = {"distill.batch_size": 50, "evaluate.epochs": 101}
@@ -105,8 +105,7 @@ CPU_FULL = [
         1,
         "quick",
         ("rat",),
-        FULL
-        | {"distill.lr_img": 0.01, "distill.real_batch": 250, "distill.outer_steps": 300, "distill.select_every": 50},
+        FULL | {"distill.outer_steps": 100, "distill.select_every": 50},
         NARROW | {"distill.outer_steps": 1500, "distill.select_every": 250},
     ),
     Problem(
@@ -114,8 +113,7 @@ CPU_FULL = [
         10,
         "quick",
         ("rat",),
-        FULL
-        | {"distill.lr_img": 0.01, "distill.real_batch": 250, "distill.outer_steps": 100, "distill.select_every": 50},
+        FULL | {"distill.outer_steps": 50, "distill.select_every": 50},
         NARROW | {"distill.outer_steps": 1000, "distill.select_every": 200},
     ),
 ]
