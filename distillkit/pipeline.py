@@ -35,10 +35,12 @@ from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
 from distillkit.settings import NetworkSettings
+from distillkit.stages.checks import check_distillation
 from distillkit.stages.context import Run, make_run, prepare, run_identity
-from distillkit.stages.distillation import check_distillation, distilled, with_chosen_length
+from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
+from distillkit.stages.length import with_chosen_length
 from distillkit.stages.package import package
 from distillkit.stages.training_form import fresh_networks
 

@@ -27,8 +27,9 @@ from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import in_precision
 from distillkit.settings import DistillSettings
+from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, determining, prepare
-from distillkit.stages.distillation import check_distillation, distill_task, needs_experts, student_settings
+from distillkit.stages.distillation import distill_task, student_settings
 from distillkit.stages.evaluation import BASELINE_LRS, set_rows
 from distillkit.stages.experts import expert_setup, planned_trajectories
 from distillkit.stages.student import DEFAULT_KEPT

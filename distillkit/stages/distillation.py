@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from distillkit import plots, storage
-from distillkit.artifact.read import read_artifact
 from distillkit.artifact.views import preview_png
-from distillkit.distill.inner_optimizers import inner_optimizer
-from distillkit.distill.labels import label_part, labels_ask_experts
+from distillkit.distill.labels import label_part
 from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
-from distillkit.distill.objectives import Resources, check_objective, needs, objective
+from distillkit.distill.objectives import Resources, needs, objective
 from distillkit.distill.outer_optimizers import outer_optimizer
-from distillkit.distill.parts import OF_EXPERTS, Need
 from distillkit.distill.real import Available, RealImages, all_images, scheduled_images
-from distillkit.distill.segments import segment_sampler
 from distillkit.distill.state import OuterState
-from distillkit.distill.synthetic_init import ARTIFACT, RealData, check_init, initial_images
-from distillkit.errors import ConfigError, StorageError
-from distillkit.evaluation.protocol import Examination, evaluate_networks, scores_by_epoch
+from distillkit.distill.synthetic_init import RealData
+from distillkit.errors import StorageError
+from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import RANKED
 from distillkit.experts.report import expert_report
@@ -35,18 +27,19 @@ from distillkit.networks.functional import FlatNetwork
 from distillkit.precision import arithmetic
 from distillkit.records import EvalReport, SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
-from distillkit.settings import DistillSettings, NetworkSettings, RunSettings
+from distillkit.settings import NetworkSettings
+from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.difficulty import check_ranking, ranked
+from distillkit.stages.difficulty import ranked
 from distillkit.stages.experts import (
-    check_experts,
     check_parameters,
     data_setup,
     expert_seed,
-    planned_trajectories,
     pulled_from,
     train_experts,
 )
+from distillkit.stages.initial_set import initial_set, real_data
+from distillkit.stages.length import chosen_length
 from distillkit.stages.student import eager_engine, settled
 from distillkit.stages.training_form import evaluation_form
 from distillkit.tracking import Tracker, open_tracker
@@ -72,41 +65,6 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     return synthetic, selection
 
 
-def chosen_length(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> dict[str, Any]:
-    """Validation accuracy by number of epochs, and the number with the highest: it goes into the recipe."""
-    settings = run.settings
-    lengths = settings.evaluate.lengths
-    longest = settings.evaluate.model_copy(update={"epochs": max(lengths)})
-    recipe = evaluation_recipe(longest, synthetic.lr, prepared.augmentation)
-    run.progress.note(f"choosing among {', '.join(map(str, lengths))} epochs on validation data")
-    with arithmetic(run.steady_precision, run.device):
-        found = [
-            scores_by_epoch(
-                prepared.build(prepared.network, settings.seed, "select"),
-                training_set(synthetic, run.device),
-                prepared.validation,
-                recipe,
-                settings.seed,
-                index,
-                lengths,
-                lambda: run.stop.check("while the number of epochs is chosen, with a checkpoint"),
-            )
-            for index in range(settings.distill.select_networks)
-        ]
-    means = {length: sum(one[length] for one in found) / len(found) for length in lengths}
-    return {"chosen": max(means, key=means.__getitem__), "validation_accuracy": {str(k): v for k, v in means.items()}}
-
-
-def with_chosen_length(run: Run, selection: dict[str, Any]) -> Run:
-    """The run with the number of epochs that validation data chose, if they were asked."""
-    if "epochs" not in selection:
-        return run
-    settings = run.settings
-    evaluate = settings.evaluate.model_copy(update={"epochs": int(selection["epochs"]["chosen"])})
-    origins = run.origins | {"evaluate.epochs": "validation data, of evaluate.lengths"}
-    return replace(run, settings=settings.model_copy(update={"evaluate": evaluate}), origins=origins)
-
-
 def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None:
     numbers = range(run.settings.experts.count)
     report = expert_report([store.record(index) for index in numbers])
@@ -116,53 +74,6 @@ def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None
         recipe = store.setup["recipe"]
         shares = seen_shares(schedule_of(recipe), recipe["epochs"])
         storage.write_bytes(folder.path / "schedule.png", plots.schedule_png(shares))
-
-
-def check_distillation(settings: RunSettings) -> None:
-    """Everything that can be wrong with the settings, before experts are trained for hours.
-
-    Raises:
-        ConfigError: an unknown part, no experts, or trajectories too short for the segments.
-    """
-    label_part(settings.distill)
-    check_init(settings.distill.init)
-    check_objective(settings.distill)
-    inner_optimizer(settings.distill)
-    outer_optimizer(settings.distill)
-    _check_lengths(settings)
-    wanted = needs(settings.distill)
-    _check_student(settings, wanted)
-    if "ranking" in wanted:
-        check_ranking(settings.experts)
-    if not wanted & OF_EXPERTS:
-        return
-    check_experts(settings)
-    if "trajectories" in wanted:
-        segment_sampler(settings.distill, planned_trajectories(settings), settings.seed)
-
-
-def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:
-    if settings.distill.student is None:
-        return
-    parse_architecture(settings.distill.student, settings.network)
-    if wanted & OF_EXPERTS:
-        raise ConfigError(
-            "distill.student is of students that begin fresh; those that are matched with experts have the experts' "
-            "network: leave it out, or --set network.width and the like"
-        )
-
-
-def _check_lengths(settings: RunSettings) -> None:
-    if settings.evaluate.lengths and settings.evaluate.lr_drop_epochs != ():
-        raise ConfigError(
-            "evaluate.lengths are read on the way of one training, so its lr must not depend on the length: "
-            "--set evaluate.lr_drop_epochs=[]"
-        )
-
-
-def needs_experts(settings: RunSettings) -> bool:
-    """Whether a part matches experts' trajectories, or asks experts about the initial images or labels."""
-    return bool(needs(settings.distill) & OF_EXPERTS)
 
 
 def distill_set(
@@ -271,37 +182,6 @@ def student_network(
     return trajectories, network
 
 
-def real_data(prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork) -> RealData:
-    """The training images, and what the last point of each expert says of them."""
-    images = prepared.train_images
-    if trajectories is None:
-        return RealData(images, prepared.train_labels, prepared.num_classes)
-
-    @torch.no_grad()
-    def logits(expert: int, indices: Tensor | None) -> Tensor:
-        point = trajectories.point(expert, trajectories.final_epoch).to(images.device)
-        chosen = images if indices is None else images[indices.to(images.device)]
-        return torch.cat([network(point, part) for part in chosen.split(512)]).cpu()
-
-    return RealData(images, prepared.train_labels, prepared.num_classes, trajectories.count, logits)
-
-
-def initial_labels(settings: DistillSettings, real: RealData, class_ids: Tensor, indices: Tensor | None) -> Tensor:
-    """The label part's labels [S, K] of the real images at ``indices`` [S]; None: of images that are not real.
-
-    Raises:
-        ConfigError: experts are asked about images that are not real.
-    """
-    logits = None
-    if labels_ask_experts(settings) and real.logits is not None:
-        if indices is None:
-            raise ConfigError(
-                f"distill.labels={settings.labels} asks experts about real images; take distill.init=real"
-            )
-        logits = torch.stack([real.logits(expert, indices) for expert in range(real.experts)])
-    return label_part(settings).initial(class_ids, real.num_classes, logits)
-
-
 def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealData) -> OuterState:
     if folder.checkpoint.exists():
         try:
@@ -312,51 +192,12 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealDa
         except (StorageError, KeyError, TypeError, AttributeError) as error:
             run.progress.note(f"the checkpoint cannot be used ({error}); distilling from the start")
     folder.truncate_metrics(-1, keep_selection=False)
-    first = _initial_set(run, prepared, real)
+    first = initial_set(run, prepared, real)
     state = start_state(
         first.images.to(run.device), first.class_ids, first.labels.to(run.device), first.label_kind, first.lr
     )
     state.save(folder.checkpoint)
     return state
-
-
-def _initial_set(run: Run, prepared: Prepared, real: RealData) -> SyntheticSet:
-    settings = run.settings
-    if settings.distill.init == ARTIFACT:
-        return _set_of(run, prepared)
-    first = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
-    labels = initial_labels(settings.distill, real, first.class_ids, first.indices)
-    kind = label_part(settings.distill).kind
-    return SyntheticSet(first.images, labels, first.class_ids, settings.distill.lr_init, kind)
-
-
-def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
-    """The set of the artifact ``distill.init_from``, as inputs of this run's networks.
-
-    Raises:
-        ConfigError: it is not of the same classes, ipc, image size and kind of labels.
-    """
-    settings = run.settings.distill
-    if settings.init_from is None:
-        raise ConfigError("distill.init=artifact needs an artifact folder: --set distill.init_from=FOLDER")
-    found = read_artifact(Path(settings.init_from))
-    wanted = {
-        "classes": list(prepared.data.classes),
-        "ipc": run.settings.ipc,
-        "image_shape": list(prepared.image_shape),
-        "label_kind": label_part(settings).kind,
-    }
-    for key, value in wanted.items():
-        if found.config[key] != value:
-            raise ConfigError(
-                f"distill.init_from={settings.init_from} has {key} {found.config[key]}, this run has {value}"
-            )
-    own, theirs = prepared.preprocess.to_tensors(), found.preprocess.to_tensors()
-    same = own.keys() == theirs.keys() and all(torch.equal(own[key], theirs[key]) for key in own)
-    if same:
-        return found.synthetic
-    run.progress.note(f"{settings.init_from} has another preprocessing; its images come by way of their pixels")
-    return replace(found.synthetic, images=prepared.preprocess(found.preprocess.invert(found.synthetic.images)))
 
 
 class _Recorder:

@@ -20,8 +20,9 @@ from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.distillation import initial_labels, real_data, student_network
+from distillkit.stages.distillation import student_network
 from distillkit.stages.experts import data_setup, train_experts
+from distillkit.stages.initial_set import initial_labels, real_data
 from distillkit.stages.training_form import evaluation_form
 
 ROW_DTYPES: dict[str, Dtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}

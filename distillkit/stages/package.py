@@ -18,8 +18,8 @@ from distillkit.evaluation.recipe import evaluation_recipe, recipe_json
 from distillkit.records import EvalReport, SourceInfo, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
+from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.distillation import needs_experts
 from distillkit.stages.evaluation import HARD, RANDOM_SOFT, ROW_DTYPES, set_rows
 from distillkit.stages.experts import expert_setup
 from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, __version__

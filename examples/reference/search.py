@@ -29,8 +29,9 @@ def measure(args):
     from distillkit.evaluation.protocol import evaluate_networks
     from distillkit.evaluation.recipe import evaluation_recipe
     from distillkit.run_folder import RunFolder
+    from distillkit.stages.checks import check_distillation
     from distillkit.stages.context import make_run, prepare, run_identity, training_set
-    from distillkit.stages.distillation import check_distillation, distilled
+    from distillkit.stages.distillation import distilled
     from distillkit.stages.training_form import evaluation_form
 
     problem = PROBLEMS[args.problem]

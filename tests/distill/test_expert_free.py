@@ -30,7 +30,7 @@ from distillkit.networks.embedding import Embedding
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.networks.timm_models import prepare_model
 from distillkit.settings import DistillSettings
-from distillkit.stages.distillation import check_distillation
+from distillkit.stages.checks import check_distillation
 from distillkit.stages.student import eager_engine
 
 CLASSES, IPC, PIXELS, COUNT = 3, 2, 8, 5

@@ -1,0 +1,66 @@
+"""Everything that can be wrong with the settings of a run, before anything is computed for hours."""
+
+from __future__ import annotations
+
+from distillkit.distill.inner_optimizers import inner_optimizer
+from distillkit.distill.labels import label_part
+from distillkit.distill.objectives import check_objective, needs
+from distillkit.distill.outer_optimizers import outer_optimizer
+from distillkit.distill.parts import OF_EXPERTS, Need
+from distillkit.distill.segments import segment_sampler
+from distillkit.distill.synthetic_init import check_init
+from distillkit.errors import ConfigError
+from distillkit.networks.build import parse_architecture
+from distillkit.settings import RunSettings
+from distillkit.stages.difficulty import check_ranking
+from distillkit.stages.experts import (
+    check_experts,
+    planned_trajectories,
+)
+
+
+def check_distillation(settings: RunSettings) -> None:
+    """Everything that can be wrong with the settings, before experts are trained for hours.
+
+    Raises:
+        ConfigError: an unknown part, no experts, or trajectories too short for the segments.
+    """
+    label_part(settings.distill)
+    check_init(settings.distill.init)
+    check_objective(settings.distill)
+    inner_optimizer(settings.distill)
+    outer_optimizer(settings.distill)
+    _check_lengths(settings)
+    wanted = needs(settings.distill)
+    _check_student(settings, wanted)
+    if "ranking" in wanted:
+        check_ranking(settings.experts)
+    if not wanted & OF_EXPERTS:
+        return
+    check_experts(settings)
+    if "trajectories" in wanted:
+        segment_sampler(settings.distill, planned_trajectories(settings), settings.seed)
+
+
+def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:
+    if settings.distill.student is None:
+        return
+    parse_architecture(settings.distill.student, settings.network)
+    if wanted & OF_EXPERTS:
+        raise ConfigError(
+            "distill.student is of students that begin fresh; those that are matched with experts have the experts' "
+            "network: leave it out, or --set network.width and the like"
+        )
+
+
+def _check_lengths(settings: RunSettings) -> None:
+    if settings.evaluate.lengths and settings.evaluate.lr_drop_epochs != ():
+        raise ConfigError(
+            "evaluate.lengths are read on the way of one training, so its lr must not depend on the length: "
+            "--set evaluate.lr_drop_epochs=[]"
+        )
+
+
+def needs_experts(settings: RunSettings) -> bool:
+    """Whether a part matches experts' trajectories, or asks experts about the initial images or labels."""
+    return bool(needs(settings.distill) & OF_EXPERTS)

@@ -1,0 +1,93 @@
+"""What the outer loop starts from: images and labels, chosen, made up, or those of another artifact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distillkit.artifact.read import read_artifact
+from distillkit.distill.labels import label_part, labels_ask_experts
+from distillkit.distill.synthetic_init import ARTIFACT, RealData, initial_images
+from distillkit.errors import ConfigError
+from distillkit.networks.functional import FlatNetwork
+from distillkit.records import SyntheticSet, TrajectorySource
+from distillkit.settings import DistillSettings
+from distillkit.stages.context import Prepared, Run
+
+
+def real_data(prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork) -> RealData:
+    """The training images, and what the last point of each expert says of them."""
+    images = prepared.train_images
+    if trajectories is None:
+        return RealData(images, prepared.train_labels, prepared.num_classes)
+
+    @torch.no_grad()
+    def logits(expert: int, indices: Tensor | None) -> Tensor:
+        point = trajectories.point(expert, trajectories.final_epoch).to(images.device)
+        chosen = images if indices is None else images[indices.to(images.device)]
+        return torch.cat([network(point, part) for part in chosen.split(512)]).cpu()
+
+    return RealData(images, prepared.train_labels, prepared.num_classes, trajectories.count, logits)
+
+
+def initial_labels(settings: DistillSettings, real: RealData, class_ids: Tensor, indices: Tensor | None) -> Tensor:
+    """The label part's labels [S, K] of the real images at ``indices`` [S]; None: of images that are not real.
+
+    Raises:
+        ConfigError: experts are asked about images that are not real.
+    """
+    logits = None
+    if labels_ask_experts(settings) and real.logits is not None:
+        if indices is None:
+            raise ConfigError(
+                f"distill.labels={settings.labels} asks experts about real images; take distill.init=real"
+            )
+        logits = torch.stack([real.logits(expert, indices) for expert in range(real.experts)])
+    return label_part(settings).initial(class_ids, real.num_classes, logits)
+
+
+def initial_set(run: Run, prepared: Prepared, real: RealData) -> SyntheticSet:
+    """The set before the first outer step, by the parts ``distill.init`` and ``distill.labels``, on the CPU.
+
+    Raises:
+        ConfigError: experts are asked about images that are not real, or the artifact to start from does not fit.
+    """
+    settings = run.settings
+    if settings.distill.init == ARTIFACT:
+        return _set_of(run, prepared)
+    first = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
+    labels = initial_labels(settings.distill, real, first.class_ids, first.indices)
+    kind = label_part(settings.distill).kind
+    return SyntheticSet(first.images, labels, first.class_ids, settings.distill.lr_init, kind)
+
+
+def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
+    """The set of the artifact ``distill.init_from``, as inputs of this run's networks.
+
+    Raises:
+        ConfigError: it is not of the same classes, ipc, image size and kind of labels.
+    """
+    settings = run.settings.distill
+    if settings.init_from is None:
+        raise ConfigError("distill.init=artifact needs an artifact folder: --set distill.init_from=FOLDER")
+    found = read_artifact(Path(settings.init_from))
+    wanted = {
+        "classes": list(prepared.data.classes),
+        "ipc": run.settings.ipc,
+        "image_shape": list(prepared.image_shape),
+        "label_kind": label_part(settings).kind,
+    }
+    for key, value in wanted.items():
+        if found.config[key] != value:
+            raise ConfigError(
+                f"distill.init_from={settings.init_from} has {key} {found.config[key]}, this run has {value}"
+            )
+    own, theirs = prepared.preprocess.to_tensors(), found.preprocess.to_tensors()
+    same = own.keys() == theirs.keys() and all(torch.equal(own[key], theirs[key]) for key in own)
+    if same:
+        return found.synthetic
+    run.progress.note(f"{settings.init_from} has another preprocessing; its images come by way of their pixels")
+    return replace(found.synthetic, images=prepared.preprocess(found.preprocess.invert(found.synthetic.images)))
