@@ -9,12 +9,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 
-def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float]) -> bytes:
-    """Matching loss (left) and validation accuracy (right) against outer steps.
+def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float], loss: str, mark: float | None) -> bytes:
+    """The outer loss (left) and validation accuracy (right) against outer steps.
 
     Args:
         records: lines of metrics.jsonl.
         levels: test accuracies (fractions) drawn as horizontal lines, by name.
+        loss: what the loss is, for its axis.
+        mark: a value of it that is drawn as a line, if there is one that means something.
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
@@ -24,8 +26,9 @@ def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float]) -> b
         loss_axes.plot(steps, losses, color="tab:blue", alpha=0.25, linewidth=0.8)
         loss_axes.plot(steps, _smooth(losses), color="tab:blue", label="smoothed")
         loss_axes.legend(frameon=False)
-    loss_axes.axhline(1.0, color="grey", linewidth=0.6, linestyle=":")
-    loss_axes.set(xlabel="outer step", ylabel="matching loss (1 = not moving)")
+    if mark is not None:
+        loss_axes.axhline(mark, color="grey", linewidth=0.6, linestyle=":")
+    loss_axes.set(xlabel="outer step", ylabel=loss)
     points = [
         (row["step"], 100 * row["validation_accuracy"]) for row in records if row.get("validation_accuracy") is not None
     ]

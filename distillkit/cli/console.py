@@ -105,7 +105,7 @@ def command_line() -> str:
 
 def _without_folders(word: str) -> str:
     """The last part of a path; what names no file here (a Hub id, an architecture) as it is."""
-    path = Path(word)
+    path = Path(word.strip("\"'"))  # as --set takes it, a text may be quoted
     try:
         local = path.is_absolute() or word.startswith((".", "~")) or path.exists()
     except (OSError, ValueError):

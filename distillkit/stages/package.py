@@ -54,7 +54,9 @@ def package(
     if _is_learned(run, made_by):
         levels = {"this set": rows[_main_row(settings)].mean}
         levels |= {name: rows[name].mean for name in settings.evaluate.baselines}
-        storage.write_bytes(folder.out / FILES.curves, plots.curves_png(folder.read_metrics(), levels))
+        storage.write_bytes(
+            folder.out / FILES.curves, plots.curves_png(folder.read_metrics(), levels, *_outer_loss(settings))
+        )
     content = ArtifactContent(
         synthetic=synthetic,
         preprocess=prepared.preprocess,
@@ -65,6 +67,16 @@ def package(
         dtype=settings.artifact.dtype,
     )
     write_artifact(folder.out, content)
+
+
+def _outer_loss(settings: RunSettings) -> tuple[str, float | None]:
+    """What the outer loss of the run is, and a value of it that means something."""
+    distill = settings.distill
+    if distill.objective != "unroll":
+        return f"distance of {distill.objective}", None
+    if distill.matching == "real-loss":
+        return "loss on real images", None
+    return "matching loss (1 = not moving)", 1.0
 
 
 def _published_as(folder: RunFolder) -> dict[str, Any]:

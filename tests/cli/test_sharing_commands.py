@@ -116,6 +116,13 @@ def test_command_line__is_recorded_without_paths_and_what_is_only_shown(monkeypa
     assert console.command_line() == "distillkit compress acme --ipc 1 --set seed=3 --config acme --arch timm/resnet18"
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_command_line__names_the_artifact_that_a_set_starts_from_and_not_its_folder(monkeypatch, tmp_path, quote):
+    value = f"distill.init_from={quote}{tmp_path}/narrow{quote}"
+    monkeypatch.setattr(sys, "argv", ["distillkit", "compress", "digits", "--set", value])
+    assert console.command_line() == "distillkit compress digits --set distill.init_from=narrow"
+
+
 def test_command_line__of_a_program_without_words(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x"])
     assert console.command_line() == "distillkit"
