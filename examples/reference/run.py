@@ -75,6 +75,7 @@ class Problem:
 # The papers' network (ConvNet of width 128) and all training images. Narrow students learn most of a set at a tenth of
 # the time; the network itself finishes it, and every validation and test is its own.
 FULL = {
+    "distill.student": None,
     "network.width": 128,
     "dataset.max_train": None,
     "evaluate.baselines": ["random", "kmeans"],
