@@ -117,7 +117,7 @@ PAD = Method(
     published=published,
     quick=quick,
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PAPER),
-    when="many images a class: the best published figures there",
+    when="many images a class: the best published figures of trajectory matching there",
     citation=_CITATION,
 )
 PAD_RELEASED = Method(

@@ -144,6 +144,6 @@ RAT = Method(
     quick=quick,
     smoke={"distill.horizon": 5, "distill.student": None},
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
-    when="few images a class, or little time: no experts, every minute goes into the set",
+    when="few images a class and no experts at hand: all of the time goes into the set",
     citation=CITATION,
 )
