@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from distillkit.stages.context import Prepared, Run, determining, prepare
 from distillkit.stages.distillation import distill_task, student_settings
 from distillkit.stages.evaluation import BASELINE_LRS, set_rows
 from distillkit.stages.experts import expert_setup, planned_trajectories
+from distillkit.stages.reach import expert_reach
 from distillkit.stages.student import DEFAULT_KEPT
 from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
@@ -74,28 +75,28 @@ def make_plan(run: Run, prepared: Prepared | None = None) -> dict[str, Any]:
         "settings": run.settings.model_dump(mode="json"),
         "stages": [stage.to_json() for stage in stages],
         "seconds": sum(stage.steps * stage.seconds_each for stage in stages),
-        **_sizes(run, prepared, len(costs.missing)),
+        **_sizes(run, prepared, costs.missing),
     }
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of an epoch of one expert, of an outer step, of a fresh network, and of measuring them; the experts, by
-    number, that the cache lacks.
+    """Seconds of an epoch of one expert, of an outer step, of a fresh network, of measuring them; of the experts, by
+    number, how many epochs the cache lacks, none of those that it has.
     """
 
     expert_epoch: float
     outer_step: float
     fresh_network: float
-    missing: tuple[int, ...]
+    missing: Mapping[int, int]
     measuring: float = 0.0
 
 
 def measured_costs(run: Run, prepared: Prepared) -> Costs:
     """By a few steps of each kind on this machine, now."""
-    begin, settings, missing = time.perf_counter(), run.settings, _missing_experts(run, prepared)
+    begin, settings, missing = time.perf_counter(), run.settings, _missing_epochs(run, prepared)
     run.progress.note("measuring a few steps")
-    expert = _expert_seconds(run, prepared, len(missing)) if missing else 0.0
+    expert = _expert_seconds(run, prepared, missing) if missing else 0.0
     step = _outer_seconds(run, prepared) if settings.distill.outer_steps else 0.0
     fresh = _evaluation_seconds(run, prepared)
     return Costs(expert, step, fresh, missing, time.perf_counter() - begin)
@@ -106,7 +107,7 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
     settings, fresh = run.settings, costs.fresh_network
     stages = []
     if costs.missing:
-        stages.append(StageCost("expert epochs", len(costs.missing) * settings.experts.epochs, costs.expert_epoch))
+        stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch))
     if settings.distill.outer_steps:
         selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
         stages.append(StageCost("outer steps", settings.distill.outer_steps, costs.outer_step))
@@ -137,14 +138,15 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     if settings.distill.outer_steps == 0:
         return run
     left = (1 - SPARED) * seconds - costs.measuring
-    each = costs.expert_epoch * settings.experts.epochs
-    experts = _experts_within(settings.experts.count, costs.missing, each, left)
+    seconds_of = {index: costs.expert_epoch * epochs for index, epochs in costs.missing.items()}
+    experts = _experts_within(settings.experts.count, seconds_of, left)
     trained = sum(index < experts for index in costs.missing)
+    training = sum(each for index, each in seconds_of.items() if index < experts)
     validation = costs.fresh_network * settings.distill.select_networks
     step = costs.outer_step + validation / settings.distill.select_every
-    steps = min(settings.distill.outer_steps, int((left - trained * each - 2 * validation) / step))
+    steps = min(settings.distill.outer_steps, int((left - training - 2 * validation) / step))
     if (experts == 0 and settings.experts.count > 0) or steps < 1:
-        takes = f"an expert takes {each:.0f} s, " if settings.experts.count else ""
+        takes = f"an expert takes {next(iter(seconds_of.values())):.0f} s, " if seconds_of else ""
         raise ConfigError(
             f"--time-budget of {seconds:.0f} s is too little: here {takes}an outer step takes "
             f"{costs.outer_step:.2f} s, a validation {validation:.0f} s and measuring this {costs.measuring:.0f} s; "
@@ -155,12 +157,15 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     return with_sizes(run, experts, steps)
 
 
-def _experts_within(asked: int, missing: tuple[int, ...], each: float, seconds: float) -> int:
-    """The most experts, from number 0 on, whose missing ones fit into half of ``seconds``; one if it fits at all."""
+def _experts_within(asked: int, seconds_of: Mapping[int, float], seconds: float) -> int:
+    """The most experts, from number 0 on, whose missing epochs (seconds by expert) fit into half of ``seconds``; one if
+    it fits at all.
+    """
     if asked == 0:
         return 0
-    fitting = [count for count in range(1, asked + 1) if each * sum(i < count for i in missing) <= seconds / 2]
-    return max(fitting, default=1 if each <= seconds else 0)
+    taken = [sum(each for index, each in seconds_of.items() if index < count) for count in range(1, asked + 1)]
+    fitting = [count for count, all_of_them in enumerate(taken, start=1) if all_of_them <= seconds / 2]
+    return max(fitting, default=1 if taken[0] <= seconds else 0)
 
 
 def with_sizes(run: Run, experts: int, outer_steps: int) -> Run:
@@ -194,11 +199,16 @@ def fitted(run: Run, prepared: Prepared, stored: dict[str, Any] | None) -> Run:
     return within(run, measured_costs(run, prepared), run.settings.time_budget)
 
 
-def _missing_experts(run: Run, prepared: Prepared) -> tuple[int, ...]:
+def _missing_epochs(run: Run, prepared: Prepared) -> dict[int, int]:
     if run.settings.distill.outer_steps == 0 or not needs_experts(run.settings):
-        return ()
+        return {}
     store = TrajectoryStore.for_setup(expert_setup(run, prepared))  # looks, makes nothing
-    return tuple(index for index in range(run.settings.experts.count) if store.state(index) != "good")
+    if run.settings.experts.source is not None:
+        return {}
+    wanted = dict(enumerate(expert_reach(run.settings).epochs))
+    states = {index: store.state(index, epochs) for index, epochs in wanted.items() if epochs}
+    there = {index: int(store.record(index)["epochs"]) for index, state in states.items() if state == "short"}
+    return {index: wanted[index] - there.get(index, 0) for index, state in states.items() if state != "good"}
 
 
 def _time(action: Callable[[], None], device: torch.device) -> float:
@@ -229,12 +239,12 @@ def _exhaust(value: object) -> None:
     del value
 
 
-def _expert_seconds(run: Run, prepared: Prepared, missing: int) -> float:
+def _expert_seconds(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> float:
     settings = run.settings.experts
     count = len(prepared.train_labels)
     plain = settings.model_copy(update={"epochs": PROBE_STEPS + 1, "order": "shuffle"})
     recipe = expert_recipe(plain, prepared.augmentation)
-    form = expert_form(run, prepared, missing)
+    form = expert_form(run, prepared, len(missing), max(missing.values()))
     return _step_seconds(run, prepared, recipe, min(count, settings.batch_size), form) * count / settings.batch_size
 
 
@@ -259,6 +269,9 @@ class _Walk:
     def __init__(self, start: Tensor, planned: PlannedTrajectories) -> None:
         self._start = start
         self.count, self.final_epoch, self.continuous = planned.count, planned.final_epoch, planned.continuous
+
+    def end(self, expert: int) -> int:
+        return self.final_epoch
 
     def point(self, expert: int, epoch: float) -> Tensor:
         return self._start + 0.01 * epoch
@@ -327,11 +340,12 @@ def _path_bytes(settings: DistillSettings, parameters: int) -> int:
     return settings.segments * (settings.inner_steps + 1) * vectors * parameters * 4
 
 
-def _sizes(run: Run, prepared: Prepared, missing: int) -> dict[str, Any]:
+def _sizes(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> dict[str, Any]:
     settings = run.settings
     parameters = sum(p.numel() for p in prepared.build(student_settings(run, prepared), 0, "plan")(0).parameters())
     form = find_form(settings.trajectories.form)
-    disk = missing * form.size(settings.trajectories, settings.experts.epochs, parameters)
+    most = settings.experts.epochs
+    disk = sum(form.size(settings.trajectories, most, epochs, parameters) for epochs in missing.values())
     path = _path_bytes(settings.distill, parameters)
     if run.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(run.device)

@@ -90,11 +90,14 @@ class TrajectorySource(Protocol):
 
     @property
     def final_epoch(self) -> int:
-        """The last epoch of each; 0 is the initialisation."""
+        """The last epoch that all of them have; 0 is the initialisation."""
 
     @property
     def continuous(self) -> bool:
         """Whether there is a point at any real epoch, or at whole ones only."""
+
+    def end(self, expert: int) -> int:
+        """The last epoch of ``expert``: some go further than all do."""
 
     def point(self, expert: int, epoch: float) -> Tensor:
         """Flat parameters [P], float32, of ``expert`` after ``epoch`` epochs.

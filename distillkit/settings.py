@@ -89,7 +89,11 @@ class ExpertSettings(Section):
     source: str | None = None
     """Fingerprint of cached trajectories (pulled ones, say) to take as they are, whatever the other settings here."""
     epochs: int = Field(50, ge=1)
-    """Epochs of each; parameters are kept at every boundary, the initialisation included."""
+    """The most epochs of each, the initialisation being epoch 0; waypoints and schedules are spread over these."""
+    train_to: Literal["auto", "end"] = "auto"
+    """How far experts are trained: ``auto``, as far as a part reads them, or ``end``, all ``epochs``."""
+    opinions: int = Field(10, ge=1)
+    """Experts, from number 0 on, whose last point is asked for initial soft labels (DATM asks all of its 100)."""
     batch_size: int = Field(256, ge=1)
     """Images a step."""
     optimizer: str = "sgd"

@@ -75,12 +75,12 @@ def _summary(folder: Path) -> dict[str, Any]:
         "network": store.setup["network"],
         "recipe": recipe,
         "experts": len(numbers),
-        "epochs": recipe["epochs"],
+        "epochs": store.most_epochs,
         "bytes": store.size_bytes(),
         "form": store.form,
         "validation_accuracy": report["mean"].get("last_validation_accuracy"),
         "test_accuracy": report["mean"].get("test_accuracy"),
-        "schedule": seen_shares(schedule_of(recipe), recipe["epochs"]) if scheduled else None,
+        "schedule": seen_shares(schedule_of(recipe), store.most_epochs) if scheduled else None,
         "report": report,
     }
 

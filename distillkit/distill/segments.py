@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distillkit import rng
-from distillkit.distill.parts import Part, look_up
+from distillkit.distill.parts import Need, Part, look_up
 from distillkit.errors import ConfigError, TrajectoryError
 from distillkit.records import Segment, TrajectorySource
 from distillkit.settings import DistillSettings
@@ -25,6 +25,10 @@ class PlannedTrajectories:
     count: int
     final_epoch: int
     continuous: bool = False
+
+    def end(self, expert: int) -> int:
+        """The last epoch, the same of all."""
+        return self.final_epoch
 
     def point(self, expert: int, epoch: float) -> Tensor:
         """There is none.
@@ -143,11 +147,37 @@ def curriculum_segments(settings: DistillSettings, trajectories: TrajectorySourc
     return sample
 
 
-SEGMENTS: dict[str, Part[Callable[[DistillSettings, TrajectorySource, int], SegmentSampler]]] = {
-    "uniform": Part(uniform_segments, frozenset({"trajectories"})),
-    "continuous": Part(continuous_segments, frozenset({"trajectories"})),
-    "curriculum": Part(curriculum_segments, frozenset({"trajectories"})),
+def _last_whole(settings: DistillSettings) -> float:
+    return settings.max_start_epoch - 1 + settings.expert_epochs
+
+
+def _last_real(settings: DistillSettings) -> float:
+    return settings.max_start_epoch + settings.expert_epochs
+
+
+@dataclass(frozen=True)
+class SamplerPart(Part[Callable[[DistillSettings, TrajectorySource, int], SegmentSampler]]):
+    """A sampler; ``last`` is the last epoch that its segments read, by settings."""
+
+    needs: frozenset[Need] = frozenset({"trajectories"})
+    last: Callable[[DistillSettings], float] = _last_whole
+
+
+SEGMENTS: dict[str, SamplerPart] = {
+    "uniform": SamplerPart(uniform_segments),
+    "continuous": SamplerPart(continuous_segments, last=_last_real),
+    "curriculum": SamplerPart(curriculum_segments),
 }
+
+
+def last_read(settings: DistillSettings) -> float:
+    """The last epoch that a segment reads: T+ - 1 + M, or T+ + M where segments start at any time.
+
+    Raises:
+        ConfigError: the sampler is unknown.
+    """
+    look_up(SEGMENTS, "distill.sampler", settings.sampler)
+    return SEGMENTS[settings.sampler].last(settings)
 
 
 def segment_sampler(settings: DistillSettings, trajectories: TrajectorySource, seed: int) -> SegmentSampler:

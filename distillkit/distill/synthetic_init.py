@@ -13,8 +13,8 @@ from distillkit.data.coresets import select_coreset
 from distillkit.distill.parts import Part, look_up
 from distillkit.errors import ConfigError
 
-NOISE, ARTIFACT = "noise", "artifact"
-"""Parts that choose no training images."""
+LOGITS, NOISE, ARTIFACT = "kmeans-logits", "noise", "artifact"
+"""The part that clusters logits, and those that choose no training images."""
 ExpertLogits = Callable[[int, Tensor | None], Tensor]
 """Logits [m, K] that the last point of an expert gives the un-augmented training images at indices [m] (None: all)."""
 
@@ -23,13 +23,13 @@ ExpertLogits = Callable[[int, Tensor | None], Tensor]
 class RealData:
     """Real training images as network inputs, ``images`` float [n, C, H, W], ``labels`` int64 [n], K classes.
 
-    ``experts`` of them can be asked for their ``logits``, by parts that want to.
+    ``experts``: numbers of those that can be asked for their ``logits``, by parts that want to.
     """
 
     images: Tensor
     labels: Tensor
     num_classes: int
-    experts: int = 0
+    experts: tuple[int, ...] = ()
     logits: ExpertLogits | None = None
 
     def expert_logits(self, part: str) -> ExpertLogits:
@@ -63,18 +63,27 @@ def _representative(data: RealData, ipc: int, seed: int) -> Tensor:
     The authors' latest commit has ten clusters for every ipc and returns nothing below ten; this is that of May 2023.
     """
     logits = data.expert_logits("distill.init=kmeans-logits")
-    expert = int(torch.randint(data.experts, (1,), generator=rng.generator(seed, "distill", "init expert")))
-    return select_coreset("kmeans", logits(expert, None), data.labels, data.num_classes, ipc, seed)
+    return select_coreset("kmeans", logits(data.experts[0], None), data.labels, data.num_classes, ipc, seed)
+
+
+def experts_asked(name: str, count: int, seed: int, others: tuple[int, ...]) -> tuple[int, ...]:
+    """The experts, of ``count``, that the part ``name`` asks: of logits a random one, else the first, or all that are
+    trained to the end anyway for ``others``, the initial labels.
+    """
+    if name == LOGITS:
+        return (int(torch.randint(count, (1,), generator=rng.generator(seed, "distill", "init expert"))),)
+    return others or (0,)
 
 
 def _correct(data: RealData, ipc: int, seed: int) -> Tensor:
     """DATM: per class the first ipc images, in random order, that expert 0 classifies correctly.
 
-    Where it gets too few right, those that expert 1 gets right follow, and so on; then whatever is left.
+    Where it gets too few right, those that the next expert gets right follow, if there is one to be asked, and so on;
+    then whatever is left.
     """
     logits, labels = data.expert_logits("distill.init=correct"), data.labels.cpu()
     chosen: list[list[int]] = [[] for _ in range(data.num_classes)]
-    for expert in range(data.experts):
+    for expert in data.experts:
         right = logits(expert, None).argmax(1) == labels
         for class_id, taken in enumerate(chosen):
             order = _random_order(labels, class_id, seed)
@@ -105,7 +114,7 @@ def unit_noise(data: RealData, ipc: int, seed: int) -> Tensor:
 INITS: dict[str, Part[InitPart | None]] = {
     "real": Part(_real),
     "kmeans": Part(_kmeans),
-    "kmeans-logits": Part(_representative, frozenset({"opinion"})),
+    LOGITS: Part(_representative, frozenset({"opinion"})),
     "correct": Part(_correct, frozenset({"opinion"})),
     NOISE: Part(None),
     ARTIFACT: Part(None),

@@ -33,6 +33,7 @@ class GsamOptimizer(torch.optim.Optimizer):
         self._base, self._radius, self._gap_weight, self._adaptive = base, radius, gap_weight, adaptive
         self._stacked = stacked
         super().__init__(base.param_groups, {})
+        self.state = base.state  # all that is remembered
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -15,6 +15,7 @@ from distillkit.settings import NetworkSettings
 from distillkit.training.fit import EpochSummary, accuracy, fit
 from distillkit.training.recipe import Recipe
 from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.standing import START, Begin, Memory, Standing, restore, standing_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class ExpertRun:
 ONE_BY_ONE = Form()
 Keep = Callable[[int, Tensor], None]
 """Called with t and the parameters after t epochs, float32 [P] on the CPU, a copy; t = 0: the initialisation."""
+Save = Callable[[list[Standing]], None]
+"""Called after each epoch of all, before anybody may stop: where each expert stands."""
 
 
 def train_experts(
@@ -58,6 +61,8 @@ def train_experts(
     after_epoch: Callable[[float, float], None],
     form: Form = ONE_BY_ONE,
     change: Callable[[nn.Module], nn.Module] = lambda module: module,
+    standings: Sequence[Standing] = (),
+    save: Save = lambda standings: None,
 ) -> list[ExpertRun]:
     """Train experts ``indices``, drawing everything random of each under ("expert", index).
 
@@ -71,6 +76,9 @@ def train_experts(
         after_epoch: called with loss and validation accuracy after each epoch of each; may raise to stop.
         form: whether the training step is compiled.
         change: what is done to a fresh network, to its arithmetic, say.
+        standings: where each of them stands, after the same number of epochs, if they were trained before; ``keep``
+            hears of later epochs alone.
+        save: who keeps where they stand, after every epoch.
 
     Raises:
         TrajectoryError: a loss stopped being finite.
@@ -81,22 +89,36 @@ def train_experts(
         for index in indices
     ]
     diaries = [_Diary(index, data, model, own) for index, model, own in zip(indices, models, keep, strict=True)]
-    for summaries in _epochs(models, data, recipe, seed, indices, form):
-        for summary, diary, model in zip(summaries, diaries, models, strict=True):
-            after_epoch(*diary.write(summary, model))
+    for diary, standing in zip(diaries, standings, strict=False):
+        diary.go_on(standing)
+    begin = Begin(standings[0].epoch, [standing.memory for standing in standings]) if standings else START
+    if not standings:
+        for diary in diaries:
+            diary.keep(0, diary.before)
+    for summaries in _epochs(models, data, recipe, seed, indices, form, begin):
+        scores = [diary.write(summary) for summary, diary in zip(summaries, diaries, strict=True)]
+        save([diary.standing(one.epoch + 1, one.memory()) for one, diary in zip(summaries, diaries, strict=True)])
+        for score in scores:
+            after_epoch(*score)
     return [ExpertRun(diary.curve, accuracy(diary.model, *data.test()) if data.test else None) for diary in diaries]
 
 
 def _epochs(
-    models: list[nn.Module], data: ExpertData, recipe: Recipe, seed: int, indices: Sequence[int], form: Form
+    models: list[nn.Module],
+    data: ExpertData,
+    recipe: Recipe,
+    seed: int,
+    indices: Sequence[int],
+    form: Form,
+    begin: Begin,
 ) -> Iterator[list[EpochSummary]]:
     if len(models) == 1 and not form.compiled:
-        for summary in fit(models[0], data.images, data.labels, recipe, seed, "expert", indices[0]):
+        for summary in fit(models[0], data.images, data.labels, recipe, seed, "expert", indices[0], begin=begin):
             yield [summary]
         return
     stack, count = Stack(models, recipe.loss, form), len(models)
     names = [("expert", index) for index in indices]
-    for summaries in fit_stack(stack, [data.images] * count, [data.labels] * count, recipe, seed, names):
+    for summaries in fit_stack(stack, [data.images] * count, [data.labels] * count, recipe, seed, names, begin):
         stack.unstacked()
         yield summaries
 
@@ -108,18 +130,27 @@ class _Diary:
         self.index, self.data, self.model, self.keep = index, data, model, keep
         self.before = flatten_parameters(model).cpu()
         self.curve: dict[str, list[float]] = {"loss": [], "validation_accuracy": [], "parameter_change": []}
-        keep(0, self.before)
 
-    def write(self, summary: EpochSummary, model: nn.Module) -> tuple[float, float]:
+    def go_on(self, standing: Standing) -> None:
+        """From where the expert stood."""
+        restore(self.model, standing)
+        self.before = standing.parameters
+        self.curve = {name: list(values) for name, values in standing.curve.items()}
+
+    def standing(self, epoch: int, memory: Memory) -> Standing:
+        """Where the expert stands after ``epoch`` epochs."""
+        return standing_of(epoch, self.model, memory, self.curve)
+
+    def write(self, summary: EpochSummary) -> tuple[float, float]:
         """An epoch is over; its loss and validation accuracy."""
-        loss, now = float(summary.loss), flatten_parameters(model).cpu()
+        loss, now = float(summary.loss), flatten_parameters(self.model).cpu()
         if not torch.isfinite(now).all():
             raise TrajectoryError(
                 f"expert {self.index} diverged in epoch {summary.epoch + 1} (parameters are not finite); lower "
                 "experts.lr"
             )
         self.keep(summary.epoch + 1, now)
-        score = accuracy(model, self.data.validation_images, self.data.validation_labels)
+        score = accuracy(self.model, self.data.validation_images, self.data.validation_labels)
         self.curve["loss"].append(loss)
         self.curve["validation_accuracy"].append(score)
         self.curve["parameter_change"].append(float((now - self.before).norm()))

@@ -165,16 +165,17 @@ def _validated(value: Any, name: str) -> TrajectoriesFile:
 
 def _contradictions(about: TrajectoriesFile, setup: dict[str, Any], fingerprint: str) -> list[tuple[bool, str]]:
     """What the parts of a list must agree on, and the words where they do not."""
-    form, recipe, epochs = about.setup.form, about.setup.recipe, about.setup.recipe.epochs
+    form, recipe, epochs = about.setup.form, about.setup.recipe, about.setup.most_epochs
     scheduled = {"add_end_epoch", "easy_fraction", "remove_epochs", "remove_fractions"}
-    curves = [curve for record in about.experts for curve in record.curve.model_dump().values()]
+    whole = all(len(curve) == one.epochs for one in about.experts for curve in one.curve.model_dump().values())
     return [
         (fingerprint != about.fingerprint or form.form != "convex", "the fingerprint is not that of its set-up"),
         (set(setup["network"]) != set(NetworkSettings.model_fields), "setup.network is not complete"),
         (set(setup["form"]) != set(TrajectorySettings.model_fields) - {"keep_raw"}, "setup.form is not complete"),
         (recipe.order in RANKED and not scheduled <= set(setup["recipe"]), "setup.recipe lacks the data scheduler"),
-        (any(record.epochs != epochs for record in about.experts), "its experts have different numbers of epochs"),
-        (any(len(curve) != epochs for curve in curves), "a curve has not a number for every epoch"),
+        ((about.setup.epochs is None) == (recipe.epochs is None), "setup says nowhere, or twice, how many epochs"),
+        (any(not one.end <= one.epochs <= epochs for one in about.experts), "an expert has more epochs than all may"),
+        (not whole, "a curve has not a number for every epoch"),
     ]
 
 
@@ -244,10 +245,11 @@ def _check_sizes(address: Address, commit: str, about: TrajectoriesFile, numbers
     if cache.local_files_only or not numbers:
         return
     try:
-        FORMS["convex"].check(about.setup.form, about.setup.recipe.epochs)
+        FORMS["convex"].check(about.setup.form, about.setup.most_epochs)
     except ConfigError as error:
         raise ArtifactError(f"{address} is damaged: {LIST}: {error}") from error
-    limit = MAX_OVERHEAD + FORMS["convex"].size(about.setup.form, about.experts[0].epochs, about.parameters)
+    most = about.setup.most_epochs
+    limit = MAX_OVERHEAD + FORMS["convex"].size(about.setup.form, most, most, about.parameters)
     if limit * len(numbers) > MAX_TOTAL:
         raise ArtifactError(
             f"{address} says it holds up to {limit * len(numbers) / 1e9:.0f} GB of trajectories; more than "
@@ -274,10 +276,13 @@ def _fetch_expert(
     except (StorageError, TrajectoryError) as error:
         raise ArtifactError(f"{address} is damaged: {path.name}: {error}") from error
     form = about.setup.form
-    expected = form.waypoint_epochs or waypoint_epochs(record.epochs, form.waypoints)
-    if trajectory.waypoints.shape[1] != about.parameters or trajectory.epochs != tuple(expected):
+    waypoints = form.waypoint_epochs or waypoint_epochs(about.setup.most_epochs, form.waypoints)
+    expected = tuple(epoch for epoch in waypoints if epoch <= record.end)
+    if trajectory.waypoints.shape[1] != about.parameters or trajectory.epochs != expected:
         raise ArtifactError(f"{address} is damaged: {path.name} does not fit {LIST}")
-    facts = record.model_dump(mode="json", exclude={"sha256", "epochs"}) | {"pulled_from": f"{address.repo}@{commit}"}
+    facts = record.model_dump(mode="json", exclude={"sha256", "state_sha256", "epochs"}) | {
+        "pulled_from": f"{address.repo}@{commit}"
+    }
     with store.lock(number):
         if store.state(number) != "good":
             store.adopt(number, path.read_bytes(), record.epochs, facts)

@@ -51,7 +51,7 @@ def render_experts_card(about: TrajectoriesFile, sizes: dict[str, int], own: str
 # {_title(about)}
 
 Networks trained on {source}, kept not as weights of one moment but as the path they took: what trajectory matching
-distils from. {len(about.experts)} experts of {about.experts[0].epochs} epochs, {one_line(network.name)} of width
+distils from. {len(about.experts)} experts of {_epochs(about)} epochs, {one_line(network.name)} of width
 {network.width} and depth {network.depth} ({about.parameters:,} parameters), {byte_count(sum(sizes.values()))} in all.
 Each is convexified (MCT, arXiv:2406.19827): {_waypoints(about)} waypoints stored as {form.dtype}, straight lines
 between them, the position on a line by {form.beta}.
@@ -95,6 +95,12 @@ The licence of the source data is `{one_line(about.license or "not stated by its
 
 def _recipe_words(recipe: dict[str, Any]) -> str:
     return ", ".join(f"{key} {_value(value)}" for key, value in sorted(recipe.items()) if value not in (None, [], ()))
+
+
+def _epochs(about: TrajectoriesFile) -> str:
+    """How far their paths go."""
+    ends = sorted({one.end for one in about.experts})
+    return str(ends[0]) if len(ends) == 1 else f"{ends[0]} to {ends[-1]}"
 
 
 def _waypoints(about: TrajectoriesFile) -> int:

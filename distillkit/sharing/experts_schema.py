@@ -27,7 +27,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Plain]
 
-    epochs: Epochs
+    epochs: Epochs | None = None  # of older files; since then the set-up has it
     order: Line
     add_end_epoch: Annotated[int, Field(ge=0)] = 0
     easy_fraction: Share = 1.0
@@ -49,7 +49,13 @@ class Setup(_Closed):
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
     form: TrajectorySettings
+    epochs: Epochs | None = None
     computed: Annotated[list[Plain], Field(max_length=2)] | None = None
+
+    @property
+    def most_epochs(self) -> int:
+        """The epochs that the path of waypoints is spread over."""
+        return self.epochs or self.recipe.epochs or 1
 
 
 class Curve(_Closed):
@@ -71,13 +77,20 @@ class ExpertRecord(_Closed):
     """One expert: the digest of its file, its epochs, its report."""
 
     sha256: Digest
+    state_sha256: Digest | None = None
     epochs: Epochs
+    last_point: Epochs | None = None
     curve: Curve
     test_accuracy: Share | None = None
     source: Line | None = None
     license: Line | None = None
     pulled_from: Line | None = None
     storage_error: Moved | None = None
+
+    @property
+    def end(self) -> int:
+        """The last epoch of its path: training went on by an epoch where the waypoint is a mean with the next one."""
+        return self.last_point or self.epochs
 
 
 class TrajectoriesFile(_Closed):

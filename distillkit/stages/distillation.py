@@ -40,6 +40,7 @@ from distillkit.stages.experts import (
 )
 from distillkit.stages.initial_set import initial_set, real_data
 from distillkit.stages.length import chosen_length
+from distillkit.stages.reach import expert_reach
 from distillkit.stages.student import eager_engine, settled
 from distillkit.stages.training_form import evaluation_form
 from distillkit.tracking import Tracker, open_tracker
@@ -66,13 +67,13 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
 
 
 def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None:
-    numbers = range(run.settings.experts.count)
+    numbers = expert_reach(run.settings).trained
     report = expert_report([store.record(index) for index in numbers])
     storage.write_json(folder.experts_report, {**report, "pulled_from": pulled_from(store, numbers)})
     storage.write_bytes(folder.path / "experts.png", plots.experts_png({run.settings.method: report["experts"]}))
     if store.setup["recipe"]["order"] in RANKED:
         recipe = store.setup["recipe"]
-        shares = seen_shares(schedule_of(recipe), recipe["epochs"])
+        shares = seen_shares(schedule_of(recipe), store.most_epochs)
         storage.write_bytes(folder.path / "schedule.png", plots.schedule_png(shares))
 
 
@@ -84,7 +85,7 @@ def distill_set(
     A method of no outer steps (a coreset) returns its initial images.
     """
     trajectories, network = student_network(run, prepared, store)
-    state = _load_or_start(run, prepared, folder, real_data(prepared, trajectories, network))
+    state = _load_or_start(run, prepared, folder, real_data(run, prepared, trajectories, network))
     if run.settings.distill.outer_steps == 0:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
     settings = run.settings.distill
@@ -177,8 +178,9 @@ def student_network(
     network = FlatNetwork(prepared.build(student_settings(run, prepared), 0, "student")(0).to(run.device))
     if store is None:
         return None, network
-    trajectories = open_trajectories(store, run.settings.experts.count)
-    check_parameters(trajectories, network.size)
+    until = run.settings.experts.epochs if run.settings.experts.source is None else None
+    trajectories = open_trajectories(store, run.settings.experts.count, until)
+    check_parameters(trajectories, network.size, expert_reach(run.settings).trained[0])
     return trajectories, network
 
 

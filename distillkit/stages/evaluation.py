@@ -113,12 +113,12 @@ def _coreset(run: Run, prepared: Prepared, kind: str) -> Callable[[int], Trainin
 def _softly_labelled(run: Run, prepared: Prepared) -> Callable[[int], TrainingSet]:
     """Random real images, others for each network, with the labels that the run's experts would give them."""
     settings, labels = run.settings, prepared.train_labels
-    real = real_data(prepared, *student_network(run, prepared, train_experts(run, prepared)))
+    real = real_data(run, prepared, *student_network(run, prepared, train_experts(run, prepared)))
 
     def choose(index: int) -> TrainingSet:
         images = prepared.train_images
         chosen = select_coreset("random", images, labels, prepared.num_classes, settings.ipc, settings.seed, index)
-        soft = initial_labels(settings.distill, real, labels.cpu()[chosen], chosen).softmax(1)
+        soft = initial_labels(settings, real, labels.cpu()[chosen], chosen).softmax(1)
         return TrainingSet(images[chosen.to(run.device)], soft.to(run.device))
 
     return choose

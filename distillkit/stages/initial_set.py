@@ -14,39 +14,40 @@ from distillkit.distill.synthetic_init import ARTIFACT, RealData, initial_images
 from distillkit.errors import ConfigError
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import SyntheticSet, TrajectorySource
-from distillkit.settings import DistillSettings
+from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.reach import expert_reach
 
 
-def real_data(prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork) -> RealData:
-    """The training images, and what the last point of each expert says of them."""
+def real_data(run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork) -> RealData:
+    """The training images, and what the last points of experts say of them."""
     images = prepared.train_images
     if trajectories is None:
         return RealData(images, prepared.train_labels, prepared.num_classes)
 
     @torch.no_grad()
     def logits(expert: int, indices: Tensor | None) -> Tensor:
-        point = trajectories.point(expert, trajectories.final_epoch).to(images.device)
+        point = trajectories.point(expert, trajectories.end(expert)).to(images.device)
         chosen = images if indices is None else images[indices.to(images.device)]
         return torch.cat([network(point, part) for part in chosen.split(512)]).cpu()
 
-    return RealData(images, prepared.train_labels, prepared.num_classes, trajectories.count, logits)
+    return RealData(images, prepared.train_labels, prepared.num_classes, expert_reach(run.settings).init, logits)
 
 
-def initial_labels(settings: DistillSettings, real: RealData, class_ids: Tensor, indices: Tensor | None) -> Tensor:
+def initial_labels(settings: RunSettings, real: RealData, class_ids: Tensor, indices: Tensor | None) -> Tensor:
     """The label part's labels [S, K] of the real images at ``indices`` [S]; None: of images that are not real.
 
     Raises:
         ConfigError: experts are asked about images that are not real.
     """
     logits = None
-    if labels_ask_experts(settings) and real.logits is not None:
+    if labels_ask_experts(settings.distill) and real.logits is not None:
         if indices is None:
             raise ConfigError(
-                f"distill.labels={settings.labels} asks experts about real images; take distill.init=real"
+                f"distill.labels={settings.distill.labels} asks experts about real images; take distill.init=real"
             )
-        logits = torch.stack([real.logits(expert, indices) for expert in range(real.experts)])
-    return label_part(settings).initial(class_ids, real.num_classes, logits)
+        logits = torch.stack([real.logits(expert, indices) for expert in expert_reach(settings).labels])
+    return label_part(settings.distill).initial(class_ids, real.num_classes, logits)
 
 
 def initial_set(run: Run, prepared: Prepared, real: RealData) -> SyntheticSet:
@@ -59,7 +60,7 @@ def initial_set(run: Run, prepared: Prepared, real: RealData) -> SyntheticSet:
     if settings.distill.init == ARTIFACT:
         return _set_of(run, prepared)
     first = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
-    labels = initial_labels(settings.distill, real, first.class_ids, first.indices)
+    labels = initial_labels(settings, real, first.class_ids, first.indices)
     kind = label_part(settings.distill).kind
     return SyntheticSet(first.images, labels, first.class_ids, settings.distill.lr_init, kind)
 

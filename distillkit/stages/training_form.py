@@ -15,6 +15,8 @@ from distillkit.training.stack import Form, Stack, stackable
 
 COMPILE_FROM_STEPS = 3000
 """Training steps from which compiling pays on a GPU, where small kernels wait for the host."""
+COMPILE_FROM_STEPS_OF_AN_EPOCH = 30
+"""The same on a CPU in bfloat16, which is a bargain compiled and a burden otherwise: by the steps of one epoch."""
 MOST_TOGETHER = 32
 SNAPSHOT_BYTES = 4 * 2**30
 PROBED = 2
@@ -48,8 +50,9 @@ def fresh_networks(
     return Form(size, compiling == "always" or (compiling == "auto" and pays), note, compiling == "always")
 
 
-def expert_form(run: Run, prepared: Prepared, missing: int) -> Form:
-    """Of the experts that are missing: on a GPU as many together as its free memory holds, on a CPU one by one.
+def expert_form(run: Run, prepared: Prepared, missing: int, epochs: int) -> Form:
+    """Of the experts that are missing, of so many epochs: on a GPU as many together as its free memory holds, on a CPU
+    one by one.
 
     Compiled on a GPU where there are many steps, and on a CPU in bfloat16, which pays compiled alone.
     """
@@ -57,17 +60,26 @@ def expert_form(run: Run, prepared: Prepared, missing: int) -> Form:
     module = prepared.build(prepared.network, 0, "form")(0)
     if not stackable(module):
         return Form()
-    size = settings.together or (min(MOST_TOGETHER, _kept(run, module), _fitting(run, prepared)) if gpu else 1)
+    size = settings.together or (min(MOST_TOGETHER, _kept(module, epochs), _fitting(run, prepared)) if gpu else 1)
     size = min(size, missing)
-    steps = settings.epochs * -(-len(prepared.train_labels) // settings.batch_size) * -(-missing // size)
-    pays = (gpu or run.fastest_precision == "bf16") and steps >= COMPILE_FROM_STEPS
+    pays = compiling_pays(run, prepared, epochs * -(-missing // size) if gpu else 1)
     compiled = settings.compile == "always" or (settings.compile == "auto" and pays)
     return Form(size, compiled, run.progress.note, settings.compile == "always")
 
 
-def _kept(run: Run, module: nn.Module) -> int:
+def compiling_pays(run: Run, prepared: Prepared, epochs: int) -> bool:
+    """Whether compiling the experts' step pays over so many epochs; on a CPU it is decided by one epoch alone, since
+    an expert's bytes depend on it and must not depend on how many epochs are wanted.
+    """
+    steps = epochs * -(-len(prepared.train_labels) // run.settings.experts.batch_size)
+    if run.device.type == "cpu":
+        return run.fastest_precision == "bf16" and steps >= COMPILE_FROM_STEPS_OF_AN_EPOCH
+    return steps >= COMPILE_FROM_STEPS
+
+
+def _kept(module: nn.Module, epochs: int) -> int:
     """Experts whose snapshots fit into the host's memory while they are in training."""
-    each = 4 * sum(p.numel() for p in module.parameters()) * (run.settings.experts.epochs + 1)
+    each = 4 * sum(p.numel() for p in module.parameters()) * (epochs + 1)
     return max(1, int(SNAPSHOT_BYTES / each))
 
 

@@ -11,19 +11,34 @@ from torch import Tensor, nn
 
 from distillkit import rng
 from distillkit.training.recipe import Batch, Recipe
+from distillkit.training.standing import START, Begin, Memory, memory_of, recall
 
 
 @dataclass(frozen=True)
 class EpochSummary:
-    """One epoch is over: its index (first is 0), its mean loss over steps, the lr it used."""
+    """One epoch is over: its index (first is 0), its mean loss over steps, the lr it used; who holds the momentum, and
+    which network of a stack this is (None: there is one alone).
+    """
 
     epoch: int
     loss: Tensor
     lr: float
+    optimizer: torch.optim.Optimizer
+    index: int | None = None
+
+    def memory(self) -> Memory:
+        """What the optimiser remembers of this network now."""
+        return memory_of(self.optimizer, self.index)
 
 
 def fit(
-    model: nn.Module, images: Tensor, targets: Tensor, recipe: Recipe, seed: int, *names: rng.Name
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    seed: int,
+    *names: rng.Name,
+    begin: Begin = START,
 ) -> Iterator[EpochSummary]:
     """Train ``model`` in place and yield after every epoch, so that the caller can look, store or stop.
 
@@ -34,10 +49,12 @@ def fit(
         recipe: how to train.
         seed: root seed.
         names: the use under which data order and augmentation are drawn.
+        begin: where to go on, if ``model`` was trained before: the same numbers as if it had not been interrupted.
     """
-    lr = recipe.lr
+    lr = recipe.lr_before(begin.epoch)
     optimizer = recipe.optimizer(model.parameters(), lr)
-    for epoch in range(recipe.epochs):
+    recall(optimizer, begin.memories)
+    for epoch in range(begin.epoch, recipe.epochs):
         if epoch in recipe.lr_drop_epochs:
             lr *= recipe.lr_drop_factor
             optimizer = recipe.optimizer(model.parameters(), lr)  # a new object, as released: momentum starts anew
@@ -50,7 +67,7 @@ def fit(
                 clean = images[indices]
                 seen = clean if recipe.augmentation is None else recipe.augmentation(clean, augment_generator)
                 losses.append(_step(model, optimizer, recipe, Batch(seen, clean, targets[indices]), epoch))
-        yield EpochSummary(epoch, torch.stack(losses).mean(), lr)
+        yield EpochSummary(epoch, torch.stack(losses).mean(), lr, optimizer)
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, batch: Batch, epoch: int) -> Tensor:

@@ -74,6 +74,13 @@ class Recipe:
     lr_drop_factor: float = 0.1
     loss_scale: Callable[[int], float] = constant_scale
 
+    def lr_before(self, epoch: int) -> float:
+        """The lr after the drops of the epochs before ``epoch``."""
+        lr = self.lr
+        for _ in {drop for drop in self.lr_drop_epochs if drop < epoch}:
+            lr *= self.lr_drop_factor
+        return lr
+
 
 @dataclass(frozen=True)
 class Sgd:

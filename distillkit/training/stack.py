@@ -20,6 +20,7 @@ from distillkit import rng
 from distillkit.errors import ConfigError
 from distillkit.training.fit import EpochSummary
 from distillkit.training.recipe import Batch, LossPart, Recipe
+from distillkit.training.standing import START, Begin, recall
 
 Names = tuple[rng.Name, ...]
 Gradients = Callable[..., tuple[list[Tensor], Tensor]]
@@ -146,6 +147,7 @@ def fit_stack(
     recipe: Recipe,
     seed: int,
     names: Sequence[Names],
+    begin: Begin = START,
 ) -> Iterator[list[EpochSummary]]:
     """Train the networks of ``stack``, each as ``training.fit`` would, and yield after every epoch.
 
@@ -156,10 +158,12 @@ def fit_stack(
         recipe: how to train.
         seed: root seed.
         names: of each network, the use under which its data order and augmentation are drawn.
+        begin: where to go on, the same epoch for all.
     """
-    lr, device = recipe.lr, images[0].device
+    lr, device = recipe.lr_before(begin.epoch), images[0].device
     optimizer = recipe.optimizer(stack.parameters, lr, stacked=True)
-    for epoch in range(recipe.epochs):
+    recall(optimizer, begin.memories, stacked=True)
+    for epoch in range(begin.epoch, recipe.epochs):
         if epoch in recipe.lr_drop_epochs:
             lr *= recipe.lr_drop_factor
             optimizer = recipe.optimizer(stack.parameters, lr, stacked=True)
@@ -176,7 +180,8 @@ def fit_stack(
             stacked = torch.stack(seen)
             batch = Batch(stacked, stacked if seen is clean else torch.stack(clean), wanted)
             losses.append(stack.step(optimizer, batch, scale))
-        yield [EpochSummary(epoch, loss, lr) for loss in torch.stack(losses).mean(0)]
+        means = torch.stack(losses).mean(0)
+        yield [EpochSummary(epoch, loss, lr, optimizer, index) for index, loss in enumerate(means)]
 
 
 def _augmented(recipe: Recipe, clean: list[Tensor], generators: list[torch.Generator]) -> list[Tensor]:

@@ -12,8 +12,9 @@ epochs.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -100,15 +101,36 @@ def projection_beta(points_TP: Tensor, tensors: int) -> Tensor:
     return scalar[:, None].repeat(1, tensors)
 
 
-def smoothed_waypoints(point: Callable[[int], Tensor], epochs: Sequence[int]) -> Tensor:
+def smoothed_waypoints(point: Callable[[int], Tensor], epochs: Sequence[int], count: int | None = None) -> Tensor:
     """Waypoints [W, P]: an inner one is the mean of its two neighbouring epochs (itself left out), the last that of the
-    last two epochs, the first stays; with two waypoints none is changed (released code).
+    last two epochs, the first stays; with two waypoints none is changed (released code). The first ``count`` of them.
     """
+    first = range(len(epochs) if count is None else count)
     if len(epochs) == 2:
-        return torch.stack([point(epoch) for epoch in epochs])
-    inner = [(point(epoch - 1) + point(epoch + 1)) / 2 for epoch in epochs[1:-1]]
-    last = (point(epochs[-1] - 1) + point(epochs[-1])) / 2
-    return torch.stack([point(epochs[0]), *inner, last])
+        return torch.stack([point(epochs[index]) for index in first])
+
+    def smoothed(index: int) -> Tensor:
+        here = epochs[index]
+        if index == 0:
+            return point(here)
+        if index == len(epochs) - 1:
+            return (point(here - 1) + point(here)) / 2
+        return (point(here - 1) + point(here + 1)) / 2
+
+    return torch.stack([smoothed(index) for index in first])
+
+
+def waypoints_read(epochs: Sequence[int], read: float) -> int:
+    """How many waypoints there must be, from the first on, for points up to epoch ``read``: the segment that holds it
+    ends at one.
+    """
+    return 1 + next(index for index, epoch in enumerate(epochs) if epoch >= read and index > 0)
+
+
+def epochs_behind(epochs: Sequence[int], count: int, smooth: bool) -> int:
+    """Epochs of training behind the first ``count`` waypoints: an inner one is smoothed by the epoch after it."""
+    inner = smooth and len(epochs) > 2 and count < len(epochs)
+    return epochs[count - 1] + (1 if inner else 0)
 
 
 @dataclass
@@ -116,24 +138,41 @@ class PathRecorder:
     """What a convexified trajectory needs of a real one, gathered while it is trained.
 
     Path lengths of every epoch; parameters of the waypoints and of the epochs that smooth them only, or, where β asks
-    for it (``whole``), of all.
+    for it (``whole``), of all. ``epochs``: all waypoints of the path, of which the first ``count`` are wanted (None:
+    all).
     """
 
     epochs: tuple[int, ...]
     sizes: tuple[int, ...]
     whole: bool = False
+    count: int | None = None
     lengths: list[Tensor] = field(default_factory=list)
     kept: dict[int, Tensor] = field(default_factory=dict)
     _last: Tensor | None = None
 
-    def keep(self, epoch: int, parameters_P: Tensor) -> None:
-        """The parameters after ``epoch`` epochs, in order of epochs."""
+    def keep(self, epoch: int, parameters_P: Tensor) -> dict[str, Tensor]:
+        """The parameters after ``epoch`` epochs, in order of epochs; what of them is remembered, by name."""
+        new = {}
         if self._last is not None:
             steps = (parameters_P.double() - self._last.double()).split(self.sizes)
             self.lengths.append(torch.stack([step.norm() for step in steps]))
+            new[f"length-{epoch:04d}"] = self.lengths[-1]
         self._last = parameters_P
         if self.whole or any(abs(epoch - waypoint) <= 1 for waypoint in self.epochs):
             self.kept[epoch] = parameters_P
+            new[f"point-{epoch:04d}"] = parameters_P
+        return new
+
+    def items(self) -> dict[str, Tensor]:
+        """All that is remembered, by name."""
+        lengths = {f"length-{epoch:04d}": length for epoch, length in enumerate(self.lengths, start=1)}
+        return lengths | {f"point-{epoch:04d}": point for epoch, point in self.kept.items()}
+
+    def restore(self, items: Mapping[str, Tensor], last_P: Tensor) -> None:
+        """Remember ``items``, and the parameters after the last epoch."""
+        self.lengths = [items[name] for name in sorted(items) if name.startswith("length-")]
+        self.kept = {int(name[6:]): items[name] for name in sorted(items) if name.startswith("point-")}
+        self._last = last_P
 
     def betas(self, kind: str) -> tuple[Tensor, ...]:
         """β of each segment, [b - a + 1, L] float64.
@@ -142,8 +181,8 @@ class PathRecorder:
             ConfigError: ``kind`` is unknown.
         """
         check_beta(kind)
-        found, tensors = [], len(self.sizes)
-        for begin, end in zip(self.epochs, self.epochs[1:], strict=False):
+        found, tensors, wanted = [], len(self.sizes), self.epochs[: self.count]
+        for begin, end in itertools.pairwise(wanted):
             if kind == "path-length":
                 found.append(path_length_beta(torch.stack(self.lengths[begin:end])))
             elif kind == "uniform":
@@ -155,11 +194,12 @@ class PathRecorder:
 
     def trajectory(self, beta: str, smooth: bool) -> ConvexTrajectory:
         """The convexified trajectory of what was recorded, waypoints in the dtype of the parameters."""
+        wanted = self.epochs[: self.count]
         if smooth:
-            waypoints = smoothed_waypoints(self.kept.__getitem__, self.epochs)
+            waypoints = smoothed_waypoints(self.kept.__getitem__, self.epochs, len(wanted))
         else:
-            waypoints = torch.stack([self.kept[epoch] for epoch in self.epochs])
-        return ConvexTrajectory(self.epochs, waypoints, self.betas(beta), self.sizes)
+            waypoints = torch.stack([self.kept[epoch] for epoch in wanted])
+        return ConvexTrajectory(wanted, waypoints, self.betas(beta), self.sizes)
 
 
 BETAS = ("path-length", "uniform", "projection")

@@ -2,8 +2,9 @@
 
 ``expert-0003.safetensors`` holds what the trajectory's form keeps: the raw form one tensor [P] per epoch
 (``epoch-0000`` is the initialisation), so that a point is read without the rest. ``expert-0003.json`` holds its SHA-256
-and the training curve, and is written last: an expert exists when both are there and the checksum fits. ``setup.json``
-says what determines them.
+and the training curve, and is written last: an expert exists when both are there and the checksum fits.
+``expert-0003.state.safetensors`` is where its training stands, for a run that wants more epochs. ``setup.json`` says
+what determines an epoch; how many there are is no part of it, each expert has its own.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class TrajectoryStore:
         """The parameters' file."""
         return self.folder / f"expert-{expert:04d}.safetensors"
 
+    def state_path(self, expert: int) -> Path:
+        """The file of where its training stands."""
+        return self.folder / f"expert-{expert:04d}.state.safetensors"
+
     def record_path(self, expert: int) -> Path:
         """The file of checksum and curve."""
         return self.folder / f"expert-{expert:04d}.json"
@@ -74,27 +79,65 @@ class TrajectoryStore:
             storage.remove_leftovers(self.folder, f"expert-{expert:04d}.*")
             yield
 
-    def write(self, expert: int, tensors: Mapping[str, Tensor], epochs: int, facts: Mapping[str, Any]) -> None:
-        """Keep an expert of ``epochs`` epochs: the tensors that its form makes, and facts for its record."""
-        self.adopt(expert, storage.tensor_bytes(tensors, {"expert": expert, "epochs": epochs}), epochs, facts)
-
-    def adopt(self, expert: int, content: bytes, epochs: int, facts: Mapping[str, Any]) -> None:
-        """Keep an expert whose file, ``content``, was made elsewhere."""
+    def describe(self) -> None:
+        """Say in the folder what determines its trajectories."""
         if not (self.folder / "setup.json").exists():
             storage.write_json(self.folder / "setup.json", self.setup)
-        path = self.tensors_path(expert)
-        storage.write_bytes(path, content)
-        storage.write_json(self.record_path(expert), {**facts, "sha256": storage.sha256_file(path), "epochs": epochs})
 
-    def state(self, expert: int) -> str:
-        """``"absent"``, ``"damaged"`` (file or record unreadable, or the checksum does not fit) or ``"good"``."""
+    def write(
+        self,
+        expert: int,
+        tensors: Mapping[str, Tensor],
+        epochs: int,
+        facts: Mapping[str, Any],
+        stands: bytes | None = None,
+    ) -> None:
+        """Keep an expert of ``epochs`` epochs: the tensors that its form makes, facts for its record, and where its
+        training stands, if that is known.
+        """
+        self.adopt(expert, storage.tensor_bytes(tensors, {"expert": expert, "epochs": epochs}), epochs, facts, stands)
+
+    def adopt(
+        self, expert: int, content: bytes, epochs: int, facts: Mapping[str, Any], stands: bytes | None = None
+    ) -> None:
+        """Keep an expert whose file, ``content``, was made elsewhere."""
+        self.describe()
+        path, record = self.tensors_path(expert), {**facts, "epochs": epochs}
+        if stands is not None:
+            storage.write_bytes(self.state_path(expert), stands)
+            record["state_sha256"] = storage.sha256_file(self.state_path(expert))
+        storage.write_bytes(path, content)
+        storage.write_json(self.record_path(expert), {**record, "sha256": storage.sha256_file(path)})
+        if stands is None:
+            self.state_path(expert).unlink(missing_ok=True)  # of a shorter one
+
+    def state(self, expert: int, epochs: int = 0) -> str:
+        """``"absent"``, ``"damaged"`` (file or record unreadable, or the checksum does not fit), ``"short"`` (of fewer
+        than ``epochs`` epochs) or ``"good"``.
+        """
         if not self.record_path(expert).exists():
             return "absent"
         try:
-            expected = self.record(expert)["sha256"]
-            return "good" if storage.sha256_file(self.tensors_path(expert)) == expected else "damaged"
-        except (StorageError, KeyError, TypeError):
+            record = self.record(expert)
+            if storage.sha256_file(self.tensors_path(expert)) != record["sha256"]:
+                return "damaged"
+            return "short" if int(record["epochs"]) < epochs else "good"
+        except (StorageError, KeyError, TypeError, ValueError):
             return "damaged"
+
+    def ends(self, count: int, until: int | None = None) -> list[int]:
+        """Of each of the first ``count`` experts the last epoch that can be asked of it, none beyond ``until``; 0 of
+        those that are not there.
+        """
+        records = [self.record(index) if self.record_path(index).exists() else {"epochs": 0} for index in range(count)]
+        ends = [int(record.get("last_point") or record["epochs"]) for record in records]
+        return ends if until is None else [min(end, until) for end in ends]
+
+    @property
+    def most_epochs(self) -> int:
+        """The most epochs that its experts have, or may have."""
+        asked = self.setup.get("epochs") or self.setup.get("recipe", {}).get("epochs")
+        return int(asked or max((int(self.record(index)["epochs"]) for index in self.experts()), default=0))
 
     def record(self, expert: int) -> dict[str, Any]:
         """Checksum, epochs and curve."""
@@ -118,7 +161,7 @@ class TrajectoryStore:
 
     def size_bytes(self) -> int:
         """Bytes on disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("expert-*"))
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def clear(self) -> None:
         """Delete the folder."""
@@ -130,21 +173,29 @@ class RawTrajectories:
 
     continuous = False
 
-    def __init__(self, store: TrajectoryStore, count: int) -> None:
+    def __init__(self, store: TrajectoryStore, count: int, until: int | None = None) -> None:
         self._store = store
         self._files: dict[int, Any] = {}
         self._open = contextlib.ExitStack()  # files stay open as long as this object lives
         self.count = count
-        self.final_epoch = int(store.record(0)["epochs"])
+        self._ends = store.ends(count, until)
+        self.final_epoch = min(self._ends)
+
+    def end(self, expert: int) -> int:
+        """The last epoch that can be asked of it."""
+        return self._ends[expert]
 
     def point(self, expert: int, epoch: float) -> Tensor:
         """Flat parameters [P], float32, on the CPU.
 
         Raises:
-            TrajectoryError: ``epoch`` is no whole number in 0 .. ``final_epoch``.
+            TrajectoryError: ``epoch`` is no whole number that the expert has.
         """
-        if epoch != int(epoch) or not 0 <= epoch <= self.final_epoch:
-            raise TrajectoryError(f"raw trajectories hold epochs 0 to {self.final_epoch}, there is no epoch {epoch}")
+        if epoch != int(epoch) or not 0 <= epoch <= self._ends[expert]:
+            raise TrajectoryError(
+                f"the raw trajectory of expert {expert} holds epochs 0 to {self._ends[expert]}, there is no epoch "
+                f"{epoch}"
+            )
         if expert not in self._files:
             path = str(self._store.tensors_path(expert))
             self._files[expert] = self._open.enter_context(safe_open(path, framework="pt"))

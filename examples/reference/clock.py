@@ -16,7 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from run import CORESETS, TIERS, mean_and_std, shared_arguments
+from run import CORESETS, TIERS, mean_and_std, shared_arguments, threads_each
 
 from distillkit import load_distilled
 
@@ -49,7 +49,7 @@ def point(args, problem, method, seed, minutes):
     """One run; None if it failed, with the reason on stderr."""
     folder = args.work / f"{problem.name}-{method}" / f"{minutes:g}m-seed{seed}"
     begin = time.time()
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    threads = str(threads_each(args.jobs))
     own = os.environ | {"OMP_NUM_THREADS": threads, "DISTILLKIT_CACHE": str(folder / "cache")}
     line = command(args, problem, method, seed, minutes, folder)
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=own)

@@ -63,8 +63,9 @@ class Problem:
     preset: str
     methods: tuple
     changes: dict
-    narrow: dict | None = None
-    """Settings over these of a first run, whose set the main one goes on from."""
+    before: tuple[dict, ...] = ()
+    """Settings over these of runs that come first: each goes on from the set of the one before it, the main one from
+    the last one's."""
 
     @property
     def name(self):
@@ -100,6 +101,7 @@ NARROW = {
     "evaluate.lengths": [],
     "evaluate.uint8": False,
 }
+FALLING = NARROW | {"distill.lr_img": 0.02, "distill.final_rate": 0.05}
 CPU_FULL = [
     Problem(
         "cifar10",
@@ -107,7 +109,10 @@ CPU_FULL = [
         "quick",
         ("rat",),
         FULL | {"distill.outer_steps": 100, "distill.select_every": 50},
-        NARROW | {"distill.outer_steps": 1500, "distill.select_every": 250},
+        (
+            NARROW | {"distill.outer_steps": 1500, "distill.select_every": 250},
+            FALLING | {"distill.outer_steps": 2500, "distill.select_every": 250},
+        ),
     ),
     Problem(
         "cifar10",
@@ -115,7 +120,10 @@ CPU_FULL = [
         "quick",
         ("rat",),
         FULL | {"distill.outer_steps": 50, "distill.select_every": 50},
-        NARROW | {"distill.outer_steps": 1000, "distill.select_every": 200},
+        (
+            NARROW | {"distill.outer_steps": 400, "distill.select_every": 100},
+            FALLING | {"distill.outer_steps": 600, "distill.select_every": 100},
+        ),
     ),
 ]
 TIERS = {
@@ -133,14 +141,22 @@ TIERS = {
 }
 
 
-def command(args, problem, method, seed, narrow=False):
-    """The command line of one run, or of the narrow one before it, and its folder."""
-    folder = args.work / f"{problem.name}-{method}" / (f"seed{seed}" + ("-narrow" if narrow else ""))
+def run_folder(args, problem, method, seed, phase=None):
+    """Of the main run, or of one that comes before it."""
+    before = "" if phase is None else "-narrow" + ("" if phase == 0 else str(phase + 1))
+    return args.work / f"{problem.name}-{method}" / f"seed{seed}{before}"
+
+
+def command(args, problem, method, seed, phase=None):
+    """The command line of the main run, or of one that comes before it, and its folder."""
+    folder = run_folder(args, problem, method, seed, phase)
     settings = {"experts.seed": 0, "evaluate.networks": args.networks, **problem.changes}
-    if narrow:
-        settings |= problem.narrow
-    elif problem.narrow:
-        settings |= {"distill.init": "artifact", "distill.init_from": str(folder) + "-narrow"}
+    if phase is not None:
+        settings |= problem.before[phase]
+    last = len(problem.before) - 1 if phase is None else phase - 1
+    if last >= 0:
+        source = run_folder(args, problem, method, seed, last)
+        settings |= {"distill.init": "artifact", "distill.init_from": str(source)}
     if method in CORESETS:
         settings = {key: value for key, value in settings.items() if not key.startswith("distill.")}
     if seed != args.seeds[0]:  # the set alone; what it is measured beside is measured once
@@ -152,10 +168,15 @@ def command(args, problem, method, seed, narrow=False):
     return line + (["--data-root", args.data_root] if args.data_root else []), folder
 
 
+def threads_each(jobs):
+    """Of so many runs at a time: their share of the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // jobs)
+
+
 def run_process(line, jobs):
     """Run a command line with its share of the cores, and keep what it writes."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    environment = os.environ | {"OMP_NUM_THREADS": threads}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads_each(jobs))}
     return subprocess.run([*map(str, line)], capture_output=True, text=True, check=False, env=environment)
 
 
@@ -173,9 +194,9 @@ def run(args, problem, method, seed):
     name, begin = f"{problem.name}-{method} seed {seed}", time.time()
     if args.done and not (folder / "distill_config.json").is_file():
         return None
-    if problem.narrow and not args.done:
-        first, _ = command(args, problem, method, seed, narrow=True)
-        if not made(first, f"{name}, narrow students", args.jobs):
+    for phase in range(0 if args.done else len(problem.before)):
+        first, _ = command(args, problem, method, seed, phase)
+        if not made(first, f"{name}, run {phase + 1} of {len(problem.before)} before it", args.jobs):
             return None
     if not args.done and not made(line, name, args.jobs):
         return None

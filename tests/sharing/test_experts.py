@@ -84,7 +84,7 @@ def test_round_trip__pulled_experts_distil_without_training(hub, store, tiny, tm
     def no_training(*args):
         raise AssertionError("an expert was trained")
 
-    monkeypatch.setattr("distillkit.stages.experts.train_experts_of", no_training)
+    monkeypatch.setattr("distillkit.stages.workshop.train_experts_of", no_training)
     second = run("b")
     assert torch.equal(first.images, second.images)
     assert second.config["experts"]["fingerprint"] == store.folder.name
@@ -162,11 +162,13 @@ def changed_list(hub, change):
         (lambda v: v["setup"].update(data="../../etc/passwd"), "setup.data"),
         (lambda v: v.update(experts=[]), "experts"),
         (lambda v: v["experts"][0].update(sha256="0" * 64), "expert-0000.safetensors is not the file"),
-        (lambda v: v["experts"][0].update(epochs=5), "different numbers of epochs"),
+        (lambda v: v["experts"][0].update(epochs=5), "more epochs than all may"),
         (lambda v: v.update(parameters=12), "expert-0000.safetensors does not fit"),
         (lambda v: v.update(surprise=1), "surprise"),
         (resealed(lambda setup: setup.update(network={})), "network is not complete"),
-        (lambda v: v["setup"].update(recipe={}), "recipe.epochs"),
+        (lambda v: v["setup"].update(recipe={}), "recipe.order"),
+        (resealed(lambda setup: setup["recipe"].update(epochs=3)), "nowhere, or twice"),
+        (resealed(lambda setup: setup.pop("epochs")), "nowhere, or twice"),
         (resealed(lambda setup: setup["recipe"].update(order="easy-to-hard")), "lacks the data scheduler"),
         (lambda v: v["experts"][0]["curve"].update(loss=[1.0]), "not a number for every epoch"),
         (resealed(lambda setup: setup["form"].update(waypoints=10**6)), "waypoints=1000000 must be 2 to 4"),

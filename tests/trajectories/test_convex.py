@@ -109,11 +109,11 @@ def test_compact__the_rounding_is_relative_to_the_segment(dtype, unit):
 
 def build(settings, path, tmp_path, sizes=SIZES):
     form = FORMS["convex"]
-    builder = form.builder(settings, sizes, len(path) - 1)
+    builder = form.builder(settings, sizes, len(path) - 1, len(path) - 1)
     for epoch, point in enumerate(path):
         builder.keep(epoch, point)
     kept = builder.finish()
-    store = TrajectoryStore.for_setup({"a": 1, **form.setup(settings)}, tmp_path)
+    store = TrajectoryStore.for_setup({"a": 1, **form.setup(settings, len(path) - 1)}, tmp_path)
     store.write(0, kept.tensors, len(path) - 1, {"curve": {}, **kept.facts})
     return store
 
@@ -146,10 +146,10 @@ def test_form__size_is_what_lies_on_the_disk(tmp_path):
     for count, dtype in ((4, "float32"), (4, "bfloat16"), (2, "bfloat16")):
         settings = TrajectorySettings(form="convex", waypoints=count, dtype=dtype)
         store = build(settings, path, tmp_path / f"{count}{dtype}", (19_000, 1_000))
-        expected = FORMS["convex"].size(settings, epochs, parameters)
+        expected = FORMS["convex"].size(settings, epochs, epochs, parameters)
         assert expected == count * parameters * (4 if dtype == "float32" else 2)
         assert 0 <= store.tensors_path(0).stat().st_size - expected < 4000
-    assert FORMS["raw"].size(TrajectorySettings(), epochs, parameters) == 51 * parameters * 4
+    assert FORMS["raw"].size(TrajectorySettings(), epochs, epochs, parameters) == 51 * parameters * 4
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape", "wide", "beta", "nan", "inf", "sizes", "complex"])

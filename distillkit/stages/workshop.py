@@ -1,0 +1,248 @@
+"""Where experts are made: trained, gone on with, or converted from raw trajectories; and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distillkit import storage
+from distillkit.errors import StorageError
+from distillkit.experts.recipe import Ranking, expert_recipe
+from distillkit.experts.train import ExpertData, ExpertRun
+from distillkit.experts.train import train_experts as train_experts_of
+from distillkit.precision import in_precision
+from distillkit.stages.context import Prepared, Run
+from distillkit.stages.difficulty import ranking
+from distillkit.stages.training_form import expert_form
+from distillkit.training.stack import Form
+from distillkit.training.standing import Standing
+from distillkit.trajectories.forms import Builder, RawBuilder, find_form
+from distillkit.trajectories.store import TrajectoryStore
+from distillkit.trajectories.unfinished import Items, Unfinished, read_stored, stored_standing
+
+Remembered = list[list[Items]]
+"""Of each expert, what each of its builders remembers."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes experts for ``store``, by conversion from ``raw_store`` where they lie there, else by training.
+
+    ``missing``: by number, how many epochs are wanted; ``seed``: the experts' root seed; ``data_setup``: what
+    determines the data.
+    """
+
+    run: Run
+    prepared: Prepared
+    store: TrajectoryStore
+    raw_store: TrajectoryStore
+    missing: dict[int, int]
+    seed: int
+    data_setup: dict[str, Any]
+
+    @cached_property
+    def form(self) -> Form:
+        """How many experts are trained at a time, and how."""
+        return expert_form(self.run, self.prepared, len(self.missing), max(self.missing.values()))
+
+    @cached_property
+    def ranking(self) -> Ranking | None:
+        """Asked for when the first expert is trained; one that is converted needs none."""
+        return ranking(self.run, self.prepared, self.data_setup, self.seed)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the raw form is the one that is wanted."""
+        return self.store.folder == self.raw_store.folder
+
+    def must_train(self, index: int) -> bool:
+        """Whether an expert cannot be converted."""
+        return self.is_raw or self.raw_store.state(index, self.missing[index]) != "good"
+
+    def make_all(self) -> None:
+        """Make what is missing, first what a kill left unfinished."""
+        done: set[int] = set()
+        for group in self._groups():
+            left = tuple(index for index in group if index not in done)
+            if left:
+                self._make_group(left)
+                done |= {*left}
+
+    def _groups(self) -> Iterator[tuple[int, ...]]:
+        """Experts that are made together: those left unfinished together, then as many as fit of equal length."""
+        for unfinished in Unfinished.all_in(self.store.folder):
+            if all(member in self.missing or self.store.state(member) == "good" for member in unfinished.members):
+                yield unfinished.members
+        for epochs in dict.fromkeys(self.missing.values()):
+            same = [index for index, wanted in self.missing.items() if wanted == epochs]
+            for begin in range(0, len(same), self.form.size):
+                yield tuple(same[begin : begin + self.form.size])
+
+    def _make_group(self, group: Sequence[int]) -> None:
+        """Make those of the experts ``group`` that no other run makes meanwhile."""
+        with ExitStack() as locks:
+            for index in sorted(group):  # in ascending order, as every run does
+                locks.enter_context(self.store.lock(index))
+            wanted = [index for index in group if index in self.missing]
+            left = [index for index in wanted if self.store.state(index, self.missing[index]) != "good"]
+            self.run.progress.advance(sum(self.missing[index] for index in wanted if index not in left))
+            trained = [index for index in left if self.must_train(index)]
+            for index in left:
+                if index not in trained:
+                    self._convert(index)
+            unfinished = self._unfinished(group, trained)
+            if unfinished is not None:
+                self._train(unfinished.members, *unfinished.load(self._builders_each))
+                return
+            for standings, remembered, same in self._begun(trained):
+                self._train(same, standings, remembered)
+
+    def _unfinished(self, group: Sequence[int], trained: Sequence[int]) -> Unfinished | None:
+        """What a kill left of ``group``, if some of it are still to be ``trained``."""
+        for unfinished in Unfinished.all_in(self.store.folder):
+            if unfinished.members == tuple(group):
+                try:
+                    unfinished.load(self._builders_each)
+                    if trained:
+                        return unfinished
+                except StorageError as error:
+                    self.run.progress.note(f"unfinished experts cannot be used ({error}); training them from the start")
+                unfinished.clear()
+        return None
+
+    def _begun(self, indices: Sequence[int]) -> Iterator[tuple[list[Standing], Remembered, tuple[int, ...]]]:
+        """Experts with where they stand, those of the same epoch together; nothing for those that begin."""
+        found = {index: self._stored(index) for index in indices}
+        for epoch in dict.fromkeys(standing.epoch if standing else 0 for standing, _ in found.values()):
+            same = [index for index, (one, _) in found.items() if (one.epoch if one else 0) == epoch]
+            standings = [one for index in same if (one := found[index][0]) is not None]
+            yield standings, [[found[index][1]] for index in same] if standings else [], tuple(same)
+
+    def _stored(self, index: int) -> tuple[Standing | None, Items]:
+        """Where a stored expert that is too short stands, and what its builder remembers; None if it must begin anew.
+
+        One that keeps a raw copy too begins anew: the copy may not be there.
+        """
+        if self.store.state(index, self.missing[index]) != "short" or self._builders_each > 1:
+            return None, {}
+        try:
+            standing, rest = read_stored(self.store.state_path(index), self.store.record(index).get("state_sha256"))
+        except StorageError:
+            return None, {}  # pulled, or of an older version
+        return standing, storage.read_tensors(self.store.tensors_path(index))[0] if self.is_raw else rest
+
+    @property
+    def _builders_each(self) -> int:
+        return 2 if self.run.settings.trajectories.keep_raw and not self.is_raw else 1
+
+    def _builder(self, trained: int) -> Builder:
+        settings, network = self.run.settings, self.prepared.build(self.prepared.network, 0, "sizes")(0)
+        sizes = tuple(parameter.numel() for parameter in network.parameters())
+        form = find_form(settings.trajectories.form)
+        return form.builder(settings.trajectories, sizes, settings.experts.epochs, trained)
+
+    def _convert(self, index: int) -> None:
+        epochs = self.missing[index]
+        builder, raw = self._builder(epochs), self.raw_store.raw(index)
+        for epoch in range(epochs + 1):
+            builder.keep(epoch, raw(epoch))
+        kept, record = builder.finish(), self.raw_store.record(index)
+        of_the_file = ("sha256", "state_sha256", "epochs")
+        facts: dict[str, Any] = {key: value for key, value in record.items() if key not in of_the_file}
+        facts["curve"] = {name: values[:epochs] for name, values in record["curve"].items()}
+        if record["epochs"] != epochs:
+            facts["test_accuracy"] = None  # it is that of the last epoch
+        self.store.write(index, kept.tensors, epochs, {**facts, **kept.facts})
+        self.run.progress.advance(epochs)
+
+    def _train(self, indices: Sequence[int], standings: list[Standing], remembered: Remembered) -> None:
+        """Train experts to where the run reads them, from where they stand."""
+        settings, prepared, group = self.run.settings, self.prepared, Unfinished(self.store.folder, tuple(indices))
+        begun = standings[0].epoch if standings else 0
+        epochs = max(begun, *(self.missing.get(index, 0) for index in indices))
+        each = [[self._builder(epochs), *([RawBuilder()] if self._builders_each > 1 else [])] for _ in indices]
+        for builders, own, standing in zip(each, remembered, standings, strict=False):  # none of those that begin
+            for builder, items in zip(builders, own, strict=True):
+                builder.restore(items, standing.parameters)
+        self.run.progress.advance(sum(min(begun, self.missing.get(index, 0)) for index in indices))
+        self.store.describe()
+        if begun and not group.path.is_dir():
+            group.keep(0, remembered)
+        journals = [_Journal(builders) for builders in each]
+        last = list(standings)
+
+        def save(now: list[Standing]) -> None:
+            last[:] = now
+            if now[0].epoch == 1:
+                group.keep(0, [journal.take(0) for journal in journals])
+            group.save(now, [journal.take(now[0].epoch) for journal in journals])
+
+        runs = train_experts_of(
+            indices,
+            self._data(),
+            prepared.network,
+            replace(expert_recipe(settings.experts, prepared.augmentation, self.ranking), epochs=epochs),
+            self.seed,
+            [journal.keep for journal in journals],
+            self._after_epoch,
+            self.form if self.form.size == len(indices) else replace(self.form, size=len(indices)),
+            lambda module: in_precision(module, self.run.fastest_precision),
+            standings,
+            save,
+        )
+        for index, builders, result, standing in zip(indices, each, runs, last, strict=True):
+            self._store(index, builders, result, standing)
+        group.clear()
+
+    def _store(self, index: int, builders: Sequence[Builder], result: ExpertRun, standing: Standing) -> None:
+        info, epochs = self.prepared.data.info, standing.epoch
+        facts: dict[str, Any] = {"curve": result.curve, "test_accuracy": result.test_accuracy}
+        facts |= {"source": Path(info.source).name if info.source.startswith("/") else info.source}
+        facts |= {"license": info.license}
+        kept, *raw = (builder.finish() for builder in builders)
+        for parts in raw:
+            with self.raw_store.lock(index):
+                self.raw_store.write(index, parts.tensors, epochs, facts, stored_standing(standing, {}))
+        longer = stored_standing(standing, kept.rest) if self.is_raw or kept.rest else None
+        self.store.write(index, kept.tensors, epochs, {**facts, **kept.facts}, longer)
+
+    def _data(self) -> ExpertData:
+        prepared, device = self.prepared, self.run.device
+
+        def test() -> tuple[Tensor, Tensor]:
+            exam = prepared.test(device)
+            return exam.images, exam.labels
+
+        return ExpertData(
+            prepared.train_images,
+            prepared.train_labels,
+            prepared.validation.images,
+            prepared.validation.labels,
+            prepared.num_classes,
+            test,
+        )
+
+    def _after_epoch(self, loss: float, accuracy: float) -> None:
+        self.run.progress.advance(1, loss=loss, validation=accuracy)
+        self.run.stop.check("between two epochs of an expert, which goes on from there")
+
+
+class _Journal:
+    """Tells an expert's builders of its epochs, and hands out what they remember of each."""
+
+    def __init__(self, builders: Sequence[Builder]) -> None:
+        self._builders = builders
+        self._new: dict[int, list[Items]] = {}
+
+    def keep(self, epoch: int, parameters: Tensor) -> None:
+        self._new[epoch] = [builder.keep(epoch, parameters) for builder in self._builders]
+
+    def take(self, epoch: int) -> list[Items]:
+        """Of an epoch, once."""
+        return self._new.pop(epoch)
