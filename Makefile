@@ -31,8 +31,8 @@ lint:
 type-check:
 	$(BIN)/mypy
 
-test-only:
-	$(BIN)/python -m pytest
+test-only:  # a thread a process: tensors are tiny here, and threads would only wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 RESULTS := examples/benchmarks/results
 benchmark: install-dev  ## what the README's speed tables were made with (an hour on two CPU cores)

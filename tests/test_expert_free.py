@@ -170,7 +170,7 @@ def test_plan__has_outer_steps_and_no_experts(settings, method):
 def test_time_budget__becomes_outer_steps(settings, method):
     layers = [Layer("test", {**settings, **METHODS[method], "distill.outer_steps": 100_000, "time_budget": 60.0})]
     asked = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"))
-    costs = plan.Costs(expert_epoch=0.0, outer_step=0.5, fresh_network=1.0, missing=(), measuring=4.0)
+    costs = plan.Costs(expert_epoch=0.0, outer_step=0.5, fresh_network=1.0, missing={}, measuring=4.0)
     found = plan.within(asked, costs, 60.0).settings
     assert (found.experts.count, found.distill.outer_steps) == (0, math.floor((0.9 * 60 - 4 - 2) / (0.5 + 1 / 2)))
     with pytest.raises(ConfigError, match=r"is too little: here an outer step takes 0.50 s"):
