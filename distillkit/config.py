@@ -51,7 +51,9 @@ def compose(dataset: str, ipc: int, method: str, preset: str, device: str, overr
     record = find_method(method)
     known = DATASETS.get(dataset)
     problem = Problem(dataset, ipc, device, known.num_classes if known else None)
-    layers = [_dataset_layer(dataset), *_preset_layers(record, problem, preset), *overrides]
+    chosen = {key: value for layer in overrides for key, value in layer.values.items()}
+    layers = [_dataset_layer(dataset), *_preset_layers(record, problem, preset), *_habits(record, preset, chosen)]
+    layers += overrides
     values: dict[str, Any] = {"method": method, "preset": preset, "ipc": ipc, "dataset.name": dataset}
     origins = dict.fromkeys(values, "command")
     for layer in layers:
@@ -91,6 +93,16 @@ def _preset_layers(method: Method, problem: Problem, preset: str) -> list[Layer]
         }
         return [parts, quick, smoke, Layer(quick.origin, {**fixed, **method.smoke})]
     raise ConfigError(f"preset {preset!r} is unknown; known: {', '.join(shared_presets.PRESETS)}")
+
+
+def _habits(method: Method, preset: str, chosen: dict[str, Any]) -> list[Layer]:
+    """What a paper does its own way besides its method: train on the set, and read test accuracies."""
+    if preset != "paper":
+        return []
+    layers = [] if chosen.get("evaluate.recipe") == "common" else [Layer(f"{method.name}'s own recipe", method.recipe)]
+    if chosen.get("evaluate.paper_protocol"):
+        layers.append(Layer(f"{method.name}'s own protocol", method.protocol))
+    return layers
 
 
 def known_keys() -> list[str]:

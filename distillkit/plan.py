@@ -31,6 +31,7 @@ from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, determining, prepare
 from distillkit.stages.distillation import distill_task, student_settings
 from distillkit.stages.evaluation import BASELINE_LRS, set_rows
+from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.experts import expert_setup, planned_trajectories
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.student import DEFAULT_KEPT
@@ -109,7 +110,10 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
     if costs.missing:
         stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch))
     if settings.distill.outer_steps:
-        selections = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
+        held_out = settings.dataset.validation_fraction > 0
+        selections = (1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)) * (
+            held_out + settings.evaluate.paper_protocol
+        )
         stages.append(StageCost("outer steps", settings.distill.outer_steps, costs.outer_step))
         stages.append(StageCost("validation networks", selections * settings.distill.select_networks, fresh))
     learned = label_part(settings.distill).learned and settings.evaluate.label_rows
@@ -120,7 +124,7 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
         longer = max(settings.evaluate.lengths) / settings.evaluate.epochs
         stages.append(StageCost("networks that choose the length", settings.distill.select_networks, longer * fresh))
     stages.append(StageCost("evaluation networks", rows * settings.evaluate.networks, fresh))
-    if settings.evaluate.lr is None:
+    if settings.evaluate.lr is None and settings.dataset.validation_fraction > 0:
         validated = (real + soft) * BASELINE_LRS * settings.distill.select_networks
         stages.append(StageCost("baselines' validation networks", validated, fresh))
     return stages
@@ -142,7 +146,8 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     experts = _experts_within(settings.experts.count, seconds_of, left)
     trained = sum(index < experts for index in costs.missing)
     training = sum(each for index, each in seconds_of.items() if index < experts)
-    validation = costs.fresh_network * settings.distill.select_networks
+    held_out = settings.dataset.validation_fraction > 0
+    validation = costs.fresh_network * settings.distill.select_networks * held_out
     step = costs.outer_step + validation / settings.distill.select_every
     steps = min(settings.distill.outer_steps, int((left - training - 2 * validation) / step))
     if (experts == 0 and settings.experts.count > 0) or steps < 1:
@@ -224,7 +229,7 @@ def _time(action: Callable[[], None], device: torch.device) -> float:
 def _step_seconds(run: Run, prepared: Prepared, recipe: Recipe, count: int, form: Form) -> float:
     """One training step of one network on a batch of ``count`` real images, by the form that the run will use."""
     build = prepared.build(prepared.network, 0, "plan")
-    models = [in_precision(build(index), run.fastest_precision).to(run.device) for index in range(form.size)]
+    models = [in_precision(build(index), expert_precision(run, prepared)).to(run.device) for index in range(form.size)]
     images, labels = prepared.train_images[:count], prepared.train_labels[:count]
     if form.plain:
         epochs = fit(models[0], images, labels, recipe, 0, "plan")

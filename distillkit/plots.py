@@ -54,7 +54,8 @@ def experts_png(groups: dict[str, Sequence[dict[str, Any]]]) -> bytes:
         for position, row in enumerate(rows):
             epochs = range(1, len(row["parameter_change"]) + 1)
             style = {"color": f"C{index}", "linewidth": 1.0, "alpha": 0.8, "label": None if position else name}
-            accuracy_axes.plot(epochs, [100 * value for value in row["validation_accuracy"]], **style)
+            held_out = range(1, len(row["validation_accuracy"]) + 1)
+            accuracy_axes.plot(held_out, [100 * value for value in row["validation_accuracy"]], **style)
             change_axes.plot(epochs, row["parameter_change"], **style)
     accuracy_axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
     change_axes.set(xlabel="epoch", ylabel="parameter change per epoch", ylim=(0, None))

@@ -53,12 +53,16 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class SourceData:
-    """A data set ready for use: the three splits never overlap, and only ``test`` is never used to choose anything."""
+    """A data set ready for use: the three splits never overlap, and only ``test`` is never used to choose anything.
+
+    ``validation`` may be empty. ``train_rows``: int64 [n], which images of the source's training split ``train`` has.
+    """
 
     train: ImageSet
     validation: ImageSet
     test: ImageSet
     info: SourceInfo
+    train_rows: Tensor
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ class DatasetSettings(Section):
     """Leave out images that cannot be decoded, instead of stopping at the first."""
     max_train: int | None = Field(None, ge=2)
     """Use this many training images, drawn evenly over the classes (before the validation split is taken)."""
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Part of the training images held out for selection, evenly over the classes."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
     """Part of the training images that becomes the test split where a data set has none."""
@@ -110,6 +110,8 @@ class ExpertSettings(Section):
     """Factor of each lr drop."""
     loss: str = "cross-entropy"
     """Loss part."""
+    clipping: tuple[Annotated[float, Field(gt=0)], ...] = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
+    """Factors of the cross-entropy in the first epochs, where the loss clips (AST's c_e); 1 afterwards."""
     penalty: str = "two-sided-logits"
     """Form of the gradient penalty, where the loss has one: ``two-sided-logits`` (AST's code) or ``one-sided-loss``."""
     penalty_weight: float = Field(2.0, ge=0)
@@ -118,6 +120,9 @@ class ExpertSettings(Section):
     """Data order part: which images an epoch sees, in which order; ``easy-to-hard`` is PAD's data scheduler."""
     difficulty: str = "el2n"
     """Score of the data scheduler: ``el2n`` or ``grand`` (of the last layer)."""
+    ranking: str | None = None
+    """File with a ranking of the data scheduler's own, instead of a score (see ``data/ranking.py``): PAD's released
+    ones, say."""
     difficulty_networks: int = Field(5, ge=1)
     """Networks whose scores are averaged."""
     difficulty_epochs: int = Field(10, ge=1)
@@ -156,7 +161,8 @@ class TrajectorySettings(Section):
     smooth: bool = True
     """Inner waypoints are the mean of the epochs beside them, the last that of the last two (if more than two)."""
     beta: str = "path-length"
-    """How far along a segment an epoch is: ``path-length`` per tensor, or ``uniform``, ``projection`` (ablations)."""
+    """How far along a segment an epoch is: ``path-length`` per tensor, or the released ablations ``uniform``,
+    ``decreasing``, ``projection``."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the stored waypoints; refused where it would move segments by more than 2 % of their length."""
     keep_raw: bool = False
@@ -230,6 +236,10 @@ class DistillSettings(Section):
     """α of the start perturbation: the Frobenius norm of the relative noise of each tensor."""
     inner_scale: str = "none"
     """Part that scales the inner loss by start epoch: ``log-balanced`` (AST)."""
+    balance_base: float = Field(5.0, gt=1)
+    """Base of the logarithm of ``log-balanced``."""
+    balance_offset: float = Field(8.0, gt=1)
+    """What is added under the logarithm of ``log-balanced``."""
     outer_steps: int = Field(5000, ge=0)
     """Updates of the synthetic set; 0 leaves the initial images (the coresets)."""
     inner_steps: int = Field(30, ge=1)
@@ -297,6 +307,8 @@ class DistillSettings(Section):
 class EvaluateSettings(Section):
     """The recipe that trains fresh networks on the synthetic set (released ``evaluate_synset``)."""
 
+    recipe: Literal["own", "common"] = "own"
+    """With ``--preset paper``: train on the set as the method's paper does (AST differs), or as the others do."""
     networks: int = Field(5, ge=1)
     """k, fresh networks of each row of the table."""
     epochs: int = Field(1001, ge=1)
@@ -318,6 +330,8 @@ class EvaluateSettings(Section):
     """First epochs of the lower lr, each with a fresh optimiser; default epochs // 2 + 2: 502 of 1001 as released."""
     lr_drop_factor: float = Field(0.1, gt=0)
     """Factor of each lr drop."""
+    momentum_after_drop: float | None = Field(None, ge=0, lt=1)
+    """SGD momentum from the first drop on (AST: 0.8); default ``momentum``."""
     augment: bool = True
     """DSA while training."""
     together: int | None = Field(None, ge=1)
@@ -334,6 +348,9 @@ class EvaluateSettings(Section):
     """Learning rate of the ``full`` row (a learned lr belongs to the synthetic images)."""
     paper_protocol: bool = False
     """Report the field's habit as well: the maximum over checkpoints on test data. It chooses nothing."""
+    peak_every: int | None = Field(None, ge=1)
+    """Of the paper protocol: the test accuracy of a training is its largest, read every so many epochs (AST); default
+    that of the last epoch."""
     label_rows: bool = True
     """Where labels are learned: also measure the images with hard labels, and random images with experts' labels."""
     uint8: bool = True

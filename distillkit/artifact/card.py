@@ -198,13 +198,14 @@ def _made(about: ArtifactConfig) -> str:
 
 
 def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
-    drops = ", ".join(map(str, how.schedule.lr_drop_epochs))
+    drops, momentum = ", ".join(map(str, how.schedule.lr_drop_epochs)), how.schedule.momentum_after_drop
+    later = "" if momentum is None else f" of momentum {momentum:g}"
     factor = how.schedule.lr_drop_factor
     return {
         "optimizer": optimizer_words(how),
         "lr": f"{how.lr:.6g}",
         "lr_kind": " (learned)" if about.learned and about.settings.distill.lr_lr != 0 else "",
-        "drops": f"times {factor:g} from epoch {drops} on with a new optimiser" if drops else "constant",
+        "drops": f"times {factor:g} from epoch {drops} on with a new optimiser{later}" if drops else "constant",
         "epochs": str(how.schedule.epochs),
         "batch": str(how.batch_size),
         "loss": "cross-entropy with the label " + ("weights" if about.label_kind == "weights" else "probabilities"),

@@ -81,6 +81,8 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     kept = f"outer step {selection.step} of {selection.outer_steps}"
     if selection.step == 0:
         kept = f"the initial images (no checkpoint of {selection.outer_steps} outer steps was better)"
+    if selection.images == 0:
+        return f"Test data chose nothing, and no images were held out to choose by; kept: {kept}, the last."
     length = ", which chose the number of epochs too" if selection.epochs else ""
     return f"Test data chose nothing; kept: {kept}, selected on {selection.split}{length}."
 

@@ -138,6 +138,7 @@ class Schedule(_Open):
     epochs: int = Field(ge=1, le=1_000_000)
     lr_drop_epochs: Annotated[list[Annotated[int, Field(ge=0, le=1_000_000)]], Field(max_length=1000)]
     lr_drop_factor: float = Field(gt=0, allow_inf_nan=False)
+    momentum_after_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
 
 
 class AugmentationFile(_Open):
@@ -177,6 +178,7 @@ class Selection(_Open):
     """Which checkpoint was kept, and which split chose it."""
 
     split: Line
+    images: Count | None = None
     step: Count | None = None
     outer_steps: Count | None = None
     epochs: dict[str, Any] | None = None

@@ -102,14 +102,15 @@ def _print_store(summary: dict[str, Any], as_json: bool) -> None:
         return
     _print_each(curves)
     rows = []
-    epochs = len(curves[0]["loss"])
+    epochs = max(len(curve["loss"]) for curve in curves)
     for epoch in sorted({*range(0, epochs, max(1, epochs // 10)), epochs - 1}):
-        names = ("loss", "parameter_change", "validation_accuracy")
-        means = {name: sum(curve[name][epoch] for curve in curves) / len(curves) for name in names}
-        bar = "█" * round(40 * means["validation_accuracy"])
-        accuracy = f"{100 * means['validation_accuracy']:.1f}"
-        rows.append([str(epoch + 1), f"{means['loss']:.3f}", f"{means['parameter_change']:.3f}", accuracy, bar])
-    header = ["epoch", "loss", "parameter change", "validation accuracy (%)", ""]
+        longer = [curve for curve in curves if len(curve["loss"]) > epoch]
+        loss, change = (sum(one[name][epoch] for one in longer) / len(longer) for name in ("loss", "parameter_change"))
+        scores = [one["validation_accuracy"][epoch] for one in longer if one["validation_accuracy"]]
+        score = sum(scores) / len(scores) if scores else 0.0
+        words = [f"{100 * score:.1f}", "█" * round(40 * score)] if scores else ["-", ""]
+        rows.append([str(epoch + 1), str(len(longer)), f"{loss:.3f}", f"{change:.3f}", *words])
+    header = ["epoch", "experts", "loss", "parameter change", "validation accuracy (%)", ""]
     console.print_table("Means over experts", header, rows)
 
 

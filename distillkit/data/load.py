@@ -217,11 +217,18 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> S
         rest, taken = splits.stratified_take(train.labels, settings.test_fraction, seed, "split", "test")
         train, test = train.subset(rest), train.subset(taken)
         test_split = f"none given: {settings.test_fraction:.0%} of {facts['train_split']}, stratified, seed {seed}"
+    given = rest if "test.images" not in decoded.tensors else torch.arange(len(train))
     if settings.max_train is not None:
-        train = train.subset(splits.even_subset(train.labels, settings.max_train, seed, "split", "max_train"))
-    rest, held = splits.stratified_take(train.labels, settings.validation_fraction, seed, "split", "validation")
-    if len(held) == 0:
-        raise DataError("no class has two training images, so no validation split can be held out")
+        few = splits.even_subset(train.labels, settings.max_train, seed, "split", "max_train")
+        train, given = train.subset(few), given[few]
+    rest, held = torch.arange(len(train)), torch.zeros(0, dtype=torch.int64)
+    if settings.validation_fraction > 0:
+        rest, held = splits.stratified_take(train.labels, settings.validation_fraction, seed, "split", "validation")
+        if len(held) == 0:
+            raise DataError(
+                "no class has two training images, so no validation split can be held out; "
+                "--set dataset.validation_fraction=0 does without"
+            )
     choices = settings.model_dump(include={"test_fraction", "max_train", "validation_fraction", "split_seed"})
     info = SourceInfo(
         name=location.known.name if location.known else Path(location.source).name,
@@ -230,11 +237,13 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> S
         license=facts["license"],
         train_split=facts["train_split"],
         test_split=test_split,
-        validation_split=f"{settings.validation_fraction:.0%} of the training images, stratified, seed {seed}",
+        validation_split=f"{settings.validation_fraction:.0%} of the training images, stratified, seed {seed}"
+        if len(held)
+        else "none: all training images are trained on",
         fingerprint=storage.fingerprint({"content": facts["sha256"], **choices}),
         notes=tuple(facts["notes"]),
     )
-    return SourceData(train.subset(rest), train.subset(held), test, info)
+    return SourceData(train.subset(rest), train.subset(held), test, info, given[rest])
 
 
 def _public_source(location: Location) -> str:

@@ -48,13 +48,15 @@ class StepRecord:
 class Observer(Protocol):
     """Who looks on: the pipeline writes metrics, checkpoints and pictures, and evaluates."""
 
-    def select(self, synthetic: SyntheticSet, step: int) -> float:
-        """Validation accuracy of a candidate; may raise to stop, then the selection is made again."""
+    def select(self, synthetic: SyntheticSet, step: int) -> float | None:
+        """Validation accuracy of a candidate, None if there is nothing to tell it by; may raise to stop, then the
+        selection is made again.
+        """
 
     def on_step(self, record: StepRecord, state: OuterState) -> None:
         """After every step, before a selection that is due; may raise to stop."""
 
-    def on_selection(self, accuracy: float, state: OuterState) -> None:
+    def on_selection(self, accuracy: float | None, state: OuterState) -> None:
         """After every selection."""
 
 
@@ -62,7 +64,7 @@ def distill(task: DistillTask, state: OuterState, observer: Observer) -> OuterSt
     """Run the outer loop from ``state.step`` to ``outer_steps``, changing ``state``; the best set is ``state.best``.
 
     The set is evaluated every ``select_every`` steps and at the last one, on validation data; step 0 (the initial
-    images) takes part, so distillation never returns less than it was given.
+    images) takes part, so distillation never returns less than it was given. Without such data the last step is kept.
 
     Raises:
         DivergenceError: ten steps in a row had no finite loss or gradient.
@@ -125,7 +127,7 @@ def _select(state: OuterState, observer: Observer, margin: float) -> None:
     score = observer.select(candidate, state.step)
     best = state.best
     # of equals, the one that learned longer; but the initial images give way to a clear improvement only
-    if best is None or score >= best.accuracy + (margin if best.step == 0 else 0):
+    if best is None or score is None or best.accuracy is None or score >= best.accuracy + margin * (best.step == 0):
         state.best = Best(state.step, score, candidate)
     state.selection_due = False
     observer.on_selection(score, state)

@@ -61,7 +61,7 @@ def _relative_convolutions(settings: DistillSettings, network: FlatNetwork, seed
     return perturb
 
 
-def balance_factor(start_epoch: float, max_start_epoch: int, base: float = 5.0, offset: float = 8.0) -> float:
+def balance_factor(start_epoch: float, max_start_epoch: int, base: float, offset: float) -> float:
     """AST's factor of the inner loss, by start epoch t and m = floor(T+ / 2).
 
     log_base(t - m + offset) where t >= m, else 1 / log_base(m - t + offset).
@@ -74,7 +74,8 @@ def balance_factor(start_epoch: float, max_start_epoch: int, base: float = 5.0, 
 
 
 def _balanced(settings: DistillSettings) -> InnerScale:
-    return lambda segment: balance_factor(segment.start, settings.max_start_epoch)
+    base, offset = settings.balance_base, settings.balance_offset
+    return lambda segment: balance_factor(segment.start, settings.max_start_epoch, base, offset)
 
 
 PERTURBATIONS: dict[str, Part[Callable[[DistillSettings, FlatNetwork, int], Perturbation]]] = {

@@ -26,10 +26,10 @@ def unprojected(labels: Tensor) -> Tensor:
 
 @dataclass
 class Best:
-    """The synthetic set with the highest validation accuracy so far."""
+    """The synthetic set with the highest validation accuracy so far, or the last one where none was measured."""
 
     step: int
-    accuracy: float
+    accuracy: float | None
     synthetic: SyntheticSet
 
 

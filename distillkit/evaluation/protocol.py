@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +56,7 @@ def scores_by_epoch(
     recipe: Recipe,
     seed: int,
     index: int,
-    epochs: Sequence[int],
+    epochs: Collection[int],
     after_epoch: Callable[[], None] = lambda: None,
 ) -> dict[int, float]:
     """Accuracies on ``exam`` of fresh network ``index`` after each number of ``epochs``, on the way of one training.

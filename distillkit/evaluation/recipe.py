@@ -27,7 +27,12 @@ def evaluation_recipe(settings: EvaluateSettings, lr: float, augmentation: Augme
         augmentation=augmentation if settings.augment else None,
         lr_drop_epochs=drops,
         lr_drop_factor=settings.lr_drop_factor,
+        later_optimizer=_later(settings.momentum_after_drop, settings.weight_decay),
     )
+
+
+def _later(momentum: float | None, weight_decay: float) -> OptimizerPart | None:
+    return None if momentum is None else Sgd(momentum, weight_decay)
 
 
 def _optimizer(name: str, momentum: float, weight_decay: float) -> OptimizerPart:
@@ -55,6 +60,7 @@ def recipe_json(
             "lr_drop_epochs": list(recipe.lr_drop_epochs),
             "lr_drop_factor": recipe.lr_drop_factor,
             "new_optimizer_at_drop": True,
+            **({} if settings.momentum_after_drop is None else {"momentum_after_drop": settings.momentum_after_drop}),
         },
         "batch_size": recipe.batch_size,
         "loss": "cross-entropy with label probabilities, mean over the batch",
@@ -101,4 +107,5 @@ def recipe_from_json(value: dict[str, Any]) -> Recipe:
         augmentation=Augmentation.parse(augmentation.get("strategy", "none")),
         lr_drop_epochs=tuple(int(epoch) for epoch in schedule["lr_drop_epochs"]),
         lr_drop_factor=float(schedule["lr_drop_factor"]),
+        later_optimizer=_later(schedule.get("momentum_after_drop"), float(optimizer["weight_decay"])),
     )

@@ -11,7 +11,7 @@ from distillkit.data.augment import Augmentation
 from distillkit.errors import ConfigError
 from distillkit.experts.gsam import Gsam
 from distillkit.experts.schedule import EasyToHard, check_schedule, schedule_of
-from distillkit.experts.smooth import PENALTIES, Penalty, SmoothLoss, clipping_coefficient
+from distillkit.experts.smooth import PENALTIES, Clipping, Penalty, SmoothLoss
 from distillkit.settings import ExpertSettings
 from distillkit.training.recipe import (
     LossPart,
@@ -93,5 +93,5 @@ def expert_recipe(
         augmentation=augmentation if settings.augment else None,
         lr_drop_epochs=settings.lr_drop_epochs,
         lr_drop_factor=settings.lr_drop_factor,
-        loss_scale=clipping_coefficient if settings.loss in CLIPPED else constant_scale,
+        loss_scale=Clipping(settings.clipping) if settings.loss in CLIPPED else constant_scale,
     )

@@ -15,16 +15,19 @@ from torch import Tensor
 from distillkit.training.recipe import Batch, Model, cross_entropy
 from distillkit.training.second_order import input_gradient
 
-CLIPPING = (0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
-"""c_e of epochs 0 .. 9; 1 afterwards (the list of the latest commit)."""
 
-
-def clipping_coefficient(epoch: int) -> float:
-    """c_e, by which the cross-entropy of epoch ``epoch`` (first is 0) is multiplied: L_clip = c_e CE.
+@dataclass(frozen=True)
+class Clipping:
+    """c_e, by which the cross-entropy of epoch e (first is 0) is multiplied: L_clip = c_e CE; 1 after ``factors``.
 
     A scale of the loss, no clipping of gradients; with weight decay in the optimiser it is no warm-up of the lr either.
     """
-    return CLIPPING[epoch] if epoch < len(CLIPPING) else 1.0
+
+    factors: tuple[float, ...]
+
+    def __call__(self, epoch: int) -> float:
+        """c_e of ``epoch``."""
+        return self.factors[epoch] if epoch < len(self.factors) else 1.0
 
 
 def two_sided_logit_penalty(model: Model, batch: Batch) -> Tensor:

@@ -58,7 +58,7 @@ def train_experts(
     recipe: Recipe,
     seed: int,
     keep: Sequence[Keep],
-    after_epoch: Callable[[float, float], None],
+    after_epoch: Callable[[float, float | None], None],
     form: Form = ONE_BY_ONE,
     change: Callable[[nn.Module], nn.Module] = lambda module: module,
     standings: Sequence[Standing] = (),
@@ -73,7 +73,8 @@ def train_experts(
         recipe: how.
         seed: root seed.
         keep: of each expert, who takes its parameters.
-        after_epoch: called with loss and validation accuracy after each epoch of each; may raise to stop.
+        after_epoch: called with loss and validation accuracy (None without such images) after each epoch of each; may
+            raise to stop.
         form: whether the training step is compiled.
         change: what is done to a fresh network, to its arithmetic, say.
         standings: where each of them stands, after the same number of epochs, if they were trained before; ``keep``
@@ -141,8 +142,8 @@ class _Diary:
         """Where the expert stands after ``epoch`` epochs."""
         return standing_of(epoch, self.model, memory, self.curve)
 
-    def write(self, summary: EpochSummary) -> tuple[float, float]:
-        """An epoch is over; its loss and validation accuracy."""
+    def write(self, summary: EpochSummary) -> tuple[float, float | None]:
+        """An epoch is over; its loss and validation accuracy, if images are held out."""
         loss, now = float(summary.loss), flatten_parameters(self.model).cpu()
         if not torch.isfinite(now).all():
             raise TrajectoryError(
@@ -150,9 +151,10 @@ class _Diary:
                 "experts.lr"
             )
         self.keep(summary.epoch + 1, now)
-        score = accuracy(self.model, self.data.validation_images, self.data.validation_labels)
+        held_out = len(self.data.validation_labels) > 0
+        score = accuracy(self.model, self.data.validation_images, self.data.validation_labels) if held_out else None
         self.curve["loss"].append(loss)
-        self.curve["validation_accuracy"].append(score)
+        self.curve["validation_accuracy"] += [] if score is None else [score]
         self.curve["parameter_change"].append(float((now - self.before).norm()))
         self.before = now
         return loss, score

@@ -6,6 +6,7 @@ The settings are those of the authors' repository (AST-Alignment-with-Smooth-Exp
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distillkit.methods import mtt
@@ -25,34 +26,100 @@ PUBLISHED_EXPERTS: dict[str, Any] = {
 }
 """``buffer.py``: one drop after epoch index 26; 50 experts in ``buffer.sh``, 100 in the README. The student alike."""
 
-# MTT's columns (N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init), and which of AST's parts the authors' command had.
-PUBLISHED: dict[tuple[str, int], tuple[mtt.Row, str]] = {
-    ("cifar10", 10): ((30, 2, 20, None, True, 1000, 1e-5, 0.01), "perturb intermediate balance"),
-    ("cifar100", 1): ((20, 3, 20, None, True, 1000, 1e-5, 0.01), "representative perturb intermediate balance"),
-    ("cifar100", 10): ((20, 2, 30, 128, False, 1000, 1e-5, 0.01), "representative perturb intermediate"),
-    ("cifar100", 50): ((80, 2, 40, 700, False, 1000, 1e-5, 0.01), "representative"),
-    ("tiny-imagenet", 1): ((10, 2, 10, None, False, 1e4, 1e-4, 0.01), "perturb intermediate"),
+OWN_RECIPE: dict[str, Any] = {
+    "evaluate.weight_decay": 1e-3,
+    "evaluate.lr_drop_factor": 0.5,
+    "evaluate.momentum_after_drop": 0.8,
+}
+"""``evaluate_synset`` of the authors: lr halved once, at half time, and momentum 0.8 after it."""
+PROTOCOL: dict[str, Any] = {"distill.select_every": 100, "distill.select_networks": 1, "evaluate.peak_every": 20}
+"""Its test accuracy of a training is the largest of those read every 20 epochs."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """MTT's columns (N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init), which of AST's parts the authors' command had, with
+    which experts (``smooth``: clipped, of momentum; ``penalised``: with the gradient penalty too; ``plain``: MTT's),
+    and where it is from.
+    """
+
+    columns: mtt.Row
+    flags: str
+    experts: str
+    source: str
+
+
+# distill.sh names the experts' folders, whose commits date them: ``buffer`` (Dec 2022) is MTT's plain SGD,
+# ``buffer_cifa10_flat``, ``buffer_flat1`` and ``buffer_flat2`` (Jan 2023) are clipped; the penalty came in March 2023,
+# and the README's command alone is known to go with it.
+PUBLISHED: dict[tuple[str, int], Row] = {
+    ("cifar10", 10): Row(
+        (30, 2, 20, None, True, 100, 1e-6, 0.01),
+        "perturb intermediate balance",
+        "smooth",
+        "distill.sh, the command for buffer_cifa10_flat",
+    ),
+    ("cifar100", 1): Row(
+        (20, 3, 20, None, True, 1000, 1e-5, 0.01),
+        "representative perturb intermediate balance",
+        "penalised",
+        "README",
+    ),
+    ("cifar100", 10): Row(
+        (20, 2, 30, 128, False, 1000, 1e-5, 0.01), "representative perturb intermediate", "smooth", "distill.sh"
+    ),
+    ("cifar100", 50): Row((80, 2, 40, 700, False, 1000, 1e-5, 0.01), "representative", "smooth", "distill.sh"),
+    ("tiny-imagenet", 1): Row(
+        (10, 2, 10, None, False, 1e4, 1e-4, 0.01), "perturb intermediate", "plain", "distill.sh, with MTT's experts"
+    ),
+}
+# The other command that there is for CIFAR-100 at one image a class.
+WITHOUT_ZCA: dict[tuple[str, int], Row] = {
+    ("cifar100", 1): Row(
+        (40, 3, 15, None, False, 100, 1e-5, 0.01), "representative perturb intermediate", "smooth", "distill.sh, no ZCA"
+    ),
 }
 FROM_MTT = (("cifar10", 1), ("cifar10", 50), ("tiny-imagenet", 10), ("tiny-imagenet", 50))
+
+
+def _experts(kind: str) -> dict[str, Any]:
+    if kind == "plain":
+        return {"experts.loss": "cross-entropy"}
+    loss = "clipping" if kind == "smooth" else "clipping-gradient-penalty"
+    return {**PUBLISHED_EXPERTS, "experts.loss": loss}
+
+
+def _settings(row: Row, dataset: str) -> dict[str, Any]:
+    parts = {
+        "distill.inner_momentum": 0.9,
+        "distill.init": "kmeans-logits" if "representative" in row.flags else "real",
+        "distill.perturbation": "conv-relative" if "perturb" in row.flags else "none",
+        "distill.matching": "intermediate" if "intermediate" in row.flags else "parameter-distance",
+        "distill.inner_scale": "log-balanced" if "balance" in row.flags else "none",
+    }
+    return {**_experts(row.experts), **mtt.row_settings(row.columns, dataset), **parts}
 
 
 def published(problem: Problem) -> Layer | None:
     """The settings of the authors' command for a data set and ipc, or MTT's row with AST's parts."""
     key = (problem.dataset, problem.ipc)
     if key in PUBLISHED:
-        columns, flags = PUBLISHED[key]
-        parts = {
-            "distill.init": "kmeans-logits" if "representative" in flags else "real",
-            "distill.perturbation": "conv-relative" if "perturb" in flags else "none",
-            "distill.matching": "intermediate" if "intermediate" in flags else "parameter-distance",
-            "distill.inner_scale": "log-balanced" if "balance" in flags else "none",
-        }
-        values = {**PUBLISHED_EXPERTS, **mtt.row_settings(columns, problem.dataset), **parts}
-        return Layer("published (AST, the authors' commands)", values)
-    row = mtt.published(problem) if key in FROM_MTT or problem.dataset.startswith("imagenet-") else None
+        row = PUBLISHED[key]
+        return Layer(f"published (AST, the authors' commands: {row.source})", _settings(row, problem.dataset))
+    borrowed = mtt.published(problem) if key in FROM_MTT or problem.dataset.startswith("imagenet-") else None
+    if borrowed is None:
+        return None
+    # every command of AST begins with lr 0.01, MTT's at 50 images a class of CIFAR-10 with a tenth
+    values = {**borrowed.values, **_experts("smooth"), "distill.lr_init": 0.01}
+    return Layer("MTT's row of this cell (AST published none), AST's clipped experts and initial lr", values)
+
+
+def published_without_zca(problem: Problem) -> Layer | None:
+    """The second command for the one cell that has two."""
+    row = WITHOUT_ZCA.get((problem.dataset, problem.ipc))
     if row is None:
         return None
-    return Layer("MTT's row of this cell (AST published none), AST's experts", {**row.values, **PUBLISHED_EXPERTS})
+    return Layer(f"published (AST, the authors' commands: {row.source})", _settings(row, problem.dataset))
 
 
 # Found on validation images of digits at ipc 1, where the published penalty weight of 2 costs two points and 0.1
@@ -111,10 +178,21 @@ AST = Method(
         "ImageNet subsets at ipc 1, 10 (MTT's row)",
     ),
     when="to study smooth experts, hard labels",
+    protocol=PROTOCOL,
+    recipe=OWN_RECIPE,
     citation="""@article{shen2023ast,
   title   = {AST: Effective Dataset Distillation through Alignment with Smooth and High-Quality Expert Trajectories},
   author  = {Shen, Jiyuan and Yang, Wenzhuo and Lam, Kwok-Yan},
   journal = {arXiv preprint arXiv:2310.10541},
   year    = {2023}
 }""",
+)
+AST_NO_ZCA = replace(
+    AST,
+    name="ast-no-zca",
+    title="AST by its second command for CIFAR-100 at one image a class",
+    summary=f"{AST.summary}; on standardised images",
+    published=published_without_zca,
+    published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in WITHOUT_ZCA),
+    when="to repeat that command",
 )

@@ -40,7 +40,9 @@ class Method:
     ``parts`` names the part in every seam (expert optimiser, loss and order; trajectory form; segment sampler; matching
     loss; initialisation; labels); ``published`` gives the paper's settings of a problem, or None where there are none;
     ``quick`` what makes a useful set in minutes on the device at hand; ``smoke`` what the smallest run needs besides;
-    ``when`` says in one line when to take it.
+    ``when`` says in one line when to take it; ``protocol``: how its paper reads test accuracies, which is laid over the
+    published settings where ``evaluate.paper_protocol`` asks for it; ``recipe``: how its paper trains on a set, where
+    that is not the common recipe, which ``evaluate.recipe=common`` leaves out.
     """
 
     name: str
@@ -53,3 +55,5 @@ class Method:
     published_problems: tuple[str, ...] = field(default=())
     smoke: Values = field(default_factory=dict)
     when: str = ""
+    protocol: Values = field(default_factory=dict)
+    recipe: Values = field(default_factory=dict)

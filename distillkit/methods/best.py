@@ -35,6 +35,7 @@ BEST = Method(
     published=published,
     quick=quick,
     published_problems=datm.DATM.published_problems,
+    protocol=datm.PROTOCOL,
     when="colour images of which experts are at hand or there are hours to train them",
     citation=f"{mct.MCT.citation}\n\n{datm.CITATION}",
 )

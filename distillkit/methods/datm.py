@@ -62,6 +62,10 @@ PUBLISHED_EXPERTS: dict[str, Any] = {
 """FTD's GSAM, 100 epochs (DATM's readme command)."""
 
 
+PROTOCOL: dict[str, Any] = {"distill.select_every": 500, "distill.select_networks": 1}
+"""Tested every 500 of the 10,000 steps, by one network."""
+
+
 def row_settings(row: Row) -> dict[str, Any]:
     """The settings of a row."""
     return {
@@ -142,6 +146,7 @@ DATM = Method(
         *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
         "ImageNet subsets at ipc 1, 10, 50 (EDF's)",
     ),
+    protocol=PROTOCOL,
     when="any number of images a class, small or large, where soft labels are welcome",
     citation=CITATION,
 )

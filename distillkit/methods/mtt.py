@@ -104,6 +104,10 @@ _QUICK_MANY_CPU: dict[str, Any] = {
 }
 
 
+PROTOCOL: dict[str, Any] = {"distill.select_every": 100, "distill.select_networks": 5}
+"""Tested every 100 of the 5000 steps, by five networks: 51 checkpoints."""
+
+
 def many(problem: Problem) -> bool:
     """Whether the quick settings are those found at ten images a class: from five on for digits, where fewer do."""
     return problem.ipc >= (5 if problem.dataset == "digits" else 10)
@@ -157,6 +161,7 @@ MTT = Method(
         *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
         "ImageNet subsets at ipc 1, 10",
     ),
+    protocol=PROTOCOL,
     when="hard labels, small grey images, or to compare with the literature",
     citation="""@inproceedings{cazenavette2022mtt,
   title     = {Dataset Distillation by Matching Training Trajectories},

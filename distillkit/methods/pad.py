@@ -117,6 +117,7 @@ PAD = Method(
     published=published,
     quick=quick,
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PAPER),
+    protocol=datm.PROTOCOL,
     when="many images a class: the best published figures of trajectory matching there",
     citation=_CITATION,
 )
@@ -128,6 +129,7 @@ PAD_RELEASED = Method(
     published=published_released,
     quick=quick,
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in RELEASED),
+    protocol=datm.PROTOCOL,
     when="to repeat PAD's released code",
     citation=_CITATION,
 )

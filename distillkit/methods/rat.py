@@ -144,6 +144,7 @@ RAT = Method(
     quick=quick,
     smoke={"distill.horizon": 5, "distill.student": None},
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+    protocol={"distill.select_every": 250, "distill.select_networks": 8},  # every 25 epochs of ten steps
     when="few images a class and no experts at hand: all of the time goes into the set",
     citation=CITATION,
 )

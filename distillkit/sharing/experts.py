@@ -167,7 +167,11 @@ def _contradictions(about: TrajectoriesFile, setup: dict[str, Any], fingerprint:
     """What the parts of a list must agree on, and the words where they do not."""
     form, recipe, epochs = about.setup.form, about.setup.recipe, about.setup.most_epochs
     scheduled = {"add_end_epoch", "easy_fraction", "remove_epochs", "remove_fractions"}
-    whole = all(len(curve) == one.epochs for one in about.experts for curve in one.curve.model_dump().values())
+    whole = all(
+        len(values) == one.epochs or (name == "validation_accuracy" and not values)
+        for one in about.experts
+        for name, values in one.curve.model_dump().items()
+    )
     return [
         (fingerprint != about.fingerprint or form.form != "convex", "the fingerprint is not that of its set-up"),
         (set(setup["network"]) != set(NetworkSettings.model_fields), "setup.network is not complete"),

@@ -54,6 +54,11 @@ def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:
 
 
 def _check_lengths(settings: RunSettings) -> None:
+    if settings.evaluate.lengths and settings.dataset.validation_fraction == 0:
+        raise ConfigError(
+            "evaluate.lengths are chosen among by validation images, and dataset.validation_fraction=0 holds none out: "
+            "--set evaluate.lengths=[]"
+        )
     if settings.evaluate.lengths and settings.evaluate.lr_drop_epochs != ():
         raise ConfigError(
             "evaluate.lengths are read on the way of one training, so its lr must not depend on the length: "

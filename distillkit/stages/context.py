@@ -19,7 +19,7 @@ from distillkit.evaluation.protocol import Examination, TrainingSet
 from distillkit.interrupt import StopRequest
 from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
-from distillkit.precision import candidates, steady
+from distillkit.precision import steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
@@ -40,11 +40,6 @@ class Run:
     tracker: str | None = None
 
     @property
-    def fastest_precision(self) -> str:
-        """What experts are trained in: the fastest precision that the settings allow and the device has."""
-        return candidates(self.settings.precision, self.device)[0]
-
-    @property
     def steady_precision(self) -> str:
         """What everything else that is trained is trained in: networks that evaluate, validate, score images."""
         return steady(self.settings.precision, self.device)
@@ -61,6 +56,8 @@ class Prepared:
     train_images: Tensor
     train_labels: Tensor
     validation: Examination
+    decided: dict[str, str] = field(default_factory=dict, compare=False)
+    """What was decided once by looking at data and machine."""
 
     @property
     def num_classes(self) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distillkit import storage
+from distillkit.data.ranking import of_the_kept, read_ranking
 from distillkit.errors import StorageError
 from distillkit.experts.difficulty import easy_to_hard, find_score, score_images
 from distillkit.experts.recipe import RANKED, Ranking
@@ -35,7 +37,15 @@ def ranking(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> R
 
 
 def ranked(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> Ranking:
-    """Of each class, its images from easy to hard."""
+    """Of each class, its images from easy to hard: by ``experts.ranking``, or by a score.
+
+    Raises:
+        NotFoundError: there is no such file.
+        ConfigError: it is no ranking of these images.
+    """
+    if run.settings.experts.ranking is not None:
+        rows = read_ranking(Path(run.settings.experts.ranking))
+        return of_the_kept(rows, prepared.train_labels.cpu(), prepared.data.train_rows)
     scores = difficulty_scores(run, prepared, setup, seed)
     return easy_to_hard(scores, prepared.train_labels.cpu(), prepared.num_classes)
 
@@ -47,6 +57,8 @@ def check_ranking(settings: ExpertSettings) -> None:
         ConfigError: no.
     """
     find_score(settings.difficulty)
+    if settings.ranking is not None:
+        read_ranking(Path(settings.ranking))
     check_schedule(schedule_of(settings.model_dump()), settings.epochs, LARGE_CLASS)
 
 

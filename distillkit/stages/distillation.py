@@ -16,7 +16,7 @@ from distillkit.distill.real import Available, RealImages, all_images, scheduled
 from distillkit.distill.state import OuterState
 from distillkit.distill.synthetic_init import RealData
 from distillkit.errors import StorageError
-from distillkit.evaluation.protocol import Examination, evaluate_networks
+from distillkit.evaluation.protocol import Examination, evaluate_networks, scores_by_epoch
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import RANKED
 from distillkit.experts.report import expert_report
@@ -104,8 +104,9 @@ def distill_set(
             f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
             f"distill.gate={settings.gate:g}; raise it, or lower distill.lr_init"
         )
+    held_out = f"the validation split ({prepared.data.info.validation_split})"
     selection = {
-        "split": f"the validation split ({prepared.data.info.validation_split})",
+        "split": held_out if best.accuracy is not None else "nothing: no images are held out, so the last step is kept",
         "images": len(prepared.data.validation),
         "step": best.step,
         "validation_accuracy": best.accuracy,
@@ -208,16 +209,39 @@ class _Recorder:
     def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, tracker: Tracker) -> None:
         self._run, self._prepared, self._folder, self._tracker = run, prepared, folder, tracker
 
-    def select(self, synthetic: SyntheticSet, step: int) -> float:
-        """Mean validation accuracy of fresh networks, the same ones at every step."""
-        accuracy = self._score(synthetic, step, self._prepared.validation)
-        if self._run.settings.evaluate.paper_protocol:
-            self._folder.add_test_checkpoint(step, self._score(synthetic, step, self._prepared.test(self._run.device)))
-        return accuracy
-
-    def _score(self, synthetic: SyntheticSet, step: int, exam: Examination) -> float:
+    def select(self, synthetic: SyntheticSet, step: int) -> float | None:
+        """Mean validation accuracy of fresh networks, the same ones at every step; None if no images are held out."""
+        held_out = len(self._prepared.validation.labels)
         with arithmetic(self._run.steady_precision, self._run.device):
+            if self._run.settings.evaluate.paper_protocol:
+                self._folder.add_test_checkpoint(step, self._on_test(synthetic, step))
+            return self._trained(synthetic, step, self._prepared.validation).mean if held_out else None
+
+    def _on_test(self, synthetic: SyntheticSet, step: int) -> float:
+        """The test accuracy of a checkpoint as the method's paper reads it: of its last epoch, or the best of some."""
+        exam, evaluate = self._prepared.test(self._run.device), self._run.settings.evaluate
+        if evaluate.peak_every is None and not evaluate.lengths:
             return self._trained(synthetic, step, exam).mean
+        longest = max(evaluate.lengths, default=evaluate.epochs)
+        read = evaluate.lengths or range(evaluate.peak_every or 1, longest + 1, evaluate.peak_every or 1)
+        found = [
+            scores_by_epoch(
+                self._prepared.build(self._prepared.network, self._run.settings.seed, "select"),
+                training_set(synthetic, self._run.device),
+                exam,
+                evaluation_recipe(
+                    evaluate.model_copy(update={"epochs": longest}), synthetic.lr, self._prepared.augmentation
+                ),
+                self._run.settings.seed,
+                index,
+                {*read, longest},
+                lambda: self._run.stop.check(f"while testing step {step}, with a checkpoint"),
+            )
+            for index in range(self._run.settings.distill.select_networks)
+        ]
+        if evaluate.lengths:  # one length for all networks
+            return max(sum(one[length] for one in found) / len(found) for length in evaluate.lengths)
+        return sum(max(one.values()) for one in found) / len(found)
 
     def _trained(self, synthetic: SyntheticSet, step: int, exam: Examination) -> EvalReport:
         settings = self._run.settings
@@ -247,10 +271,11 @@ class _Recorder:
             state.save(self._folder.checkpoint)
         self._run.stop.check(f"after outer step {record.step}, with a checkpoint")
 
-    def on_selection(self, accuracy: float, state: OuterState) -> None:
+    def on_selection(self, accuracy: float | None, state: OuterState) -> None:
         """Write the accuracy as a metrics line of its own."""
-        self._write({"step": state.step, "validation_accuracy": accuracy})
-        self._run.progress.advance(0, validation=accuracy)
+        if accuracy is not None:
+            self._write({"step": state.step, "validation_accuracy": accuracy})
+            self._run.progress.advance(0, validation=accuracy)
         state.save(self._folder.checkpoint)
 
     def _write(self, row: dict[str, Any]) -> None:

@@ -136,6 +136,8 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
     if settings.evaluate.lr is not None:
         return learned
     initial = settings.distill.lr_init
+    if not len(prepared.validation.labels):
+        return initial
     candidates = dict.fromkeys((learned, initial, 3 * initial))
     build = prepared.build(prepared.network, settings.seed, "select")
     scores = {}

@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from distillkit import storage
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.errors import ConfigError, TrajectoryError
 from distillkit.experts.difficulty import find_score
-from distillkit.experts.recipe import RANKED, expert_recipe
+from distillkit.experts.recipe import CLIPPED, RANKED, expert_recipe
 from distillkit.precision import arithmetic
 from distillkit.records import TrajectorySource
 from distillkit.settings import DatasetSettings, ExpertSettings, RunSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.difficulty import check_ranking
+from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.training_form import compiling_pays
 from distillkit.stages.workshop import Workshop
@@ -32,7 +35,7 @@ def data_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
         "preprocessing": [settings.dataset.preprocessing, settings.dataset.zca_eps, *_given(settings.dataset)],
         "augmentation": settings.dataset.augmentation,
         "network": prepared.network.model_dump(mode="json"),
-        "precision": run.fastest_precision,
+        "precision": expert_precision(run, prepared),
         "device": run.device.type,
     }
 
@@ -88,6 +91,8 @@ def check_experts(settings: RunSettings) -> None:
         )
     expert_recipe(settings.experts, None)
     find_score(settings.experts.difficulty)
+    if settings.experts.order in RANKED:
+        check_ranking(settings.experts)
     planned_trajectories(settings)
 
 
@@ -107,6 +112,8 @@ def raw_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
     settings = run.settings
     experts = settings.experts
     recipe = experts.model_dump(mode="json", exclude=NOT_OF_THE_RECIPE | _unused(experts))
+    if experts.order in RANKED and experts.ranking is not None:
+        recipe["ranking"] = storage.sha256_file(Path(experts.ranking))
     setup = {**data_setup(run, prepared), "recipe": recipe, "seed": expert_seed(settings)}
     return setup | _computed(run, prepared)
 
@@ -116,11 +123,11 @@ def _computed(run: Run, prepared: Prepared) -> dict[str, Any]:
     experts = run.settings.experts
     if run.device.type == "cpu" and ((experts.together or 1) > 1 or experts.compile == "always"):
         return {"computed": [experts.together, experts.compile]}
-    low = run.device.type == "cpu" and run.fastest_precision == "bf16" and experts.compile == "auto"
+    low = run.device.type == "cpu" and expert_precision(run, prepared) == "bf16" and experts.compile == "auto"
     return {"computed": [1, "always"]} if low and compiling_pays(run, prepared, 1) else {}
 
 
-NOT_OF_THE_RECIPE = {"count", "seed", "source", "together", "compile", "epochs", "train_to", "opinions"}
+NOT_OF_THE_RECIPE = {"count", "seed", "source", "together", "compile", "epochs", "train_to", "opinions", "ranking"}
 """Which experts and how much of them, and how they are computed: the same epochs to the tolerance of floats."""
 
 
@@ -132,6 +139,8 @@ def expert_seed(settings: RunSettings) -> int:
 def _unused(settings: ExpertSettings) -> set[str]:
     """Settings that this recipe does not read: they make no other experts."""
     unused = set() if "penalty" in settings.loss else {"penalty", "penalty_weight"}
+    standard = settings.clipping == ExpertSettings().clipping  # older folders do not say it
+    unused |= {"clipping"} if settings.loss not in CLIPPED or standard else set()
     unused |= set() if settings.optimizer == "gsam" else {"sharpness_radius", "gap_weight", "adaptive"}
     return unused if settings.order in RANKED else unused | SCHEDULE_SETTINGS
 
@@ -183,7 +192,7 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     if any(workshop.must_train(index) for index in missing):
         _ = workshop.ranking  # a stage of its own, before this one begins
     run.progress.stage("training experts", sum(wanted.values()), sum(wanted.values()) - sum(missing.values()))
-    with arithmetic(run.fastest_precision, run.device):
+    with arithmetic(expert_precision(run, prepared), run.device):
         workshop.make_all()
     return store
 

@@ -119,12 +119,26 @@ def _results_json(
     if checkpoints:
         best = max(checkpoints, key=checkpoints.__getitem__)
         results["paper_protocol"] = {
-            "what": "maximum over checkpoints on test data, the field's habit; chose nothing here",
+            "what": _habit(settings, len(checkpoints)),
             "accuracy": checkpoints[best],
             "step": int(best),
             "checkpoints": checkpoints,
         }
     return results
+
+
+def _habit(settings: RunSettings, checkpoints: int) -> str:
+    """How the figure of the paper protocol came about."""
+    evaluate, each = settings.evaluate, ""
+    if evaluate.lengths:
+        each = f" at the best of {len(evaluate.lengths)} lengths"
+    elif evaluate.peak_every:
+        each = f", of each its best reading every {evaluate.peak_every} epochs"
+    networks = f"{settings.distill.select_networks} network" + "s" * (settings.distill.select_networks > 1)
+    return (
+        f"maximum on test data over {checkpoints} checkpoints, {networks} each{each}: the habit of the field; it chose "
+        "nothing here"
+    )
 
 
 def _config_json(
@@ -134,6 +148,8 @@ def _config_json(
     stored = settings.model_dump(mode="json")
     stored["dataset"]["data_root"] = None  # a path of this machine says nothing elsewhere
     stored["dataset"]["revision"] = data.info.revision
+    if settings.experts.ranking is not None:
+        stored["experts"]["ranking"] = Path(settings.experts.ranking).name
     if settings.distill.init_from is not None:
         stored["distill"]["init_from"] = Path(settings.distill.init_from).name
     stood_for = len(data.train) + (len(data.validation) if made_by.imported_from else 0)
@@ -170,7 +186,9 @@ def _config_json(
 
 def _needed_format(settings: RunSettings, synthetic: SyntheticSet, without_experts: bool) -> str:
     """The oldest format that can say all of this: a reader of an older one must not misunderstand it."""
-    new = without_experts or settings.dataset.preprocessing == "unit-zca" or settings.evaluate.optimizer != "sgd"
+    evaluate = settings.evaluate
+    new = without_experts or settings.dataset.preprocessing == "unit-zca"
+    new |= evaluate.optimizer != "sgd" or evaluate.momentum_after_drop is not None
     return FORMAT_VERSION if new or synthetic.label_kind == "weights" else FIRST_FORMAT
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from distillkit.experts.recipe import expert_recipe
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.expert_precision import expert_precision
 from distillkit.training.recipe import Batch, Recipe
 from distillkit.training.stack import Form, Stack, stackable
 
@@ -73,7 +74,7 @@ def compiling_pays(run: Run, prepared: Prepared, epochs: int) -> bool:
     """
     steps = epochs * -(-len(prepared.train_labels) // run.settings.experts.batch_size)
     if run.device.type == "cpu":
-        return run.fastest_precision == "bf16" and steps >= COMPILE_FROM_STEPS_OF_AN_EPOCH
+        return expert_precision(run, prepared) == "bf16" and steps >= COMPILE_FROM_STEPS_OF_AN_EPOCH
     return steps >= COMPILE_FROM_STEPS
 
 
@@ -87,7 +88,7 @@ def _fitting(run: Run, prepared: Prepared) -> int:
     """Experts whose training step fits into the free memory of the GPU, from the peak of two of them."""
     recipe = expert_recipe(run.settings.experts.model_copy(update={"order": "shuffle"}), None)
     build = prepared.build(prepared.network, 0, "form")
-    models = [in_precision(build(index), run.fastest_precision).to(run.device) for index in range(PROBED)]
+    models = [in_precision(build(index), expert_precision(run, prepared)).to(run.device) for index in range(PROBED)]
     count = run.settings.experts.batch_size
     images, labels = (torch.stack([part[:count]] * PROBED) for part in (prepared.train_images, prepared.train_labels))
     torch.cuda.reset_peak_memory_stats(run.device)

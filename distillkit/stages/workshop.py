@@ -19,6 +19,7 @@ from distillkit.experts.train import train_experts as train_experts_of
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.difficulty import ranking
+from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.training_form import expert_form
 from distillkit.training.stack import Form
 from distillkit.training.standing import Standing
@@ -192,7 +193,7 @@ class Workshop:
             [journal.keep for journal in journals],
             self._after_epoch,
             self.form if self.form.size == len(indices) else replace(self.form, size=len(indices)),
-            lambda module: in_precision(module, self.run.fastest_precision),
+            lambda module: in_precision(module, expert_precision(self.run, prepared)),
             standings,
             save,
         )
@@ -228,8 +229,8 @@ class Workshop:
             test,
         )
 
-    def _after_epoch(self, loss: float, accuracy: float) -> None:
-        self.run.progress.advance(1, loss=loss, validation=accuracy)
+    def _after_epoch(self, loss: float, accuracy: float | None) -> None:
+        self.run.progress.advance(1, loss=loss, **({} if accuracy is None else {"validation": accuracy}))
         self.run.stop.check("between two epochs of an expert, which goes on from there")
 
 

@@ -52,12 +52,14 @@ def fit(
         begin: where to go on, if ``model`` was trained before: the same numbers as if it had not been interrupted.
     """
     lr = recipe.lr_before(begin.epoch)
-    optimizer = recipe.optimizer(model.parameters(), lr)
+    optimizer = recipe.optimizer_at(begin.epoch)(model.parameters(), lr)
     recall(optimizer, begin.memories)
     for epoch in range(begin.epoch, recipe.epochs):
         if epoch in recipe.lr_drop_epochs:
             lr *= recipe.lr_drop_factor
-            optimizer = recipe.optimizer(model.parameters(), lr)  # a new object, as released: momentum starts anew
+            optimizer = recipe.optimizer_at(epoch)(
+                model.parameters(), lr
+            )  # a new object, as released: momentum starts anew
         model.train()
         order = recipe.order(len(images), epoch, rng.generator(seed, *names, "order", epoch)).to(images.device)
         augment_generator = rng.generator(seed, *names, "augment", epoch)

@@ -59,8 +59,8 @@ def constant_scale(epoch: int) -> float:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; ``lr_drop_epochs`` are the first epochs (from 0) of each lower lr, ``loss_scale`` gives
-    the factor of the cross-entropy by epoch.
+    """How a network is trained; ``lr_drop_epochs`` are the first epochs (from 0) of each lower lr, from which on
+    ``later_optimizer`` takes over if there is one, ``loss_scale`` gives the factor of the cross-entropy by epoch.
     """
 
     epochs: int
@@ -73,6 +73,12 @@ class Recipe:
     lr_drop_epochs: tuple[int, ...] = ()
     lr_drop_factor: float = 0.1
     loss_scale: Callable[[int], float] = constant_scale
+    later_optimizer: OptimizerPart | None = None
+
+    def optimizer_at(self, epoch: int) -> OptimizerPart:
+        """The part that makes the optimiser of ``epoch``."""
+        dropped = any(drop <= epoch for drop in self.lr_drop_epochs)
+        return self.later_optimizer if dropped and self.later_optimizer is not None else self.optimizer
 
     def lr_before(self, epoch: int) -> float:
         """The lr after the drops of the epochs before ``epoch``."""

@@ -161,12 +161,12 @@ def fit_stack(
         begin: where to go on, the same epoch for all.
     """
     lr, device = recipe.lr_before(begin.epoch), images[0].device
-    optimizer = recipe.optimizer(stack.parameters, lr, stacked=True)
+    optimizer = recipe.optimizer_at(begin.epoch)(stack.parameters, lr, stacked=True)
     recall(optimizer, begin.memories, stacked=True)
     for epoch in range(begin.epoch, recipe.epochs):
         if epoch in recipe.lr_drop_epochs:
             lr *= recipe.lr_drop_factor
-            optimizer = recipe.optimizer(stack.parameters, lr, stacked=True)
+            optimizer = recipe.optimizer_at(epoch)(stack.parameters, lr, stacked=True)
         orders = [
             recipe.order(len(own), epoch, rng.generator(seed, *name, "order", epoch)).to(device)
             for own, name in zip(images, names, strict=True)

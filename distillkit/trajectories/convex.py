@@ -93,6 +93,12 @@ def uniform_beta(epochs: int, tensors: int) -> Tensor:
     return (torch.arange(epochs + 1, dtype=torch.float64) / epochs)[:, None].repeat(1, tensors)
 
 
+def decreasing_beta(epochs: int, tensors: int) -> Tensor:
+    """β [epochs + 1, L] of steps that shrink in proportion to what is left, K + 1 - t of K (ablation)."""
+    steps = torch.arange(epochs, 0, -1, dtype=torch.float64)
+    return path_length_beta(steps[:, None].repeat(1, tensors))
+
+
 def projection_beta(points_TP: Tensor, tensors: int) -> Tensor:
     """β [T, L] = <θ(t) - θ(a), θ(b) - θ(a)> / |θ(b) - θ(a)|², one scalar for all tensors (ablation)."""
     moved = (points_TP - points_TP[0]).double()
@@ -187,6 +193,8 @@ class PathRecorder:
                 found.append(path_length_beta(torch.stack(self.lengths[begin:end])))
             elif kind == "uniform":
                 found.append(uniform_beta(end - begin, tensors))
+            elif kind == "decreasing":
+                found.append(decreasing_beta(end - begin, tensors))
             else:
                 points = torch.stack([self.kept[epoch] for epoch in range(begin, end + 1)])
                 found.append(projection_beta(points, tensors))
@@ -202,7 +210,7 @@ class PathRecorder:
         return ConvexTrajectory(wanted, waypoints, self.betas(beta), self.sizes)
 
 
-BETAS = ("path-length", "uniform", "projection")
+BETAS = ("path-length", "uniform", "decreasing", "projection")
 
 
 def check_beta(kind: str) -> None:

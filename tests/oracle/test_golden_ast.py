@@ -15,8 +15,8 @@ from distillkit.distill.unroll import Unroll
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.smooth import (
     PENALTIES,
+    Clipping,
     SmoothLoss,
-    clipping_coefficient,
     one_sided_loss_penalty,
     two_sided_logit_penalty,
 )
@@ -47,7 +47,9 @@ def noise_of(network, flat):
 
 
 def test_clipping__coefficient_and_lr_of_every_epoch(golden):
-    assert [clipping_coefficient(epoch) for epoch in range(50)] == pytest.approx(golden["clip.coefficient"].tolist())
+    assert [Clipping(ExpertSettings().clipping)(epoch) for epoch in range(50)] == pytest.approx(
+        golden["clip.coefficient"].tolist()
+    )
     values = {key.split(".")[1]: value for key, value in PUBLISHED_EXPERTS.items() if key.startswith("experts.")}
     recipe = expert_recipe(ExpertSettings(**values, loss="clipping"), None)
     model, rates = nn.Linear(1, 2), []
@@ -63,7 +65,9 @@ def test_clipping__coefficient_and_lr_of_every_epoch(golden):
 def test_smooth_loss__penalty_and_clipped_cross_entropy_with_their_gradient(golden, network, name, epoch):
     model = network.load(ConvNet(3, (32, 32), 10, 8, 3, "instance").double(), golden["gp.theta"])
     images, labels = golden["gp.images"], golden["gp.labels"]
-    loss = SmoothLoss(two_sided_logit_penalty, 2.0)(model, Batch(images, images, labels), clipping_coefficient(epoch))
+    loss = SmoothLoss(two_sided_logit_penalty, 2.0)(
+        model, Batch(images, images, labels), Clipping(ExpertSettings().clipping)(epoch)
+    )
     loss.backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert rel(loss.detach(), golden[f"gp.{name}.loss"]) < 1e-10
@@ -89,8 +93,10 @@ def test_perturbation__of_convolutions_alone(golden, network, alpha):
 
 def test_balance__factor_of_every_start_epoch():
     golden = load("mtt_unroll_momentum")
-    assert [balance_factor(t, 40) for t in range(40)] == pytest.approx(golden["balance.factor"].tolist(), rel=1e-12)
-    assert [balance_factor(t, 25) for t in range(25)] == pytest.approx(
+    assert [balance_factor(t, 40, 5.0, 8.0) for t in range(40)] == pytest.approx(
+        golden["balance.factor"].tolist(), rel=1e-12
+    )
+    assert [balance_factor(t, 25, 5.0, 8.0) for t in range(25)] == pytest.approx(
         golden["balance.factor_Tplus25"].tolist(), rel=1e-12
     )
 
@@ -114,7 +120,7 @@ def test_outer_step__balance_intermediate_terms_and_perturbed_start_together(net
     terms = matching_part(settings)(
         MatchingProblem(start, 8, segment, lambda epoch: points[int(epoch) - start_epoch + offset])
     )
-    loss = scaled(EagerFunctions(InnerLoss(network, HardLabels())), balance_factor(start_epoch, 40))
+    loss = scaled(EagerFunctions(InnerLoss(network, HardLabels())), balance_factor(start_epoch, 40, 5.0, 8.0))
     labels = torch.eye(10).double()[common["labels"]]
     steps = [InnerStep(torch.arange(10), None)] * 8
     result = Unroll(loss, steps, Sgd(0.9)).hypergradient(start, common["images"], labels, common["lr"], terms)
