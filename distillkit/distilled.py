@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,30 @@ from torch.utils.data import Dataset
 from distillkit.artifact.layout import LOADED
 from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.artifact.views import eight_bit, parquet_bytes
-from distillkit.data.augment import Augmentation
+from distillkit.data.augment import parse_augmentation
 from distillkit.data.decode import resize_and_crop, to_mode
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.environment import resolve_device
-from distillkit.errors import ArtifactError, ConfigError, DataError, StorageError
+from distillkit.errors import ArtifactError, ConfigError, DataError, FewImagesWarning, StorageError
 from distillkit.evaluation.recipe import recipe_from_json
+from distillkit.evaluation.tuning import ATTENTION, BATCH_NORM, default_recipe
 from distillkit.hub.address import Address, is_folder, looks_like_address, parse_address
 from distillkit.hub.client import Cache
 from distillkit.interchange.export import export
+from distillkit.networks.build import architecture_name, build_network, parse_architecture
+from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm
 from distillkit.progress import Silent
 from distillkit.records import ImageSet, SourceData
-from distillkit.settings import DatasetSettings
+from distillkit.settings import DatasetSettings, NetworkSettings
 from distillkit.sharing.pull import copy_files, fetch
 from distillkit.sharing.push import PushOptions, PushReport, push
-from distillkit.training.fit import accuracy, fit
+from distillkit.training.fit import accuracy, fit, in_training_form
 from distillkit.training.loader import TensorLoader
+
+BATCH_NORM_NEEDS = 10
+"""Images a class from which batch normalisation is trained as well as the normalisation in its place
+(examples/reference/tuned.md)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         self.config = artifact.config
         self.recipe = artifact.recipe
         self.results = artifact.results
+        self.recipes = artifact.recipes
         self.classes = tuple(artifact.config["classes"])
         self.num_classes = len(self.classes)
         self._targets = artifact.synthetic.targets()
@@ -109,7 +118,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One DSA draw of the recipe on ``images`` [B, C, H, W]; as they are if the recipe has no augmentation."""
-        augmentation = Augmentation.parse(self.recipe["augmentation"].get("strategy", "none"))
+        augmentation = parse_augmentation(self.recipe["augmentation"].get("strategy", "none"))
         if augmentation is None:
             return images
         return augmentation(images, generator or torch.default_generator)
@@ -157,8 +166,14 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         augment: bool = True,
         hard_labels: bool = False,
         progress: Callable[[int, float], None] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        amp: bool = False,
+        compiled: bool = False,
     ) -> nn.Module:
-        """Train any torch module by the artifact's recipe, in place, and return it in evaluation mode.
+        """Train any torch module, in place, by the recipe that fits it, and return it in evaluation mode.
+
+        That is the recipe of its architecture, if ``distillkit tune`` found one (``.recipes``), else of its family,
+        else a default for networks with batch normalisation or attention, else the artifact's (``.recipe``).
 
         Args:
             model: maps [B, C, H, W] to logits [B, K].
@@ -170,6 +185,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             augment: False trains without the recipe's augmentation.
             hard_labels: True trains on class ids instead of the set's label probabilities.
             progress: called with epoch and mean loss after each epoch.
+            recipe: another one, in the form of ``recipe.json``: ``recipe=ds.recipe`` is the headline's.
+            amp: compute in bfloat16 where torch's autocast thinks it safe.
+            compiled: compile the model's forward pass; it pays from thousands of steps on.
 
         Raises:
             ConfigError: the model does not take such images or has another number of outputs, or a number is not
@@ -178,17 +196,77 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         place = resolve_device(str(device)) if device is not None else _device_of(model)
         model.to(place)
         self._check(model, place)
-        recipe = recipe_from_json(self._overridden(lr, epochs, batch_size, augment))
+        chosen = self.recipe_for(model) if recipe is None else dict(recipe)
+        how = recipe_from_json(self._overridden(chosen, lr, epochs, batch_size, augment))
+        self._warn_of_batch_norm(model)
         targets = self._chosen(hard_labels).to(place)
-        for summary in fit(model, self.images.to(place), targets, recipe, seed, "train"):
+        if hard_labels and how.mixing is not None:
+            targets = F.one_hot(targets, self.num_classes).to(self.images.dtype)
+        seen = in_training_form(model, place, amp=amp, compiled=compiled)
+        for summary in fit(seen, self.images.to(place), targets, how, seed, "train"):
             if progress is not None:
                 progress(summary.epoch, float(summary.loss))
         return model.eval()
 
+    def recipe_for(self, model: nn.Module | str) -> dict[str, Any]:
+        """The recipe that ``train`` takes for a model, or an architecture by name, in the form of ``recipe.json``."""
+        name = model if isinstance(model, str) else architecture_of(model)
+        if name == architecture_name(NetworkSettings.model_validate(self.recipe["architecture"])):
+            name = "convnet"
+        if name in self.recipes:
+            return self.recipes[name]
+        if name is not None:
+            relatives = [known for known in self.recipes if family_of(known) == family_of(name)]
+            if relatives:
+                return self.recipes[relatives[0]]
+        kind = self._kind(model)
+        if kind is None:
+            return self.recipe
+        strategy = str(self.recipe["augmentation"].get("strategy", "none"))
+        return default_recipe(kind, strategy, len(self)) | {"architecture": self.recipe["architecture"]}
+
+    def _kind(self, model: nn.Module | str) -> str | None:
+        if isinstance(model, str):
+            own = NetworkSettings.model_validate(self.recipe["architecture"])
+            model = build_network(parse_architecture(model, own), self.image_shape, self.num_classes, 0, "kind")
+        if has_attention(model):
+            return ATTENTION
+        return BATCH_NORM if has_batch_norm(model) else None
+
+    def _warn_of_batch_norm(self, model: nn.Module) -> None:
+        if self.config["ipc"] < BATCH_NORM_NEEDS and has_batch_norm(model):
+            warnings.warn(
+                f"this network has batch normalisation, which {self.config['ipc']} images a class train badly: take "
+                "distillkit.prepare_model(..., norm='instance'), or a set of "
+                f"{BATCH_NORM_NEEDS} images a class or more",
+                FewImagesWarning,
+                stacklevel=3,
+            )
+
+    def fitting(self, network: NetworkSettings, *, keep: bool) -> tuple[NetworkSettings, str | None]:
+        """``network`` as this set can train it: a timm network whose normalisation nobody chose (``keep``: somebody
+        did) has its batch normalisation replaced where there are few images a class. The note says so, or is None.
+        """
+        few = self.config["ipc"] < BATCH_NORM_NEEDS
+        if keep or not few or not network.name.startswith("timm/"):
+            return network, None
+        if not has_batch_norm(build_network(network, self.image_shape, self.num_classes, 0, "kind")):
+            return network, None
+        changed = network.model_copy(update={"replace_norm": "instance"})
+        return changed, (
+            f"batch normalisation replaced, since {self.config['ipc']} images a class train it badly; "
+            f"{network.name}:norm=keep keeps it"
+        )
+
+    def network(self, seed: int = 0) -> nn.Module:
+        """A fresh network of the architecture that the headline figure belongs to; another one for every ``seed``."""
+        settings = NetworkSettings.model_validate(self.recipe["architecture"])
+        return build_network(settings, self.image_shape, self.num_classes, seed, "network")
+
     def _overridden(
-        self, lr: float | None, epochs: int | None, batch_size: int | None, augment: bool
+        self, recipe: Mapping[str, Any], lr: float | None, epochs: int | None, batch_size: int | None, augment: bool
     ) -> dict[str, Any]:
-        value = dict(self.recipe)
+        value = dict(recipe)
         value["lr"] = _positive("lr", lr) or value["lr"]
         value["batch_size"] = _positive("batch_size", batch_size) or value["batch_size"]
         if not augment:

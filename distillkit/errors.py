@@ -68,6 +68,10 @@ class DivergenceError(DistillkitError):
     """Distillation produces no finite step any more."""
 
 
+class FewImagesWarning(UserWarning):
+    """A network is trained on fewer images than its layers need."""
+
+
 class Interrupted(DistillkitError):  # noqa: N818 (it is no failure)
     """The run was stopped by a signal; a checkpoint was written."""
 

@@ -22,12 +22,12 @@ from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.environment import resolve_device
 from distillkit.errors import ArtifactError, ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
-from distillkit.evaluation.recipe import recipe_from_json
+from distillkit.evaluation.recipe import recipe_from_json, recipe_words
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Layer
-from distillkit.networks.build import build_network, parse_architecture
+from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.timm_models import prepare_model
 from distillkit.plan import fitted
 from distillkit.precision import arithmetic, steady
@@ -190,18 +190,21 @@ def evaluate(
     data_root: str | None = None,
     progress: Progress | None = None,
     stop: StopRequest | None = None,
+    common_recipe: bool = False,
 ) -> dict[str, EvalReport]:
-    """Train fresh networks of each architecture on an artifact by its recipe; test accuracies by architecture.
+    """Train fresh networks of each architecture on an artifact, each by its recipe; test accuracies by architecture.
 
     Args:
         artifact: folder, or a loaded set.
-        architectures: ``convnet``, ``convnet:width=64,depth=2`` or ``timm/<name>``.
+        architectures: ``convnet``, ``convnet:width=64,depth=2``, ``resnet18`` or ``timm/<name>:norm=instance``.
         networks: k of each.
         seed: root seed; another one gives other networks.
         device: where.
         data_root: where local copies of registered data sets lie.
         progress: listener.
         stop: request that stops between two networks.
+        common_recipe: train all of them by the headline's recipe, as the field's cross-architecture tables do, instead
+            of the one that ``DistilledDataset.recipe_for`` names.
 
     Raises:
         ConfigError: an architecture is unknown or does not fit the images.
@@ -213,17 +216,26 @@ def evaluate(
     ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
     own = NetworkSettings.model_validate(ds.recipe["architecture"])
     precision = steady(str(ds.config["settings"].get("precision", "fp32")), place)
-    parsed = {name: parse_architecture(name, own) for name in architectures}
+    parsed = {}
+    for text in architectures:
+        network, note = ds.fitting(parse_architecture(text, own), keep="norm=" in text)
+        name = text if note is None else architecture_name(network)
+        parsed[name] = network
+        if note is not None:
+            listener.note(f"{name}: {note}")
     for name in parsed:
         if name.startswith("timm/"):
             notes = prepare_model(
-                name, num_classes=ds.num_classes, image_size=ds.image_shape[1], channels=ds.image_shape[0]
+                parsed[name].name,
+                num_classes=ds.num_classes,
+                image_size=ds.image_shape[1],
+                channels=ds.image_shape[0],
+                norm=parsed[name].replace_norm,
             )[1]
             listener.note(f"{name}: {'; '.join(notes) if notes else 'as timm makes it'}")
     test = ds.load_source(data_root=data_root).test
     exam = Examination(ds.preprocess(test.images.to(place)), test.labels.to(place))
     training = TrainingSet(ds.images.to(place), ds.targets.to(place))
-    recipe = recipe_from_json(ds.recipe)
     listener.stage("evaluating", networks * len(parsed))
 
     def after_network(accuracy: float) -> None:
@@ -236,6 +248,10 @@ def evaluate(
         def build(index: int, network: NetworkSettings = network) -> nn.Module:
             return build_network(network, ds.image_shape, ds.num_classes, seed, "evaluate", index, "init")
 
+        own_recipe = ds.recipe if common_recipe else ds.recipe_for(name)
+        if own_recipe is not ds.recipe:
+            listener.note(f"{name}: {recipe_words(own_recipe)}")
+        recipe = recipe_from_json(own_recipe)
         form = fresh_networks(place, recipe, len(ds.images), networks, note=listener.note)
         with arithmetic(precision, place):
             reports[name] = evaluate_networks(build, training, exam, recipe, seed, networks, after_network, form=form)

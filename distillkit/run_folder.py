@@ -129,6 +129,8 @@ class RunFolder:
         for name in PUBLISHED:
             if name != FILES.card:  # it may hold the user's own section, which the next card takes over
                 (self.out / name).unlink(missing_ok=True)
+        for path in self.out.glob(f"{FILES.recipes}/*.json"):
+            path.unlink()
 
     # metrics
 

@@ -70,13 +70,16 @@ class NetworkSettings(Section):
     """The network of experts, students and the main evaluation."""
 
     name: str = "convnet"
-    """``convnet`` or ``timm/<name>``."""
+    """``convnet``, one of the field's (``resnet18``, ``vgg11``, ``alexnet``, ``lenet``, ``mlp``) or ``timm/<name>``."""
     width: int = Field(128, ge=1)
     """Channels of each ConvNet block."""
     depth: int | None = Field(None, ge=1)
     """ConvNet blocks; default by the image size (3 at 32 pixels, 4 at 64, 5 at 128)."""
     norm: Literal["instance", "batch", "group", "layer", "none"] = "instance"
-    """Normalisation of the ConvNet; ``instance`` is an affine GroupNorm of one channel a group."""
+    """Normalisation of the ConvNet and the field's networks; ``instance`` is an affine GroupNorm of one channel a
+    group."""
+    replace_norm: Literal["keep", "instance", "group"] = "keep"
+    """Of a timm network: what takes the place of its batch normalisation, which a few images a class cannot train."""
 
 
 class ExpertSettings(Section):

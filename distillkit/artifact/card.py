@@ -27,6 +27,7 @@ from distillkit.artifact.card_words import (
     results_table,
     selection_words,
     tensor_bytes,
+    tuned_table,
     unfenced,
 )
 from distillkit.artifact.layout import FILES
@@ -232,6 +233,7 @@ def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> d
         "table": results_table(how, measured),
         "lr_words": lr_words(how, measured),
         "selection": selection_words(about, measured.selection),
+        "tuned": tuned_table(measured),
         "curves": curves_line(about),
         "limits": limits(about, how, measured),
     }

@@ -87,10 +87,30 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     return f"Test data chose nothing; kept: {kept}, selected on {selection.split}{length}."
 
 
+def tuned_table(measured: ResultsFile) -> str:
+    """The networks that have a recipe of their own, with it and with what they reach."""
+    if not measured.tuned:
+        return ""
+    beside = sorted({name for row in measured.tuned.values() for name in row.baselines})
+    lines = [
+        "Networks with a recipe of their own in `recipes/`, searched on validation images; `ds.train(model)` takes it:",
+        "",
+        f"| network | recipe | accuracy (%) |{''.join(f' {name}, tuned alike |' for name in beside)} search (s) |",
+        f"| --- | --- | --- |{' --- |' * len(beside)} --- |",
+    ]
+    for architecture, row in measured.tuned.items():
+        others = "".join(f" {percent(row.baselines[name]) if name in row.baselines else '-'} |" for name in beside)
+        words = f"`{one_line(architecture)}` | {one_line(row.recipe)}"
+        lines.append(f"| {words} | {percent(row)} |{others} {row.seconds:.0f} |")
+    return "\n\n" + "\n".join(lines)
+
+
 def optimizer_words(how: RecipeFile) -> str:
     """What the set is trained with."""
     if how.optimizer.name == "adam":
         return "Adam (β 0.9, 0.999)"
+    if how.optimizer.name == "adamw":
+        return f"AdamW (β 0.9, 0.999), weight decay {how.optimizer.weight_decay:g}"
     return f"SGD, momentum {how.optimizer.momentum:g}, weight decay {how.optimizer.weight_decay:g}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distillkit.errors import ArtifactError
@@ -21,6 +23,7 @@ class ArtifactFiles:
     parquet: str = "data/train-00000-of-00001.parquet"
     preview: str = "preview.png"
     curves: str = "curves.png"
+    recipes: str = "recipes"
     run: str = "run"
 
 
@@ -29,6 +32,25 @@ LOADED = (FILES.config, FILES.tensors, FILES.preprocess, FILES.recipe, FILES.res
 """The files that loading reads."""
 PUBLISHED = (FILES.card, *LOADED, FILES.parquet, FILES.preview, FILES.curves)
 """The files that are pushed and pulled; nothing else of a folder ever is. Coresets have no curves."""
+
+
+RECIPE_FILE = re.compile(r"recipes/[A-Za-z0-9][A-Za-z0-9.-]{0,99}\.json")
+"""Recipes of further networks, which ``distillkit tune`` found; the config lists those that there are."""
+
+
+def recipe_file(architecture: str) -> str:
+    """The name of the file with the recipe of an architecture: ``timm/resnet18:norm=instance``, say."""
+    return f"{FILES.recipes}/{re.sub(r'[^A-Za-z0-9.]+', '-', architecture).strip('-.')[:100]}.json"
+
+
+def recipe_files(architectures: Iterable[str]) -> tuple[str, ...]:
+    """Of several architectures."""
+    return tuple(recipe_file(architecture) for architecture in architectures)
+
+
+def is_published(name: str) -> bool:
+    """Whether it is the name of a file of an artifact."""
+    return name in PUBLISHED or RECIPE_FILE.fullmatch(name) is not None
 
 
 def check_format(version: object, file: str = FILES.config) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from distillkit import storage
 from distillkit.artifact.encoding import decode
-from distillkit.artifact.layout import FILES, check_format
-from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile
+from distillkit.artifact.layout import FILES, check_format, recipe_file, recipe_files
+from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, TunedRecipeFile
 from distillkit.data import preprocess
-from distillkit.data.augment import Augmentation
+from distillkit.data.augment import parse_augmentation
 from distillkit.data.preprocess import Preprocess
 from distillkit.errors import ArtifactError, ConfigError, StorageError
 from distillkit.records import SyntheticSet
@@ -43,6 +43,8 @@ class Artifact:
     recipe: dict[str, Any]
     results: dict[str, Any]
     folder: Path
+    recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of further networks, by architecture."""
 
 
 def read_artifact(folder: Path, name: str | None = None) -> Artifact:
@@ -58,6 +60,7 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
         recipe = _checked_json(folder / FILES.recipe, RecipeFile)
         _check_augmentation(recipe)
         results = _checked_json(folder / FILES.results, ResultsFile)
+        recipes = {architecture: _tuned(folder, architecture) for architecture in config.recipes}
         tensors = _read(folder / FILES.preprocess, preprocess_layout(config))
         for key, tensor in tensors.items():
             _check_finite(FILES.preprocess, key, tensor)
@@ -67,7 +70,15 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
         synthetic = _synthetic(_read(folder / FILES.tensors, tensors_layout(config)), config, preprocessing)
     except StorageError as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
-    return Artifact(synthetic, preprocessing, raw, recipe, results, folder)
+    return Artifact(synthetic, preprocessing, raw, recipe, results, folder, recipes)
+
+
+def _tuned(folder: Path, architecture: str) -> dict[str, Any]:
+    recipe = _checked_json(folder / recipe_file(architecture), TunedRecipeFile)
+    _check_augmentation(recipe)
+    if recipe["tuned_for"] != architecture:
+        raise StorageError(f"{recipe_file(architecture)} is the recipe of another network than {FILES.config} says")
+    return recipe
 
 
 def read_config(folder: Path, name: str | None = None) -> dict[str, Any]:
@@ -117,7 +128,8 @@ def largest_sizes(config: ArtifactConfig) -> dict[str, int]:
     pixels = config.size * math.prod(config.image_shape)
     views = 2**24 + 8 * pixels + 8 * config.size * config.num_classes  # pictures and tables are smaller than this
     others = {FILES.card: MAX_JSON * 4, FILES.parquet: views, FILES.preview: views, FILES.curves: views}
-    return sizes | others | dict.fromkeys((FILES.config, FILES.recipe, FILES.results), MAX_JSON)
+    texts = (FILES.config, FILES.recipe, FILES.results, *recipe_files(config.recipes))
+    return sizes | others | dict.fromkeys(texts, MAX_JSON)
 
 
 def _data_bytes(layout: Layout) -> int:
@@ -173,7 +185,7 @@ def _fitting(value: Any, path: Path, model: type[BaseModel]) -> dict[str, Any]:
 
 def _check_augmentation(recipe: dict[str, Any]) -> None:
     try:
-        Augmentation.parse(recipe["augmentation"].get("strategy", "none"))
+        parse_augmentation(recipe["augmentation"].get("strategy", "none"))
     except ConfigError as error:
         raise StorageError(f"{FILES.recipe}: augmentation: {error}") from error
 

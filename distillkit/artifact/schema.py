@@ -107,6 +107,7 @@ class ArtifactConfig(_Open):
     hardware: Line = "not stated"
     wall_time_seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     hub: Home | None = None
+    recipes: Annotated[list[Line], Field(max_length=64)] = []
 
     @property
     def num_classes(self) -> int:
@@ -125,9 +126,9 @@ class ArtifactConfig(_Open):
 
 
 class Optimizer(_Open):
-    """SGD, or Adam (whose momentum and weight decay are 0)."""
+    """SGD, Adam (whose momentum and weight decay are 0), or AdamW."""
 
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, allow_inf_nan=False)
 
@@ -138,6 +139,7 @@ class Schedule(_Open):
     epochs: int = Field(ge=1, le=1_000_000)
     lr_drop_epochs: Annotated[list[Annotated[int, Field(ge=0, le=1_000_000)]], Field(max_length=1000)]
     lr_drop_factor: float = Field(gt=0, allow_inf_nan=False)
+    cosine: bool = False
     momentum_after_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
 
 
@@ -145,6 +147,7 @@ class AugmentationFile(_Open):
     """DSA operations, or none."""
 
     strategy: Line = "none"
+    mixing: Literal["none", "cutmix"] = "none"
 
 
 class RecipeFile(_Open):
@@ -156,6 +159,12 @@ class RecipeFile(_Open):
     lr: float = Field(gt=0, allow_inf_nan=False)
     batch_size: int = Field(ge=1, le=10**9)
     augmentation: AugmentationFile
+
+
+class TunedRecipeFile(RecipeFile):
+    """recipes/<architecture>.json: a recipe of one network, and what it was found by."""
+
+    tuned_for: Line
 
 
 class Row(_Open):
@@ -184,8 +193,18 @@ class Selection(_Open):
     epochs: dict[str, Any] | None = None
 
 
+class TunedRow(Row):
+    """Test accuracies of a network by its own recipe, the recipe in words, and the seconds that its search took."""
+
+    recipe: Line
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    baselines: dict[Line, Row] = {}
+
+
 class ResultsFile(_Open):
     """results.json."""
+
+    tuned: dict[Line, TunedRow] = {}
 
     architectures: dict[Line, Row]
     baselines: dict[Line, Row]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,11 @@ from distillkit.cli.inspect import datasets, doctor, info, methods, preview
 from distillkit.cli.interchange import export, import_files
 from distillkit.cli.sharing import card, pull, push
 from distillkit.version import __version__
+
+if TYPE_CHECKING:
+    from distillkit.distilled import DistilledDataset
+    from distillkit.interrupt import StopRequest
+    from distillkit.progress import Progress
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,6 +80,13 @@ def compress(
         str | None, typer.Option("--dtype", help="Of the stored images: float32, float16 or uint8; each is measured.")
     ] = None,
     tracker: Annotated[str | None, typer.Option("--tracker", help="tensorboard or wandb.")] = None,
+    arch: Annotated[
+        list[str] | None,
+        typer.Option("--arch", help="Then search a recipe for this network too, as 'tune' does; repeatable."),
+    ] = None,
+    tune_budget: Annotated[
+        str, typer.Option("--tune-budget", metavar="TIME", help="Of the search for each --arch.")
+    ] = "10m",
     yes: opt.Yes = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -107,6 +119,7 @@ def compress(
             planned = make_plan(run)
         else:
             ds = pipeline.run_all(run, folder, replace=yes)
+            ds = _tuned(ds, folder, arch or [], opt.seconds_of(tune_budget), device, data_root, progress, stop)
     if plan:
         _print_plan(planned, as_json)
         return
@@ -114,6 +127,30 @@ def compress(
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return
     console.print_results(folder, ds.results)
+
+
+def _tuned(
+    ds: DistilledDataset,
+    folder: Path,
+    architectures: list[str],
+    seconds: float,
+    device: str,
+    data_root: str | None,
+    progress: Progress,
+    stop: StopRequest,
+) -> DistilledDataset:
+    """The set with a recipe for each architecture that has none yet."""
+    from distillkit import load_distilled
+    from distillkit.stages.tune import TuneOptions, keep_recipe, tune
+
+    for name in architectures:
+        if name not in ds.recipes:
+            found = tune(
+                ds, name, TuneOptions(seconds), device=device, data_root=data_root, progress=progress, stop=stop
+            )
+            keep_recipe(folder, found)
+            ds = load_distilled(folder)
+    return ds
 
 
 def _print_plan(planned: dict[str, Any], as_json: bool) -> None:
@@ -146,9 +183,14 @@ def evaluate(
     artifact: opt.Artifact,
     arch: Annotated[
         list[str] | None,
-        typer.Option("--arch", help="convnet, convnet:width=64,depth=2, timm/<name>; repeatable."),
+        typer.Option(
+            "--arch", help="convnet, convnet:width=64, vgg11, timm/NAME, timm/NAME:norm=instance; repeatable."
+        ),
     ] = None,
     networks: Annotated[int, typer.Option("--networks", min=1, help="Fresh networks of each.")] = 5,
+    common_recipe: Annotated[
+        bool, typer.Option("--common-recipe", help="Train all by the headline's recipe, as the field's tables do.")
+    ] = False,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
     data_root: opt.DataRoot = None,
@@ -158,7 +200,7 @@ def evaluate(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Train fresh networks on an artifact by its own recipe and print their test accuracies."""
+    """Train fresh networks on an artifact, each by its recipe, and print their test accuracies."""
     from distillkit import load_distilled, pipeline
     from distillkit.errors import ConfigError
     from distillkit.hub.address import is_folder
@@ -179,6 +221,7 @@ def evaluate(
             data_root=data_root,
             progress=progress,
             stop=stop,
+            common_recipe=common_recipe,
         )
     if save:
         pipeline.save_reports(Path(artifact), reports)
@@ -187,6 +230,52 @@ def evaluate(
         return
     rows = [[name, console.percent(report), str(len(report.accuracies))] for name, report in reports.items()]
     console.print_table("Test accuracy (%) of fresh networks", ["architecture", "accuracy", "n"], rows)
+
+
+@app.command()
+@console.guarded
+def tune(
+    artifact: opt.Folder,
+    arch: Annotated[str, typer.Option("--arch", help="resnet18, vgg11, timm/NAME, timm/NAME:norm=instance, ...")],
+    time_budget: Annotated[
+        str, typer.Option("--time-budget", metavar="TIME", help="Of the search: 90s, 20m, 1h30m.")
+    ] = "10m",
+    networks: Annotated[int, typer.Option("--networks", min=1, help="Fresh networks that measure the recipe.")] = 3,
+    scorers: Annotated[int, typer.Option("--scorers", min=1, help="Fresh networks that score a candidate.")] = 1,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Validation images that they are asked; default 1000.")
+    ] = None,
+    baselines: Annotated[
+        str, typer.Option("--baselines", help="Tuned by the same search beside it: random, kmeans or random,kmeans.")
+    ] = "",
+    seed: opt.Seed = None,
+    device: opt.Device = "auto",
+    data_root: opt.DataRoot = None,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Search a recipe for one network on validation data, measure it on test data, and keep it in the artifact."""
+    from distillkit import load_distilled
+    from distillkit.errors import ConfigError
+    from distillkit.interrupt import stop_on_signals
+    from distillkit.stages.tune import VALIDATED, TuneOptions, keep_recipe
+    from distillkit.stages.tune import tune as tuned_recipe
+
+    beside = tuple(name for name in baselines.split(",") if name)
+    if unknown := [name for name in beside if name not in ("random", "kmeans")]:
+        raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or both")
+    options = TuneOptions(opt.seconds_of(time_budget), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
+    ds = load_distilled(artifact)
+    with console.progress(quiet) as progress, stop_on_signals() as stop:
+        found = tuned_recipe(ds, arch, options, device=device, data_root=data_root, progress=progress, stop=stop)
+    keep_recipe(artifact, found)
+    if as_json:
+        console.print_json({"artifact": str(artifact), "architecture": found.architecture, **found.row()})
+        return
+    rows = [["this set", console.percent(found.report), str(len(found.report.accuracies))]]
+    rows += [[name, console.percent(report), str(len(report.accuracies))] for name, report in found.baselines.items()]
+    console.print_table(f"{found.architecture}: {found.tried[0].candidate.words}", ["", "test accuracy (%)", "n"], rows)
 
 
 def main() -> None:

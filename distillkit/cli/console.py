@@ -132,6 +132,7 @@ def print_results(folder: Path, results_json: dict[str, Any]) -> None:
     if results_json.get("hard_labels"):
         rows.append(("this set, hard labels", results_json["hard_labels"]))
     rows += list(results_json["baselines"].items())
+    rows += [(f"this set, {name}, its own recipe", row) for name, row in results_json.get("tuned", {}).items()]
     table = [[name, percent(EvalReport.from_json(row)), str(row["n"]), f"{row['lr']:.4g}"] for name, row in rows]
     print_table("Test accuracy (%) of fresh networks", ["trained on", "accuracy", "n", "lr"], table)
     habit = results_json.get("paper_protocol")

@@ -55,7 +55,7 @@ def _remote_info(artifact: str, token: str | None, as_json: bool) -> None:
 
 def _local_info(artifact: Path, as_json: bool) -> None:
     from distillkit.artifact.card_words import byte_count, percent
-    from distillkit.artifact.layout import PUBLISHED
+    from distillkit.artifact.layout import PUBLISHED, recipe_files
     from distillkit.artifact.read import read_artifact
     from distillkit.artifact.schema import ArtifactConfig, ResultsFile
 
@@ -65,7 +65,11 @@ def _local_info(artifact: Path, as_json: bool) -> None:
         return
     about, measured = ArtifactConfig.model_validate(content.config), ResultsFile.model_validate(content.results)
     shape = "x".join(str(size) for size in about.image_shape)
-    size = sum((artifact / name).stat().st_size for name in PUBLISHED if (artifact / name).is_file())
+    size = sum(
+        (artifact / name).stat().st_size
+        for name in (*PUBLISHED, *recipe_files(about.recipes))
+        if (artifact / name).is_file()
+    )
     count = f"{about.size} of {shape} as {about.dtype}, {about.ipc} for each of {about.num_classes} classes"
     lines = {
         "made by": f"{about.generator}, {about.method_title}",
@@ -78,7 +82,8 @@ def _local_info(artifact: Path, as_json: bool) -> None:
     }
     if about.hub is not None:
         lines["published"] = about.hub.repo + (f"@{about.hub.revision}" if about.hub.revision else "")
-    rows = {**measured.architectures, "8-bit view": measured.uint8, **measured.baselines}
+    tuned = {f"{name}, its own recipe": row for name, row in measured.tuned.items()}
+    rows = {**measured.architectures, **tuned, "8-bit view": measured.uint8, **measured.baselines}
     console.print_lines(lines | {f"accuracy, {name}": percent(row) for name, row in rows.items() if row})
 
 

@@ -145,6 +145,64 @@ def apply(images: Tensor, draw: Draw) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Composed:
+    """Operations that are all applied, in order, each with its own draw: ``crop+flip`` is the usual augmentation."""
+
+    operations: tuple[str, ...]
+
+    @staticmethod
+    def parse(strategy: str) -> Composed:
+        """Read ``"crop+flip"``.
+
+        Raises:
+            ConfigError: an operation is unknown.
+        """
+        names = tuple(strategy.split("+"))
+        for name in names:
+            if name not in _OPERATIONS:
+                raise ConfigError(f"augmentation {name!r} is unknown; join any of {', '.join(OPERATIONS)} with '+'")
+        return Composed(names)
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw and apply each to ``images`` [B, C, H, W]."""
+        batch, _, height, width = images.shape
+        for operation in self.operations:
+            images = apply(images, Draw(operation, _OPERATIONS[operation][0](batch, height, width, generator)))
+        return images
+
+
+def parse_augmentation(strategy: str) -> Augmentation | Composed | None:
+    """Of a recipe: ``none``, a DSA strategy (one operation a batch, ``crop_flip``), or all of some (``crop+flip``).
+
+    Raises:
+        ConfigError: an operation is unknown.
+    """
+    return Composed.parse(strategy) if "+" in strategy else Augmentation.parse(strategy)
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """CutMix (Yun et al., ICCV 2019): a box of another image of the batch, and as much of its label.
+
+    One share λ ~ Beta(1, 1) and one box a batch, as timm has it; the share of the label is that of the pixels.
+    """
+
+    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``images`` [B, C, H, W] and label probabilities ``targets`` [B, K], mixed."""
+        batch, _, height, width = images.shape
+        partner = torch.randperm(batch, generator=generator).to(images.device)
+        share, row, column = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+        side = (1 - share) ** 0.5
+        rows, columns = int(height * side), int(width * side)
+        top, left = int(row * (height - rows + 1)), int(column * (width - columns + 1))
+        mixed = images.clone()
+        box = (..., slice(top, top + rows), slice(left, left + columns))
+        mixed[box] = images[partner][box]
+        kept = 1 - rows * columns / (height * width)
+        return mixed, kept * targets + (1 - kept) * targets[partner]
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """A DSA strategy: the operations one of which is drawn, uniformly, for each batch."""
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillkit.data.augment import Augmentation
+from distillkit.data.augment import Augmentation, CutMix, parse_augmentation
 from distillkit.settings import EvaluateSettings
-from distillkit.training.recipe import ADAM_BETAS, ADAM_EPS, Adam, OptimizerPart, Recipe, Sgd, cross_entropy, shuffle
+from distillkit.training.recipe import (
+    ADAM_BETAS,
+    ADAM_EPS,
+    Adam,
+    AdamW,
+    OptimizerPart,
+    Recipe,
+    Sgd,
+    cross_entropy,
+    shuffle,
+)
 
 
 def default_drop(epochs: int) -> tuple[int, ...]:
@@ -36,6 +46,8 @@ def _later(momentum: float | None, weight_decay: float) -> OptimizerPart | None:
 
 
 def _optimizer(name: str, momentum: float, weight_decay: float) -> OptimizerPart:
+    if name == "adamw":
+        return AdamW(weight_decay)
     return Adam() if name == "adam" else Sgd(momentum, weight_decay)
 
 
@@ -92,9 +104,18 @@ def dsa_json(strategy: str) -> dict[str, Any]:
     }
 
 
+def recipe_words(value: dict[str, Any]) -> str:
+    """A recipe in half a line, for people."""
+    optimizer, mixing = value["optimizer"].get("name", "sgd"), value["augmentation"].get("mixing", "none")
+    mixed = "" if mixing == "none" else f", {mixing}"
+    strategy = value["augmentation"].get("strategy", "none")
+    return f"{optimizer}, lr {value['lr']:g}, {value['schedule']['epochs']} epochs, augmentation {strategy}{mixed}"
+
+
 def recipe_from_json(value: dict[str, Any]) -> Recipe:
     """The inverse of ``recipe_json``."""
     optimizer, schedule, augmentation = value["optimizer"], value["schedule"], value["augmentation"]
+    strategy = augmentation.get("strategy", "none")
     return Recipe(
         epochs=int(schedule["epochs"]),
         batch_size=int(value["batch_size"]),
@@ -104,7 +125,9 @@ def recipe_from_json(value: dict[str, Any]) -> Recipe:
         ),
         loss=cross_entropy,
         order=shuffle,
-        augmentation=Augmentation.parse(augmentation.get("strategy", "none")),
+        augmentation=parse_augmentation(strategy),
+        mixing=CutMix() if augmentation.get("mixing") == "cutmix" else None,
+        cosine=bool(schedule.get("cosine", False)),
         lr_drop_epochs=tuple(int(epoch) for epoch in schedule["lr_drop_epochs"]),
         lr_drop_factor=float(schedule["lr_drop_factor"]),
         later_optimizer=_later(schedule.get("momentum_after_drop"), float(optimizer["weight_decay"])),

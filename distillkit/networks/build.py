@@ -7,31 +7,53 @@ from torch import nn
 from distillkit import rng
 from distillkit.errors import ConfigError
 from distillkit.networks.convnet import ConvNet, default_depth
+from distillkit.networks.field import FIELD, NORMED, build_field
 from distillkit.networks.timm_models import prepare_model
 from distillkit.settings import NetworkSettings
 
+OPTIONS = {"convnet": ("width", "depth", "norm"), "timm": ("norm",), **dict.fromkeys(NORMED, ("norm",))}
+"""Options of architectures by name, or by family."""
+
 
 def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
-    """``convnet`` (as ``base`` if that is one), ``convnet:width=64,depth=3,norm=batch`` or ``timm/<name>``.
+    """``convnet`` (as ``base`` if that is one), ``convnet:width=64,depth=3,norm=batch``, one of the field's networks
+    (``resnet18``, ``vgg11:norm=batch``, ...), ``timm/<name>`` or ``timm/<name>:norm=instance``.
 
     Raises:
         ConfigError: no such form.
     """
     name, _, options = text.partition(":")
-    if name.startswith("timm/") and not options:
-        return NetworkSettings(name=name)
-    if name != "convnet":
-        raise ConfigError(f"architecture {text!r} is unknown; use convnet, convnet:width=64,depth=3 or timm/<name>")
-    values = base.model_dump() if base.name == "convnet" else NetworkSettings().model_dump()
+    family = "timm" if name.startswith("timm/") else name
+    if family not in ("convnet", "timm", *FIELD):
+        known = ", ".join(FIELD)
+        raise ConfigError(
+            f"architecture {text!r} is unknown; use convnet, convnet:width=64,depth=3, {known} or timm/<name>"
+        )
+    plain = NetworkSettings(name=name) if family != "convnet" else NetworkSettings()
+    values = base.model_dump() if family == "convnet" == base.name else plain.model_dump()
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
-        if key not in ("width", "depth", "norm") or not value:
-            raise ConfigError(f"architecture option {option!r} is unknown; use width=, depth= or norm=")
-        values[key] = value
+        if key not in OPTIONS.get(family, ()) or not value:
+            allowed = " or ".join(f"{known}=" for known in OPTIONS.get(family, ())) or "none"
+            raise ConfigError(f"architecture option {option!r} is unknown; {name} takes {allowed}")
+        values["replace_norm" if family == "timm" else key] = value
     try:
         return NetworkSettings.model_validate(values)
     except ValueError as error:
         raise ConfigError(f"architecture {text!r} has a value that does not fit: {options}") from error
+
+
+def architecture_name(settings: NetworkSettings, own: NetworkSettings | None = None) -> str:
+    """The inverse of ``parse_architecture``: one word for a network; ``own``: what ``convnet`` alone stands for."""
+    name = settings.name
+    if name.startswith("timm/"):
+        return name if settings.replace_norm == "keep" else f"{name}:norm={settings.replace_norm}"
+    if name != "convnet":
+        return name if settings.norm == "instance" or name not in NORMED else f"{name}:norm={settings.norm}"
+    if own is not None and settings == own:
+        return name
+    depth = "" if settings.depth is None else f",depth={settings.depth}"
+    return f"convnet:width={settings.width}{depth},norm={settings.norm}"
 
 
 def build_network(
@@ -49,8 +71,23 @@ def build_network(
     channels, height, width = image_shape
     with rng.global_seed(seed, *names):
         if settings.name.startswith("timm/"):
-            return prepare_model(settings.name, num_classes=num_classes, image_size=height, channels=channels)[0]
+            return prepare_model(
+                settings.name,
+                num_classes=num_classes,
+                image_size=height,
+                channels=channels,
+                norm=settings.replace_norm,
+            )[0]
+        if settings.name in FIELD:
+            return named(build_field(settings.name, image_shape, num_classes, settings.norm), settings)
         if settings.name != "convnet":
-            raise ConfigError(f"network {settings.name!r} is unknown; use convnet or timm/<name>")
+            raise ConfigError(f"network {settings.name!r} is unknown; use convnet, {', '.join(FIELD)} or timm/<name>")
         depth = settings.depth or default_depth(min(height, width))
-        return ConvNet(channels, (height, width), num_classes, settings.width, depth, settings.norm)
+        network = ConvNet(channels, (height, width), num_classes, settings.width, depth, settings.norm)
+        return named(network, settings)
+
+
+def named(network: nn.Module, settings: NetworkSettings) -> nn.Module:
+    """``network``, which now says what it is: the recipe of its architecture is found by that."""
+    network.architecture = architecture_name(settings)  # type: ignore[assignment]
+    return network

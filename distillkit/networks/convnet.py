@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 
 from distillkit.errors import ConfigError
+from distillkit.networks.norms import norm_layer
 
 
 def default_depth(image_size: int) -> int:
@@ -18,18 +17,6 @@ def round_log2(value: int) -> int:
     """The exponent of the power of two nearest to ``value`` on the logarithmic scale."""
     exponent = value.bit_length() - 1
     return exponent + int(value * value > 2 ** (2 * exponent + 1))
-
-
-def _norm(kind: str, channels: int) -> nn.Module:
-    if kind == "instance":  # "instancenorm" of the released code: GroupNorm with one channel a group, affine
-        return nn.GroupNorm(channels, channels)
-    if kind == "group":
-        return nn.GroupNorm(math.gcd(4, channels), channels)
-    if kind == "layer":
-        return nn.GroupNorm(1, channels)
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.Identity()
 
 
 class ConvNet(nn.Module):
@@ -53,7 +40,7 @@ class ConvNet(nn.Module):
             )
         layers: list[nn.Module] = []
         for block in range(depth):
-            layers += [nn.Conv2d(channels if block == 0 else width, width, 3, padding=1), _norm(norm, width)]
+            layers += [nn.Conv2d(channels if block == 0 else width, width, 3, padding=1), norm_layer(norm, width)]
             layers += [nn.ReLU(), nn.AvgPool2d(2, 2)]
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width * (height >> depth) * (columns >> depth), num_classes)

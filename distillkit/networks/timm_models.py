@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from distillkit.errors import ConfigError
+from distillkit.networks.norms import replace_batch_norm
 
 SMALL = 64  # pixels; from here down, a network made for 224 pixels would end in a 1x1 map
 
@@ -76,10 +77,23 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module | None:
     return model
 
 
-def prepare_model(name: str, *, num_classes: int, image_size: int, channels: int = 3) -> tuple[nn.Module, list[str]]:
+Norm = Literal["keep", "instance", "group"]
+
+
+def prepare_model(
+    name: str, *, num_classes: int, image_size: int, channels: int = 3, norm: Norm = "keep"
+) -> tuple[nn.Module, list[str]]:
     """Create a timm network, untrained, that works on ``image_size`` x ``image_size`` images of ``channels`` channels.
 
     Small images need smaller patches or a stem that does not shrink them; the first form that fits the family is taken.
+
+    Args:
+        name: timm's, with or without ``timm/`` before it.
+        num_classes: K, outputs.
+        image_size: pixels a side.
+        channels: of the images.
+        norm: what batch normalisation becomes: ``keep`` leaves it, ``instance`` and ``group`` put GroupNorm in its
+            place, of one channel a group or of larger groups. A few images a class cannot train batch normalisation.
 
     Returns:
         The network, and a line for each thing that differs from ``timm.create_model(name)``.
@@ -90,6 +104,8 @@ def prepare_model(name: str, *, num_classes: int, image_size: int, channels: int
     import timm
 
     name = name.removeprefix("timm/")
+    if norm not in get_args(Norm):
+        raise ConfigError(f"norm={norm!r} is unknown; use {', '.join(get_args(Norm))}")
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
         raise ConfigError(f"timm has no network {name!r}; similar names: {close}")
@@ -104,6 +120,10 @@ def prepare_model(name: str, *, num_classes: int, image_size: int, channels: int
         if image_size <= SMALL:
             notes += filter(None, [_cifar_stem(model, channels), _small_vgg(model, image_size, num_classes)])
         if _runs(model, channels, image_size):
+            if norm != "keep":
+                done = replace_batch_norm(model, norm, torch.zeros(2, channels, image_size, image_size))
+                notes.append(done or "norm: no batch normalisation to replace")
+            model.architecture = f"timm/{name}" + ("" if norm == "keep" else f":norm={norm}")  # type: ignore[assignment]
             return model, notes
     raise ConfigError(
         f"timm/{name} does not take {image_size}x{image_size} images in any form tried; choose another network"

@@ -165,6 +165,7 @@ def _validated(value: Any, name: str) -> TrajectoriesFile:
 
 def _contradictions(about: TrajectoriesFile, setup: dict[str, Any], fingerprint: str) -> list[tuple[bool, str]]:
     """What the parts of a list must agree on, and the words where they do not."""
+    named = set(NetworkSettings.model_fields) - {"replace_norm"}  # older lists do not have it
     form, recipe, epochs = about.setup.form, about.setup.recipe, about.setup.most_epochs
     scheduled = {"add_end_epoch", "easy_fraction", "remove_epochs", "remove_fractions"}
     whole = all(
@@ -174,7 +175,7 @@ def _contradictions(about: TrajectoriesFile, setup: dict[str, Any], fingerprint:
     )
     return [
         (fingerprint != about.fingerprint or form.form != "convex", "the fingerprint is not that of its set-up"),
-        (set(setup["network"]) != set(NetworkSettings.model_fields), "setup.network is not complete"),
+        (not named <= set(setup["network"]), "setup.network is not complete"),
         (set(setup["form"]) != set(TrajectorySettings.model_fields) - {"keep_raw"}, "setup.form is not complete"),
         (recipe.order in RANKED and not scheduled <= set(setup["recipe"]), "setup.recipe lacks the data scheduler"),
         ((about.setup.epochs is None) == (recipe.epochs is None), "setup says nowhere, or twice, how many epochs"),

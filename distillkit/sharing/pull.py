@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from distillkit import storage
-from distillkit.artifact.layout import FILES, LOADED, PUBLISHED, check_format
+from distillkit.artifact.layout import FILES, LOADED, PUBLISHED, check_format, is_published, recipe_files
 from distillkit.artifact.read import MAX_JSON, Artifact, largest_sizes, read_artifact, read_config
 from distillkit.artifact.schema import ArtifactConfig, Identity
 from distillkit.errors import ArtifactError, ConfigError, NetworkError, StorageError
@@ -66,9 +66,14 @@ def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:
     commit = client.resolve(address, cache)
     names = PUBLISHED if whole else LOADED
     folder = None if cache.force_download else client.cached_folder(address, commit, names, cache)
-    if folder is None:
+    if folder is None or not all((folder / name).is_file() for name in _recipes_of(folder, address)):
         folder = _download(address, commit, names, cache)
     return Fetched(read_artifact(folder, str(address)), commit)
+
+
+def _recipes_of(folder: Path, address: Address) -> tuple[str, ...]:
+    """The files of recipes that the config in ``folder`` lists."""
+    return recipe_files(ArtifactConfig.model_validate(read_config(folder, str(address))).recipes)
 
 
 def _download(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> Path:
@@ -79,8 +84,11 @@ def _download(address: Address, commit: str, names: tuple[str, ...], cache: Cach
     for name in LOADED:
         if sizes and name not in sizes:
             raise ArtifactError(f"{address} is damaged: it has no {name}")
+    recipes = recipe_files(about.recipes)
+    if recipes and not cache.local_files_only:
+        sizes |= _sizes(address, commit, recipes, cache)
     _check_sizes(address, largest_sizes(about), sizes)
-    return client.fetch(address, commit, names, cache)
+    return client.fetch(address, commit, (*names, *recipes), cache)
 
 
 def _sizes(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> dict[str, int]:
@@ -97,7 +105,7 @@ def _check_sizes(address: Address, limits: dict[str, int], sizes: dict[str, int]
 
 
 def plan_pull(address: Address, cache: Cache) -> tuple[str, dict[str, int]]:
-    """The commit that would be fetched, and bytes by file name; fetches nothing.
+    """The commit that would be fetched, and bytes by file name; fetches nothing but the config.
 
     Raises:
         ArtifactError: the repository is no artifact.
@@ -107,7 +115,10 @@ def plan_pull(address: Address, cache: Cache) -> tuple[str, dict[str, int]]:
     sizes = client.file_sizes(address, commit, PUBLISHED, cache)
     if FILES.config not in sizes:
         raise ArtifactError(f"{address} is not a distillkit artifact: it has no {FILES.config}")
-    return commit, {name: sizes[name] for name in PUBLISHED if name in sizes}
+    _check_sizes(address, {FILES.config: MAX_JSON}, sizes)
+    recipes = _recipes_of(client.fetch_file(address, commit, FILES.config, cache).parent, address)
+    sizes |= client.file_sizes(address, commit, recipes, cache) if recipes else {}
+    return commit, {name: sizes[name] for name in (*PUBLISHED, *recipes) if name in sizes}
 
 
 def pull(address: Address, out: Path, cache: Cache, *, replace: bool = False) -> Fetched:
@@ -133,7 +144,13 @@ def copy_files(source: Path, target: Path) -> None:
     Raises:
         StorageError: a file cannot be read or written.
     """
-    for name in [*(name for name in PUBLISHED if name != FILES.config), FILES.config]:
+    recipes = {
+        str(path.relative_to(folder).as_posix())
+        for folder in (source, target)
+        for path in folder.glob("recipes/*.json")
+    }
+    others = [name for name in (*PUBLISHED, *sorted(recipes)) if name != FILES.config and is_published(name)]
+    for name in (*others, FILES.config):
         if (source / name).is_file():
             try:
                 content = (source / name).read_bytes()

@@ -10,7 +10,7 @@ from typing import Any
 from distillkit import storage
 from distillkit.artifact import own_section
 from distillkit.artifact.card import render_card
-from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.artifact.layout import FILES, is_published
 from distillkit.artifact.schema import Home
 from distillkit.errors import StorageError
 from distillkit.hub.client import Token
@@ -81,7 +81,7 @@ class PublishedArtifact:
 
     def owns(self, name: str) -> bool:
         """Whether it is one of an artifact's files."""
-        return name in PUBLISHED
+        return is_published(name)
 
     def content(self, repo: str, revision: str | None, own: str) -> dict[str, bytes]:
         """Exactly what is to be published, by file name.

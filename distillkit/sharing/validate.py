@@ -10,7 +10,7 @@ import yaml
 from PIL import Image, UnidentifiedImageError
 
 from distillkit.artifact.card import front_matter
-from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.artifact.layout import FILES, PUBLISHED, recipe_files
 from distillkit.artifact.read import Artifact, largest_sizes, read_artifact
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.artifact.write import read_own_section
@@ -36,7 +36,8 @@ def validate(folder: Path) -> Checked:
     """
     artifact = read_artifact(folder)
     about = ArtifactConfig.model_validate(artifact.config)
-    names = tuple(name for name in PUBLISHED if (folder / name).is_file() or name == FILES.card)
+    recipes = recipe_files(about.recipes)
+    names = tuple(name for name in (*PUBLISHED, *recipes) if (folder / name).is_file() or name == FILES.card)
     missing = [name for name in PUBLISHED if name not in names and not (name == FILES.curves and not about.learned)]
     if missing:
         raise ArtifactError(f"{folder} is incomplete: it has no {missing[0]}; make it again")

@@ -14,7 +14,7 @@ from distillkit.experts.difficulty import find_score
 from distillkit.experts.recipe import CLIPPED, RANKED, expert_recipe
 from distillkit.precision import arithmetic
 from distillkit.records import TrajectorySource
-from distillkit.settings import DatasetSettings, ExpertSettings, RunSettings
+from distillkit.settings import DatasetSettings, ExpertSettings, NetworkSettings, RunSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.difficulty import check_ranking
 from distillkit.stages.expert_precision import expert_precision
@@ -34,10 +34,15 @@ def data_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
         "data": prepared.data.info.fingerprint,
         "preprocessing": [settings.dataset.preprocessing, settings.dataset.zca_eps, *_given(settings.dataset)],
         "augmentation": settings.dataset.augmentation,
-        "network": prepared.network.model_dump(mode="json"),
+        "network": _network(prepared.network),
         "precision": expert_precision(run, prepared),
         "device": run.device.type,
     }
+
+
+def _network(settings: NetworkSettings) -> dict[str, Any]:
+    """Without what is as it was before it could be said, so that older experts are still these."""
+    return settings.model_dump(mode="json", exclude={"replace_norm"} if settings.replace_norm == "keep" else set())
 
 
 def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:

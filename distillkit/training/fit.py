@@ -60,6 +60,8 @@ def fit(
             optimizer = recipe.optimizer_at(epoch)(
                 model.parameters(), lr
             )  # a new object, as released: momentum starts anew
+        if recipe.cosine:
+            set_lr(optimizer, recipe.lr_of(epoch, lr))
         model.train()
         order = recipe.order(len(images), epoch, rng.generator(seed, *names, "order", epoch)).to(images.device)
         augment_generator = rng.generator(seed, *names, "augment", epoch)
@@ -68,7 +70,10 @@ def fit(
             for indices in order.split(recipe.batch_size):
                 clean = images[indices]
                 seen = clean if recipe.augmentation is None else recipe.augmentation(clean, augment_generator)
-                losses.append(_step(model, optimizer, recipe, Batch(seen, clean, targets[indices]), epoch))
+                wanted = targets[indices]
+                if recipe.mixing is not None:
+                    seen, wanted = recipe.mixing(seen, wanted, augment_generator)
+                losses.append(_step(model, optimizer, recipe, Batch(seen, clean, wanted), epoch))
         yield EpochSummary(epoch, torch.stack(losses).mean(), lr, optimizer)
 
 
@@ -81,6 +86,32 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe, ba
 
     loss: Any = optimizer.step(closure)  # type: ignore[arg-type]
     return torch.as_tensor(loss)
+
+
+def in_training_form(model: nn.Module, device: torch.device, *, amp: bool, compiled: bool) -> nn.Module:
+    """``model`` as ``fit`` should see it: its forward pass in bfloat16 autocast, compiled, or as it is.
+
+    The parameters stay those of ``model``.
+    """
+    return _Form(model, device, amp, compiled) if amp or compiled else model
+
+
+class _Form(nn.Module):
+    def __init__(self, model: nn.Module, device: torch.device, amp: bool, compiled: bool) -> None:
+        super().__init__()
+        self.model, self._device, self._amp = model, device, amp
+        self._forward: Any = torch.compile(model) if compiled else model
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+            logits: Tensor = self._forward(images)
+        return logits.float()
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """From the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 @torch.no_grad()

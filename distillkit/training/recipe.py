@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillkit.data.augment import Augmentation
+from distillkit.data.augment import Augmentation, Composed, CutMix
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def constant_scale(epoch: int) -> float:
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained; ``lr_drop_epochs`` are the first epochs (from 0) of each lower lr, from which on
-    ``later_optimizer`` takes over if there is one, ``loss_scale`` gives the factor of the cross-entropy by epoch.
+    ``later_optimizer`` takes over if there is one, ``loss_scale`` gives the factor of the cross-entropy by epoch;
+    ``mixing`` mixes images and label probabilities after the augmentation; ``cosine`` lowers the lr by epoch.
     """
 
     epochs: int
@@ -69,11 +71,17 @@ class Recipe:
     optimizer: OptimizerPart
     loss: LossPart
     order: OrderPart
-    augmentation: Augmentation | None = None
+    augmentation: Augmentation | Composed | None = None
     lr_drop_epochs: tuple[int, ...] = ()
     lr_drop_factor: float = 0.1
     loss_scale: Callable[[int], float] = constant_scale
     later_optimizer: OptimizerPart | None = None
+    mixing: CutMix | None = None
+    cosine: bool = False
+
+    def lr_of(self, epoch: int, lr: float) -> float:
+        """What ``lr`` is in ``epoch``: as it is, or on half a cosine that would reach 0 after the last epoch."""
+        return lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2 if self.cosine else lr
 
     def optimizer_at(self, epoch: int) -> OptimizerPart:
         """The part that makes the optimiser of ``epoch``."""
@@ -110,6 +118,19 @@ class Adam:
 
 
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay."""
+
+    weight_decay: float = 0.01
+
+    def __call__(self, parameters: Iterable[nn.Parameter], lr: float, stacked: bool = False) -> torch.optim.Optimizer:
+        """The optimiser; element by element, so stacked networks need nothing else."""
+        return torch.optim.AdamW(
+            parameters, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=self.weight_decay, fused=True
+        )
 
 
 def cross_entropy(model: Model, batch: Batch, scale: float | Tensor) -> Tensor:

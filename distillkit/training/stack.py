@@ -18,7 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from distillkit import rng
 from distillkit.errors import ConfigError
-from distillkit.training.fit import EpochSummary
+from distillkit.training.fit import EpochSummary, set_lr
 from distillkit.training.recipe import Batch, LossPart, Recipe
 from distillkit.training.standing import START, Begin, recall
 
@@ -167,6 +167,8 @@ def fit_stack(
         if epoch in recipe.lr_drop_epochs:
             lr *= recipe.lr_drop_factor
             optimizer = recipe.optimizer_at(epoch)(stack.parameters, lr, stacked=True)
+        if recipe.cosine:
+            set_lr(optimizer, recipe.lr_of(epoch, lr))
         orders = [
             recipe.order(len(own), epoch, rng.generator(seed, *name, "order", epoch)).to(device)
             for own, name in zip(images, names, strict=True)
@@ -176,9 +178,13 @@ def fit_stack(
         for chunks in zip(*(order.split(recipe.batch_size) for order in orders), strict=True):
             clean = [own[chunk] for own, chunk in zip(images, chunks, strict=True)]
             seen = clean if recipe.augmentation is None else _augmented(recipe, clean, generators)
-            wanted = torch.stack([own[chunk] for own, chunk in zip(targets, chunks, strict=True)])
+            wanted = [own[chunk] for own, chunk in zip(targets, chunks, strict=True)]
             stacked = torch.stack(seen)
-            batch = Batch(stacked, stacked if seen is clean else torch.stack(clean), wanted)
+            clean_ones = stacked if seen is clean else torch.stack(clean)
+            if recipe.mixing is not None:
+                mixed = [recipe.mixing(*pair) for pair in zip(seen, wanted, generators, strict=True)]
+                stacked, wanted = torch.stack([images for images, _ in mixed]), [labels for _, labels in mixed]
+            batch = Batch(stacked, clean_ones, torch.stack(wanted))
             losses.append(stack.step(optimizer, batch, scale))
         means = torch.stack(losses).mean(0)
         yield [EpochSummary(epoch, loss, lr, optimizer, index) for index, loss in enumerate(means)]

@@ -285,7 +285,7 @@ def expert_says(rows):
     def logits(expert, indices):
         return table[expert] if indices is None else table[expert][indices]
 
-    return RealData(torch.arange(9.0).view(9, 1, 1, 1), torch.arange(9) % 3, 3, len(rows), logits)
+    return RealData(torch.arange(9.0).view(9, 1, 1, 1), torch.arange(9) % 3, 3, tuple(range(len(rows))), logits)
 
 
 def test_init_correct__images_that_expert_0_gets_right_then_the_others_then_any():

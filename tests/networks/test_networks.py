@@ -97,6 +97,6 @@ def test_parse_architecture():
     assert parse_architecture("convnet", base) == base
     assert parse_architecture("convnet:width=8,norm=batch", base) == NetworkSettings(width=8, depth=2, norm="batch")
     assert parse_architecture("timm/resnet18", base).name == "timm/resnet18"
-    for bad in ("resnet18", "convnet:widht=8", "convnet:width=x", "timm/resnet18:width=3"):
+    for bad in ("resnet9", "convnet:widht=8", "convnet:width=x", "timm/resnet18:width=3"):
         with pytest.raises(ConfigError):
             parse_architecture(bad, base)

@@ -1,0 +1,184 @@
+"""A recipe for one network on one set: optimiser, learning rate, augmentation and number of steps, by validation data.
+
+Networks differ in what they learn a few images with: a learning rate that a ConvNet's images were learned for ruins
+a VGG, batch normalisation wants small steps, attention AdamW. The search goes from coordinate to coordinate: every
+optimiser at its learning rates, then augmentations for the best of them, then numbers of steps. It knows a score alone,
+so a baseline of real images is tuned by the same search as a distilled set.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from distillkit.data.augment import CutMix, parse_augmentation
+from distillkit.errors import ConfigError
+from distillkit.training.recipe import AdamW, Recipe, Sgd, cross_entropy, shuffle
+
+LRS = {"sgd": (0.003, 0.01, 0.03, 0.1), "adamw": (1e-4, 3e-4, 1e-3, 3e-3)}
+WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
+MOMENTUM = 0.9
+STEPS = (100, 300, 1000)
+FIRST_STEPS = 300
+LARGEST_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One recipe: ``optimizer`` ``sgd`` or ``adamw``, ``steps`` on half a cosine, ``augmentation`` as
+    ``parse_augmentation`` reads it, ``cutmix`` or not.
+    """
+
+    optimizer: str
+    lr: float
+    steps: int
+    augmentation: str
+    cutmix: bool = False
+
+    def epochs(self, size: int) -> int:
+        """Passes over ``size`` images."""
+        return -(-self.steps // -(-size // min(size, LARGEST_BATCH)))
+
+    def recipe(self, size: int) -> Recipe:
+        """For a set of ``size`` images."""
+        decay = WEIGHT_DECAY[self.optimizer]
+        return Recipe(
+            epochs=self.epochs(size),
+            batch_size=min(size, LARGEST_BATCH),
+            lr=self.lr,
+            optimizer=AdamW(decay) if self.optimizer == "adamw" else Sgd(MOMENTUM, decay),
+            loss=cross_entropy,
+            order=shuffle,
+            augmentation=parse_augmentation(self.augmentation),
+            mixing=CutMix() if self.cutmix else None,
+            cosine=True,
+        )
+
+    def to_json(self, size: int) -> dict[str, Any]:
+        """As a recipe file has it, for a set of ``size`` images."""
+        momentum = MOMENTUM if self.optimizer == "sgd" else 0.0
+        decay = WEIGHT_DECAY[self.optimizer]
+        mixing = {"mixing": "cutmix"} if self.cutmix else {}
+        return {
+            "optimizer": {"name": self.optimizer, "momentum": momentum, "weight_decay": decay},
+            "lr": self.lr,
+            "schedule": {
+                "epochs": self.epochs(size),
+                "lr_drop_epochs": [],
+                "lr_drop_factor": 0.1,
+                "cosine": True,
+                "new_optimizer_at_drop": True,
+            },
+            "batch_size": min(size, LARGEST_BATCH),
+            "loss": "cross-entropy with label probabilities, mean over the batch",
+            "augmentation": {"name": "dsa or composed", "strategy": self.augmentation, **mixing},
+        }
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        mix = " and cutmix" if self.cutmix else ""
+        return f"{self.optimizer} {self.lr:g}, {self.steps} steps, {self.augmentation}{mix}"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate with its validation accuracy and the seconds that it took."""
+
+    candidate: Candidate
+    accuracy: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat."""
+        return {**asdict(self.candidate), "accuracy": self.accuracy, "seconds": self.seconds}
+
+
+Score = Callable[[Candidate], float]
+"""Validation accuracy of fresh networks trained by a candidate."""
+
+
+def usual_augmentation(strategy: str) -> str:
+    """Crop and flip, as far as the set's own strategy says that its images may be flipped: digits may not."""
+    return "crop+flip" if "flip" in strategy.split("_") else "crop+rotate" if "rotate" in strategy else "crop+scale"
+
+
+def search(
+    score: Score, strategy: str, seconds: float, note: Callable[[str], None] = lambda message: None
+) -> list[Tried]:
+    """All candidates that were tried within ``seconds``, the best one first.
+
+    Args:
+        score: of a candidate.
+        strategy: the set's own augmentation.
+        seconds: a candidate is not begun if it would take longer than what is left, by what the others took; the first
+            one is always tried.
+        note: who hears what is left out.
+
+    Raises:
+        ConfigError: no time at all.
+    """
+    if seconds <= 0:
+        raise ConfigError("--time-budget must be positive")
+    tried: list[Tried] = []
+    end = time.monotonic() + seconds
+    for stage in (_optimizers, _augmentations, _lengths):
+        left_out = 0
+        for candidate in stage(_ranked(tried), strategy):
+            if any(one.candidate == candidate for one in tried):
+                continue
+            if tried and time.monotonic() + _expected(candidate, tried) > end:
+                left_out += 1
+                continue
+            begin = time.monotonic()
+            accuracy = score(candidate)
+            tried.append(Tried(candidate, accuracy, time.monotonic() - begin))
+        if left_out:
+            note(f"no time for {left_out} candidates; give a longer --time-budget to try them")
+    return _ranked(tried)
+
+
+def _ranked(tried: Sequence[Tried]) -> list[Tried]:
+    """Best first; of equals the one that takes fewer steps, then the one tried first."""
+    return sorted(tried, key=lambda one: (-one.accuracy, one.candidate.steps))
+
+
+def _expected(candidate: Candidate, tried: Sequence[Tried]) -> float:
+    """Seconds, by the slowest step so far."""
+    return candidate.steps * max(one.seconds / one.candidate.steps for one in tried)
+
+
+def _optimizers(ranked: Sequence[Tried], strategy: str) -> Iterator[Candidate]:
+    """From the middle of the learning rates outwards, so that a short budget has tried the likely ones."""
+    for position in (2, 1, 3, 0):
+        for name, rates in LRS.items():
+            yield Candidate(name, rates[position], FIRST_STEPS, strategy)
+
+
+def _augmentations(ranked: Sequence[Tried], strategy: str) -> Iterator[Candidate]:
+    best = ranked[0].candidate
+    yield replace(best, augmentation=usual_augmentation(strategy))
+    yield replace(best, cutmix=True)
+    yield replace(best, augmentation=usual_augmentation(strategy), cutmix=True)
+
+
+def _lengths(ranked: Sequence[Tried], strategy: str) -> Iterator[Candidate]:
+    for steps in STEPS:
+        yield replace(ranked[0].candidate, steps=steps)
+
+
+BATCH_NORM, ATTENTION = "batch normalisation", "attention"
+DEFAULTS = {
+    BATCH_NORM: Candidate("adamw", 1e-3, 300, "own"),
+    ATTENTION: Candidate("adamw", 1e-3, 1000, "own"),
+}
+"""Recipes of networks with batch normalisation and with attention that have none of their own; ``own`` augmentation is
+the set's. Chosen on validation data over the reference sets (examples/reference/tuned.md).
+"""
+
+
+def default_recipe(kind: str, strategy: str, size: int) -> dict[str, Any]:
+    """The recipe of a ``kind`` of network for a set of ``size`` images whose own augmentation is ``strategy``."""
+    return replace(DEFAULTS[kind], augmentation=strategy).to_json(size)

@@ -1,0 +1,233 @@
+"""A recipe for one network on one artifact: searched on validation data, measured on test data once, kept with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from distillkit import storage
+from distillkit.artifact.layout import FILES, recipe_file
+from distillkit.artifact.read import read_artifact
+from distillkit.artifact.write import write_card
+from distillkit.data.coresets import select_coreset
+from distillkit.data.splits import even_subset
+from distillkit.distilled import DistilledDataset
+from distillkit.environment import resolve_device
+from distillkit.errors import ConfigError
+from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
+from distillkit.evaluation.tuning import Candidate, Tried, search
+from distillkit.interrupt import StopRequest
+from distillkit.networks.build import architecture_name, build_network, parse_architecture
+from distillkit.precision import arithmetic, steady
+from distillkit.progress import Progress, Silent
+from distillkit.records import EvalReport, ImageSet
+from distillkit.settings import NetworkSettings
+from distillkit.stages.training_form import fresh_networks
+
+Baseline = Literal["random", "kmeans"]
+VALIDATED = 1000
+"""Validation images that a candidate is scored on, by default."""
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """How a recipe is searched and measured.
+
+    ``seconds`` of search for each set of images; ``networks`` that measure the recipe on test data, ``scorers`` that
+    score a candidate; ``validated``: images of the validation split that they are asked, None for all; ``baselines``
+    that are tuned alike.
+    """
+
+    seconds: float = 600.0
+    networks: int = 3
+    scorers: int = 1
+    validated: int | None = VALIDATED
+    baselines: tuple[Baseline, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A recipe in the form of ``recipe.json``, what was tried, its test accuracies, and those of tuned baselines."""
+
+    architecture: str
+    recipe: dict[str, Any]
+    tried: tuple[Tried, ...]
+    report: EvalReport
+    baselines: dict[str, EvalReport]
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """What results.json says of it."""
+        return {
+            **self.report.to_json(),
+            "recipe": self.tried[0].candidate.words,
+            "seconds": self.seconds,
+            "baselines": {name: report.to_json() for name, report in self.baselines.items()},
+        }
+
+
+def tune(
+    ds: DistilledDataset,
+    architecture: str,
+    options: TuneOptions | None = None,
+    *,
+    device: str = "auto",
+    data_root: str | None = None,
+    progress: Progress | None = None,
+    stop: StopRequest | None = None,
+) -> Tuned:
+    """Search a recipe for ``architecture`` on validation data, and measure it on test data.
+
+    Args:
+        ds: the set.
+        architecture: as ``--arch`` has it: ``resnet18``, ``timm/resnet18:norm=instance``, ...
+        options: how long and how carefully.
+        device: where.
+        data_root: where local copies of registered data sets lie.
+        progress: listener.
+        stop: request that stops between two networks.
+
+    Raises:
+        ConfigError: an unknown architecture, no validation images, or no time.
+        DataError: the data set is not the one that was distilled.
+    """
+    asked, listener = options or TuneOptions(), Silent() if progress is None else progress
+    request, place = StopRequest() if stop is None else stop, resolve_device(device)
+    own = NetworkSettings.model_validate(ds.recipe["architecture"])
+    network, note = ds.fitting(parse_architecture(architecture, own), keep="norm=" in architecture)
+    if note is not None:
+        listener.note(f"{architecture_name(network)}: {note}")
+    data = ds.load_source(data_root=data_root)
+    if not len(data.validation):
+        raise ConfigError("this set was learned from all training images; none are held out to choose a recipe by")
+    begin = time.monotonic()
+    bench = _Bench(ds, network, asked, place, listener, request)
+    seen = _exam(ds, _some(data.validation, asked), place)
+    tried = bench.searched(seen, lambda index: TrainingSet(ds.images.to(place), ds.targets.to(place)))
+    seconds = time.monotonic() - begin
+    test = _exam(ds, data.test, place)
+    training = TrainingSet(ds.images.to(place), ds.targets.to(place))
+    report = bench.measured(tried[0].candidate, test, lambda index: training)
+    baselines: dict[str, EvalReport] = {}
+    for kind in asked.baselines:
+        subset = _subset(ds, data.train, kind, place)
+        best = bench.searched(seen, subset)[0]
+        listener.note(f"{kind}: {best.candidate.words}")
+        baselines[kind] = bench.measured(best.candidate, test, subset)
+    name = architecture_name(network, own)
+    recipe = tried[0].candidate.to_json(len(ds)) | {
+        "architecture": network.model_dump(mode="json"),
+        "tuned_for": name,
+        "chosen_by": {
+            "split": data.info.validation_split,
+            "images": len(seen.labels),
+            "networks": asked.scorers,
+            "tried": [one.to_json() for one in tried],
+        },
+    }
+    return Tuned(name, recipe, tuple(tried), report, baselines, seconds)
+
+
+def keep_recipe(folder: Path, tuned: Tuned) -> None:
+    """Write a recipe into an artifact's folder, with its row in the results and the card.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    artifact = read_artifact(folder)
+    storage.write_json(folder / recipe_file(tuned.architecture), tuned.recipe)
+    results = {**artifact.results, "tuned": {**artifact.results.get("tuned", {}), tuned.architecture: tuned.row()}}
+    known = [name for name in artifact.config.get("recipes", []) if name != tuned.architecture]
+    config = {**artifact.config, "recipes": [*known, tuned.architecture]}
+    storage.write_json(folder / FILES.results, results)
+    storage.write_json(folder / FILES.config, config)
+    write_card(folder, config, artifact.recipe, results)
+
+
+def _some(images: ImageSet, asked: TuneOptions) -> ImageSet:
+    if asked.validated is None or asked.validated >= len(images):
+        return images
+    return images.subset(even_subset(images.labels, asked.validated, asked.seed, "tune", "validation"))
+
+
+def _exam(ds: DistilledDataset, images: ImageSet, place: torch.device) -> Examination:
+    return Examination(ds.preprocess(images.images.to(place)), images.labels.to(place))
+
+
+def _subset(ds: DistilledDataset, train: ImageSet, kind: Baseline, place: torch.device) -> Callable[[int], TrainingSet]:
+    """Real images, as many as the set has: another random subset for each network, or one k-means coreset."""
+    inputs, ipc = ds.preprocess(train.images.to(place)), int(ds.config["ipc"])
+
+    def choose(index: int) -> TrainingSet:
+        draw = index if kind == "random" else 0
+        rows = select_coreset(kind, inputs, train.labels, ds.num_classes, ipc, 0, draw)
+        return TrainingSet(inputs[rows.to(place)], _one_hot(train.labels[rows], ds.num_classes).to(place))
+
+    if kind == "random":
+        return choose
+    chosen = choose(0)
+    return lambda index: chosen
+
+
+def _one_hot(labels: Tensor, classes: int) -> Tensor:
+    return nn.functional.one_hot(labels, classes).to(torch.float32)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Trains and scores networks of one architecture."""
+
+    ds: DistilledDataset
+    network: NetworkSettings
+    asked: TuneOptions
+    place: torch.device
+    listener: Progress
+    request: StopRequest
+
+    def searched(self, exam: Examination, training: Callable[[int], TrainingSet]) -> Sequence[Tried]:
+        """Candidates by their validation accuracy, best first."""
+        self.listener.stage("searching a recipe", 0)
+
+        def score(candidate: Candidate) -> float:
+            mean = self._run(candidate, exam, training, "tune", self.asked.scorers).mean
+            self.listener.note(f"{candidate.words}: {100 * mean:.1f} % on validation images")
+            return mean
+
+        strategy = str(self.ds.recipe["augmentation"].get("strategy", "none"))
+        return search(score, strategy, self.asked.seconds, self.listener.note)
+
+    def measured(self, candidate: Candidate, exam: Examination, training: Callable[[int], TrainingSet]) -> EvalReport:
+        """Test accuracies of fresh networks."""
+        self.listener.stage("evaluating", self.asked.networks)
+        return self._run(candidate, exam, training, "evaluate", self.asked.networks)
+
+    def _run(
+        self,
+        candidate: Candidate,
+        exam: Examination,
+        training: Callable[[int], TrainingSet],
+        use: str,
+        count: int,
+    ) -> EvalReport:
+        ds, seed = self.ds, self.asked.seed
+        recipe = candidate.recipe(len(ds))
+
+        def build(index: int) -> nn.Module:
+            return build_network(self.network, ds.image_shape, ds.num_classes, seed, use, index, "init")
+
+        def after(accuracy: float) -> None:
+            self.listener.advance(1, accuracy=accuracy)
+
+        def check() -> None:
+            self.request.check("while a recipe is searched", "nothing was saved")
+
+        form = fresh_networks(self.place, recipe, len(ds), count, note=self.listener.note)
+        with arithmetic(steady("auto", self.place), self.place):
+            return evaluate_networks(build, training, exam, recipe, seed, count, after, check, form)

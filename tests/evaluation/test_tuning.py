@@ -1,0 +1,265 @@
+"""Recipes of further networks: the search by hand, what is kept, and who takes it."""
+
+import json
+import shutil
+import warnings
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+from distillkit import load_distilled, prepare_model
+from distillkit.artifact.layout import is_published, recipe_file
+from distillkit.data.augment import Composed, CutMix, parse_augmentation
+from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning
+from distillkit.evaluation import tuning
+from distillkit.evaluation.recipe import recipe_from_json, recipe_words
+from distillkit.evaluation.tuning import Candidate, search
+from distillkit.hub.address import parse_address
+from distillkit.hub.client import Cache
+from distillkit.networks.convnet import ConvNet
+from distillkit.sharing.pull import plan_pull, pull
+from distillkit.sharing.push import PushOptions, push
+from distillkit.stages.tune import TuneOptions, keep_recipe, tune
+from distillkit.training.fit import fit
+from distillkit.training.stack import Form, Stack, fit_stack
+
+QUICK = TuneOptions(seconds=60.0, networks=2, scorers=1, validated=30)
+
+
+class Clock:
+    """A second for a hundred steps."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(tuning.time, "monotonic", lambda: self.now)
+
+    def score(self, accuracy):
+        def of(candidate):
+            self.now += candidate.steps / 100
+            return accuracy(candidate)
+
+        return of
+
+
+def accuracy(c):
+    """Best: SGD 0.01, 1000 steps, with cutmix."""
+    return 0.5 + 0.1 * (c.optimizer == "sgd" and c.lr == 0.01) + 0.1 * c.cutmix + 0.05 * (c.steps == 1000)
+
+
+def test_search__goes_from_optimisers_to_augmentations_to_lengths(monkeypatch):
+    tried = search(Clock(monkeypatch).score(accuracy), "crop_flip", 1000)
+    assert tried[0].candidate == Candidate("sgd", 0.01, 1000, "crop_flip", True)
+    assert [one.accuracy for one in tried] == sorted((one.accuracy for one in tried), reverse=True)
+    assert len({one.candidate for one in tried}) == len(tried) == 8 + 3 + 2
+    assert {one.candidate.augmentation for one in tried} == {"crop_flip", "crop+flip"}
+
+
+def test_search__keeps_to_its_time_and_says_what_it_left_out(monkeypatch):
+    notes, clock = [], Clock(monkeypatch)
+    tried = search(clock.score(accuracy), "crop_flip", 10.0, notes.append)
+    assert clock.now <= 10.0
+    assert len(tried) == 3 + 1  # three of 300 steps, one of 100
+    assert notes == [
+        "no time for 5 candidates; give a longer --time-budget to try them",
+        "no time for 3 candidates; give a longer --time-budget to try them",
+        "no time for 1 candidates; give a longer --time-budget to try them",
+    ]
+    first = search(Clock(monkeypatch).score(accuracy), "none", 0.001)
+    assert [one.candidate for one in first] == [Candidate("sgd", 0.03, 300, "none")]
+    with pytest.raises(ConfigError, match="must be positive"):
+        search(lambda candidate: 0.0, "none", 0)
+
+
+def test_candidate__its_recipe_is_the_one_that_the_file_says():
+    for candidate in (Candidate("sgd", 0.01, 300, "crop_flip"), Candidate("adamw", 1e-3, 100, "crop+flip", True)):
+        for size in (10, 600):
+            assert recipe_from_json(json.loads(json.dumps(candidate.to_json(size)))) == candidate.recipe(size)
+    assert Candidate("sgd", 0.01, 300, "none").epochs(600) == 100  # three batches of 256
+    assert "cutmix" in recipe_words(Candidate("adamw", 1e-3, 100, "crop+flip", True).to_json(10))
+
+
+def test_usual_augmentation__flips_what_the_set_flips():
+    assert tuning.usual_augmentation("color_crop_cutout_flip_scale_rotate") == "crop+flip"
+    assert "flip" not in tuning.usual_augmentation("color_crop_cutout_scale_rotate")
+
+
+def test_composed__applies_all_in_order():
+    images, generator = torch.rand(3, 1, 8, 8), torch.Generator().manual_seed(1)
+    found = parse_augmentation("crop+flip")(images, generator)
+    again = torch.Generator().manual_seed(1)
+    one_by_one = Composed(("flip",))(Composed(("crop",))(images, again), again)
+    assert torch.equal(found, one_by_one)
+    assert parse_augmentation("none") is None
+    with pytest.raises(ConfigError, match="augmentation 'turn' is unknown"):
+        parse_augmentation("crop+turn")
+
+
+def test_cutmix__a_box_of_the_partner_and_as_much_of_its_label():
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous()
+    labels = F.one_hot(torch.arange(4), 5).float()
+    shares = set()
+    for seed in range(30):
+        mixed, targets = CutMix()(images, labels, torch.Generator().manual_seed(seed))
+        assert torch.allclose(targets.sum(1), torch.ones(4))
+        for row in range(4):
+            pixels = mixed[row].flatten()
+            for value in range(4):
+                share = float((pixels == value).float().mean())
+                assert float(targets[row, value]) == pytest.approx(share, abs=1e-6)
+        shares.add(round(float(targets[0, 0]), 3))
+    assert len(shares) > 5
+
+
+def recipe(**changes):
+    base = Candidate("adamw", 0.01, 6, "none", True)
+    return Candidate(**{**vars(base), **changes}).recipe(12)
+
+
+def test_fit__adamw_on_half_a_cosine_is_written_by_hand():
+    torch.manual_seed(0)
+    x, y = torch.randn(12, 1, 8, 8).double(), F.one_hot(torch.arange(12) % 3, 3).double()
+    model, other = (ConvNet(1, (8, 8), 3, width=2, depth=1, norm="none").double() for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    how = recipe(cutmix=False)
+    lrs = [summary.lr for summary in fit(model, x, y, how, 0, "test")]
+    assert len(lrs) == 6
+    states = [(torch.zeros_like(p), torch.zeros_like(p)) for p in other.parameters()]
+    for epoch in range(6):
+        lr = 0.01 * (1 + torch.cos(torch.tensor(torch.pi * epoch / 6, dtype=torch.float64))) / 2
+        gradients = torch.autograd.grad(F.cross_entropy(other(x), y), list(other.parameters()))
+        with torch.no_grad():
+            for p, g, (m, v) in zip(other.parameters(), gradients, states, strict=True):
+                p.mul_(1 - lr * 0.05)
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.999).add_(0.001 * g * g)
+                step = epoch + 1
+                p.sub_(lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8))
+    for found, expected in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_fit__side_by_side_mixes_each_network_as_it_would_be_alone():
+    x, y = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.eye(3).repeat(4, 1)
+
+    def network(index):
+        torch.manual_seed(index)
+        return ConvNet(1, (8, 8), 3, width=2, depth=1, norm="instance").double()
+
+    how = recipe()
+    alone = [network(index) for index in range(2)]
+    for index, model in enumerate(alone):
+        list(fit(model, x.double(), y.double(), how, 0, "t", index))
+    stack = Stack([network(index) for index in range(2)], how.loss, Form(2))
+    list(fit_stack(stack, [x.double()] * 2, [y.double()] * 2, how, 0, [("t", index) for index in range(2)]))
+    for model, expected in zip(stack.unstacked(), alone, strict=True):
+        for found, wanted in zip(model.parameters(), expected.parameters(), strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Searches of a few steps."""
+    monkeypatch.setattr(tuning, "FIRST_STEPS", 2)
+    monkeypatch.setattr(tuning, "STEPS", (2, 3))
+
+
+@pytest.fixture
+def tuned(copy, fast):
+    """A copy of the tiny artifact with a recipe for a field network, its baselines tuned alike."""
+    options = TuneOptions(60.0, 2, 1, 30, ("random", "kmeans"))
+    found = tune(load_distilled(copy), "mlp", options)
+    keep_recipe(copy, found)
+    return copy, found
+
+
+def test_tune__keeps_a_recipe_with_what_it_was_found_by(tuned):
+    folder, found = tuned
+    ds = load_distilled(folder)
+    assert list(ds.recipes) == ["mlp"] == ds.config["recipes"]
+    assert ds.recipes["mlp"] == found.recipe
+    assert set(ds.results["tuned"]["mlp"]["baselines"]) == {"random", "kmeans"}
+    assert ds.recipes["mlp"]["chosen_by"]["images"] == 20  # two of each class are held out
+    assert len(ds.results["tuned"]["mlp"]["accuracies"]) == 2
+    card = (folder / "README.md").read_text()
+    assert "| `mlp` |" in card
+    assert "random, tuned alike" in card
+    keep_recipe(folder, found)  # once more is the same
+    assert load_distilled(folder).config["recipes"] == ["mlp"]
+
+
+def test_train__takes_the_recipe_of_the_network_its_family_its_kind_or_the_headline(tuned):
+    ds = load_distilled(tuned[0])
+    assert ds.recipe_for("mlp") is ds.recipes["mlp"]
+    assert ds.recipe_for("convnet") == ds.recipe == ds.recipe_for(ds.network())
+    batch_norm = timm.create_model("resnet10t", num_classes=10)
+    attention, _ = prepare_model("test_vit", num_classes=10, image_size=8, channels=1)
+    assert ds.recipe_for(batch_norm)["optimizer"]["name"] == tuning.DEFAULTS[tuning.BATCH_NORM].optimizer
+    assert ds.recipe_for(attention)["lr"] == tuning.DEFAULTS[tuning.ATTENTION].lr
+    ds.recipes["timm/resnet18"] = {"mark": 1}
+    assert ds.recipe_for(batch_norm) == {"mark": 1}
+    assert ds.recipe_for("timm/resnet10t:norm=instance") == ds.recipe
+    losses = []
+    ds.train(ds.network(), epochs=2, progress=lambda epoch, loss: losses.append(loss))
+    assert len(losses) == 2
+
+
+def test_train__warns_of_batch_normalisation_on_few_images(copy):
+    ds = load_distilled(copy)
+    model, _ = prepare_model("resnet10t", num_classes=10, image_size=8, channels=1)
+    with pytest.warns(FewImagesWarning, match="norm='instance'"):
+        ds.train(model, epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ds.train(prepare_model("resnet10t", num_classes=10, image_size=8, channels=1, norm="instance")[0], epochs=1)
+
+
+def test_train__amp_and_hard_labels_with_cutmix(copy):
+    ds = load_distilled(copy)
+    own = {**ds.recipe, **Candidate("adamw", 1e-3, 3, "none", True).to_json(len(ds))}
+    model = ds.train(ds.network(3), recipe=own, hard_labels=True, amp=True)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert 0 <= ds.evaluate(model) <= 1
+
+
+@pytest.mark.parametrize("damage", ["gone", "other network", "strange", "escape"])
+def test_load__a_damaged_recipe_is_refused(tuned, damage):
+    folder, path = tuned[0], tuned[0] / recipe_file("mlp")
+    value = json.loads(path.read_text())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "other network":
+        path.write_text(json.dumps({**value, "tuned_for": "vgg11"}))
+    elif damage == "strange":
+        path.write_text(json.dumps({**value, "augmentation": {"strategy": "crop+turn"}}))
+    else:
+        config = json.loads((folder / "distill_config.json").read_text())
+        (folder / "distill_config.json").write_text(json.dumps({**config, "recipes": ["../../etc/passwd"]}))
+    with pytest.raises(ArtifactError, match="is damaged"):
+        load_distilled(folder)
+
+
+def test_names__of_recipe_files_stay_in_their_folder():
+    assert recipe_file("timm/resnet18:norm=instance") == "recipes/timm-resnet18-norm-instance.json"
+    assert recipe_file("../../x") == "recipes/x.json"
+    for name in ("recipes/a.json", recipe_file("convnet:width=32,depth=2,norm=instance")):
+        assert is_published(name)
+    for name in ("recipes/../a.json", "recipes/a/b.json", "recipes/a.py", "recipes/.json", "other/a.json"):
+        assert not is_published(name)
+
+
+def test_push_pull__recipes_travel_with_the_set(tuned, hub, tmp_path):
+    folder = tuned[0]
+    report = push(folder, "org/set", PushOptions())
+    assert recipe_file("mlp") in hub.repos["org/set"].commits[report.commit]
+    loaded = load_distilled("org/set")
+    assert list(loaded.recipes) == ["mlp"]
+    _, sizes = plan_pull(parse_address("org/set"), Cache())
+    assert recipe_file("mlp") in sizes
+    pull(parse_address("org/set"), tmp_path / "pulled", Cache())
+    assert load_distilled(tmp_path / "pulled").recipes == loaded.recipes
+    assert load_distilled(loaded.save(tmp_path / "saved")).recipes == loaded.recipes
+    shutil.rmtree(tmp_path / "pulled" / "recipes")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        load_distilled(tmp_path / "pulled")
