@@ -19,7 +19,7 @@ from distillkit.artifact.layout import LOADED
 from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.artifact.views import eight_bit, parquet_bytes
 from distillkit.data.augment import parse_augmentation
-from distillkit.data.decode import resize_and_crop, to_mode
+from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.environment import resolve_device
@@ -113,7 +113,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         from torchvision.transforms.functional import pil_to_tensor
 
         channels, size, _ = self.image_shape
-        tensor: Tensor = pil_to_tensor(resize_and_crop(to_mode(image, gray=channels == 1), size))
+        resize = RESIZES.get(self.config["settings"]["dataset"].get("resize", "crop"), resize_and_crop)
+        tensor: Tensor = pil_to_tensor(resize(to_mode(image, gray=channels == 1), size))
         return tensor
 
     def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import read_artifact
 from distillkit.artifact.write import write_card
 from distillkit.config import compose
+from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.environment import resolve_device
 from distillkit.errors import ArtifactError, ConfigError
@@ -34,14 +35,15 @@ from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
-from distillkit.settings import NetworkSettings
+from distillkit.settings import DatasetSettings, NetworkSettings
 from distillkit.stages.checks import check_distillation
-from distillkit.stages.context import Run, make_run, prepare, run_identity
-from distillkit.stages.distillation import distilled
+from distillkit.stages.context import Prepared, Run, make_run, prepare, run_identity
+from distillkit.stages.distillation import distilled, student_settings
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.package import package
+from distillkit.stages.probe import check_network
 from distillkit.stages.training_form import fresh_networks
 
 
@@ -101,11 +103,14 @@ def default_out(dataset: str, ipc: int, method: str) -> Path:
 def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     """All stages into ``out``; those that are done are not done again."""
     check_distillation(run.settings)
+    _check_place(out, run.settings.dataset)
     prepared = prepare(run)
+    for network in dict.fromkeys((prepared.network, student_settings(run, prepared))):
+        check_network(run, prepared, network)  # before anything in the folder is touched
     folder = RunFolder(out)
     run = fitted(run, prepared, folder.stored_settings())
     with folder.claimed(run_identity(run, prepared), replace):
-        finished = _finished(out, run)
+        finished = _finished(out, run, prepared)
         if finished is not None:
             return finished
         synthetic, selection = distilled(run, prepared, folder)
@@ -115,8 +120,21 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     return load_distilled(out)
 
 
-def _finished(out: Path, run: Run) -> DistilledDataset | None:
-    """The artifact if it is there, whole, and stored as asked; else it is packed again from the run's own files."""
+def _check_place(out: Path, dataset: DatasetSettings) -> None:
+    """An output inside the data set would be read as a part of it.
+
+    Raises:
+        ConfigError: it is.
+    """
+    source = Path(dataset.name)
+    if dataset.name not in DATASETS and source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"--out {out} lies inside the data set {source}; choose a folder outside of it")
+
+
+def _finished(out: Path, run: Run, prepared: Prepared) -> DistilledDataset | None:
+    """The artifact if it is there, whole, this run's, and stored as asked; else it is packed again from the run's own
+    files.
+    """
     if not (out / FILES.config).is_file():
         return None
     try:
@@ -124,12 +142,36 @@ def _finished(out: Path, run: Run) -> DistilledDataset | None:
     except ArtifactError as error:
         run.progress.note(f"{error}; packing it again")
         return None
+    if not _is_of(ds, run, prepared):
+        run.progress.note(f"{out} holds the artifact of another run; packing this run's")
+        return None
     stored, wanted = ds.config.get("dtype", "float32"), run.settings.artifact.dtype
     if stored != wanted:
         run.progress.note(f"{out} holds {stored} images; packing it again as {wanted}")
         return None
     run.progress.note(f"{out} is finished already; nothing to do")
     return ds
+
+
+def _is_of(ds: DistilledDataset, run: Run, prepared: Prepared) -> bool:
+    """Whether an artifact was made by this run: a copied one may lie in its place."""
+    settings, about = run.settings, ds.config
+    wanted = (settings.method, settings.ipc, settings.seed, prepared.data.info.fingerprint)
+    found = (about["method"], about["ipc"], about.get("seed", 0), about["source"].get("fingerprint"))
+    own = settings.model_dump(mode="json")
+    parts = ("network", "distill", "experts", "trajectories")
+    stored = {part: about["settings"].get(part) for part in parts}
+    same = all(
+        stored[part] is None or stored[part].get(key, value) in (value, _last_part(value))
+        for part in parts
+        for key, value in own[part].items()
+    )
+    return found == wanted and same
+
+
+def _last_part(value: Any) -> Any:
+    """Of a path, the part that an artifact's config keeps."""
+    return Path(value).name if isinstance(value, str) else value
 
 
 def import_files(

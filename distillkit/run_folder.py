@@ -31,6 +31,19 @@ from distillkit.errors import ConfigError, StorageError
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.settings import SECTIONS, RunSettings, defaults
 
+OWN_FILES = (
+    "checkpoint.safetensors",
+    "synthetic.safetensors",
+    "evaluation.json",
+    "seconds.json",
+    "experts.json",
+    "experts.png",
+    "schedule.png",
+    "metrics.jsonl",
+    "test_checkpoints.json",
+)
+"""What a run keeps in its folder, but for its config and pictures."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -114,23 +127,42 @@ class RunFolder:
                     "choose another --out, or --yes to replace it"
                 )
             return True
-        foreign = self.out.exists() and any(path.name != FILES.run for path in self.out.iterdir())
-        if foreign and not replace:
+        return self._check_others(replace)
+
+    def _check_others(self, replace: bool) -> bool:
+        """True if the folder, which no run is known of, holds an artifact that is to be replaced."""
+        if not self.out.exists():
+            return False
+        if (self.out / FILES.config).is_file():
+            if not replace:
+                raise ConfigError(
+                    f"{self.out} holds an artifact that another run made; choose another --out, or --yes to replace it"
+                )
+            return True
+        if self.path.exists() and any(path.name not in (".lock", "images") for path in self.path.iterdir()):
+            raise ConfigError(f"{self.path} holds files that are no run of distillkit; choose another --out")
+        others = [path.name for path in self.out.iterdir() if path.name != FILES.run]
+        taken = sorted(name for name in PUBLISHED if (self.out / name).exists())
+        if taken:  # never written over, whatever was said
+            raise ConfigError(f"{self.out} holds a {taken[0]} that is no artifact's; choose another --out")
+        if others and not replace:
             raise ConfigError(f"{self.out} holds other files; choose another --out, or --yes to write among them")
         return False
 
     def _remove_run(self) -> None:
-        """Delete the other run's files; the lock, which is held, stays."""
-        for path in self.path.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != ".lock":
-                path.unlink()
+        """Delete the other run's files, and no others; its config goes last, so that a kill on the way leaves it its
+        run, incomplete, and never makes it another's.
+        """
+        shutil.rmtree(self.path / "images", ignore_errors=True)
+        for name in OWN_FILES:
+            (self.path / name).unlink(missing_ok=True)
         for name in PUBLISHED:
-            if name != FILES.card:  # it may hold the user's own section, which the next card takes over
+            if name not in (FILES.card, FILES.config):  # the card may hold the user's own section, which goes on
                 (self.out / name).unlink(missing_ok=True)
         for path in self.out.glob(f"{FILES.recipes}/*.json"):
             path.unlink()
+        (self.out / FILES.config).unlink(missing_ok=True)
+        (self.path / "config.json").unlink(missing_ok=True)
 
     # metrics
 

@@ -41,6 +41,8 @@ class DatasetSettings(Section):
     """Split for the final accuracies; default ``test`` or ``validation``; without one a seeded part of train."""
     image_size: int | None = Field(None, ge=4, le=1024)
     """Height and width in pixels; default: as the images are."""
+    resize: Literal["crop", "pad", "squash"] = "crop"
+    """How an image of another shape becomes square: by its centre, with black around it, or out of proportion."""
     color: Literal["auto", "gray", "rgb"] = "auto"
     """Channels; ``auto`` is grey when every image is."""
     skip_corrupt: bool = False

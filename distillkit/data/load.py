@@ -7,10 +7,12 @@ fingerprint of all of them and of the source's version (Hub commit, or names, si
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from distillkit.progress import Progress
 from distillkit.records import ImageSet, SourceData, SourceInfo
 from distillkit.settings import DatasetSettings
 
-DECODER_VERSION = 1  # raise it when decoding changes: cached tensors of older ones are then left alone
+DECODER_VERSION = 2  # raise it when decoding changes: cached tensors of older ones are then left alone
 LARGEST_AUTO_SIZE = 128  # pixels; larger images are only used in full when --image-size says so
 
 
@@ -50,6 +52,8 @@ def load_data(settings: DatasetSettings, progress: Progress) -> SourceData:
         NotFoundError: no such data set, or no images in it.
     """
     location = sources.locate(settings)
+    if location.known is not None and settings.data_root is None and Path(settings.name).is_dir():
+        progress.note(f"{settings.name!r} is the registered data set; for the folder here say ./{settings.name}")
     decoded = _digits(settings) if location.kind == "embedded" else _decoded_from_cache(location, settings, progress)
     return _split(decoded, location, settings)
 
@@ -96,6 +100,7 @@ def _decoded_from_cache(location: Location, settings: DatasetSettings, progress:
         "train_split",
         "test_split",
         "image_size",
+        "resize",
     )
     choices = {name: getattr(settings, name) for name in (*fields, "color", "skip_corrupt")}
     identity = {"decoder": DECODER_VERSION, "location": [location.kind, location.source, location.version]}
@@ -122,10 +127,11 @@ def _decode(raw: RawDataset, location: Location, settings: DatasetSettings, prog
         raise DataError(f"split {raw.train.name!r} of {location.source} has no rows")
     progress.stage("decoding images", total)
     known_size = location.known.image_size if location.known else None
-    size, gray, notes = _shape(parts, settings.image_size or known_size, settings)
+    form, notes = _form(parts, settings.image_size or known_size, settings)
+    notes = [*raw.notes, *notes]
     tensors: dict[str, Tensor] = {}
     for key, part in zip(("train", "test"), parts, strict=False):
-        images, labels, skipped = _decode_split(part, size, gray, settings.skip_corrupt, progress)
+        images, labels, skipped = _decode_split(part, form, settings.skip_corrupt, progress)
         tensors |= {f"{key}.images": images, f"{key}.labels": labels}
         if skipped:
             notes.append(f"{len(skipped)} corrupt images of split {part.name!r} left out: {', '.join(skipped[:5])}")
@@ -140,43 +146,90 @@ def _decode(raw: RawDataset, location: Location, settings: DatasetSettings, prog
     return Decoded(tensors, facts)
 
 
-def _shape(parts: list[RawSplit], wanted: int | None, settings: DatasetSettings) -> tuple[int, bool, list[str]]:
-    """Size and greyness for all images, from their headers alone, and a note on what was decided."""
-    gray = settings.color == "gray"
-    if wanted is not None and settings.color != "auto":
-        return wanted, gray, []
-    sizes: set[tuple[int, int]] = set()
-    modes: set[str] = set()
-    for part in parts:
-        for cell in part.cells():
-            try:
-                with decode.open_image(cell) as image:
-                    sizes.add(image.size)
-                    modes.add(image.mode)
-            except decode.BROKEN:
-                continue  # decoding names it
-    gray = gray or (settings.color == "auto" and bool(modes) and modes <= decode.GREY_MODES)
+@dataclass
+class _Seen:
+    """What the headers of all images say; of greys of more than 8 bits their values too."""
+
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    modes: set[str] = field(default_factory=set)
+    smallest: dict[int, str] = field(default_factory=dict)
+    low: float = math.inf
+    high: float = -math.inf
+    whole: bool = True
+
+    def add(self, image: Image.Image, name: str) -> None:
+        self.sizes[image.size] += 1
+        self.modes.add(image.mode)
+        self.smallest.setdefault(min(image.size), name)
+        extremes = decode.deep_extremes(image)
+        if extremes is not None:
+            self.low, self.high = min(self.low, extremes[0]), max(self.high, extremes[1])
+            self.whole = self.whole and image.mode != "F"
+
+    def short_side(self, share: float) -> int:
+        """The short side that a ``share`` of the images fall below."""
+        sides = Counter[int]()
+        for size, count in self.sizes.items():
+            sides[min(size)] += count
+        passed, total = 0, sides.total()
+        for side in sorted(sides):
+            passed += sides[side]
+            if passed > share * total:
+                return side
+        return 0
+
+
+FEW = 0.05
+"""Share of images that do not decide the size of all."""
+
+
+def _form(parts: list[RawSplit], wanted: int | None, settings: DatasetSettings) -> tuple[decode.Form, list[str]]:
+    """What all images become, from their headers, and notes on what was decided; the training split decides."""
+    seen = _Seen()
+    for row, cell in enumerate(cell for part in parts[:1] for cell in part.cells()):
+        try:
+            with decode.open_image(cell) as image:
+                seen.add(image, decode.cell_name(cell, row))
+        except decode.BROKEN:
+            continue  # decoding names it
+    gray = settings.color == "gray" or (
+        settings.color == "auto" and bool(seen.modes) and seen.modes <= decode.GREY_MODES
+    )
+    notes, values = [], None
+    if seen.low <= seen.high:
+        values = decode.nominal_range(seen.low, seen.high, seen.whole)
+        notes.append(f"greys from {values[0]:g} to {values[1]:g} become 8 bits (seen: {seen.low:g} to {seen.high:g})")
     if wanted is not None:
-        return wanted, gray, []
-    shortest = min((min(size) for size in sizes), default=0)
-    if shortest < 4:
-        raise DataError("images of fewer than 4 pixels, or none that can be decoded; pass --image-size to enlarge them")
-    if len(sizes) == 1 and len(set(next(iter(sizes)))) == 1 and shortest <= LARGEST_AUTO_SIZE:
-        return shortest, gray, []
-    size = min(LARGEST_AUTO_SIZE, 2 ** (shortest.bit_length() - 1))
-    return size, gray, [f"images resized and centre-cropped to {size}x{size} (--image-size changes it)"]
+        return decode.Form(wanted, gray, settings.resize, values), notes
+    size, note = _size(seen)
+    return decode.Form(size, gray, settings.resize, values), [*notes, *note]
+
+
+def _size(seen: _Seen) -> tuple[int, list[str]]:
+    """Pixels a side, which a few odd images do not decide."""
+    side = seen.short_side(FEW)
+    if side < 4:
+        name = seen.smallest.get(side, "none can be decoded")
+        raise DataError(f"images of fewer than 4 pixels ({name}); pass --image-size to enlarge them")
+    smaller = sorted(found for found in seen.smallest if found < side)
+    count = sum(number for size, number in seen.sizes.items() if min(size) < side)
+    odd = [f"{count} smaller images are enlarged, {seen.smallest[smaller[0]]} the smallest"] if smaller else []
+    if len(seen.sizes) == 1 and len(set(next(iter(seen.sizes)))) == 1 and side <= LARGEST_AUTO_SIZE:
+        return side, odd
+    size = min(LARGEST_AUTO_SIZE, 2 ** (side.bit_length() - 1))
+    return size, [f"images resized and centre-cropped to {size}x{size} (--image-size changes it)", *odd]
 
 
 def _decode_split(
-    part: RawSplit, size: int, gray: bool, skip_corrupt: bool, progress: Progress
+    part: RawSplit, form: decode.Form, skip_corrupt: bool, progress: Progress
 ) -> tuple[Tensor, Tensor, list[str]]:
-    images = torch.empty(len(part.labels), 1 if gray else 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(part.labels), 1 if form.gray else 3, form.size, form.size, dtype=torch.uint8)
     kept: list[int] = []
     skipped: list[str] = []
 
     def work(item: tuple[int, dict[str, Any]]) -> Tensor | DataError:
         try:
-            return decode.decode(item[1], size, gray, item[0])
+            return decode.decode(item[1], form, item[0])
         except DataError as error:
             return error
 

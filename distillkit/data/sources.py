@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,16 @@ from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundErro
 from distillkit.hub.client import source_revision
 from distillkit.settings import DatasetSettings
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif", ".jp2", ".tga")
+IMAGE_SUFFIXES = frozenset({*PHOTOGRAPHS, ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"})
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
     "test": "test",
     "testing": "test",
+    "dev": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
@@ -44,17 +49,28 @@ class Location:
 
 @dataclass(frozen=True)
 class RawSplit:
-    """Undecoded rows of a split: a ``datasets`` table with an image and an integer label column."""
+    """Undecoded rows of a split: a ``datasets`` table with an image and an integer label column.
+
+    ``folder``: where the images lie that this library listed itself; None of tables, whose paths are not trusted.
+    """
 
     name: str
     table: Any
     image_column: str
     labels: list[int]
+    folder: Path | None = None
 
     def cells(self) -> Iterator[dict[str, Any]]:
-        """Image cells ``{"bytes", "path"}`` in order."""
+        """Image cells ``{"bytes", "path", "file"}`` in order; ``path`` is a name for people."""
         for batch in self.table.select_columns([self.image_column]).iter(batch_size=256):
-            yield from batch[self.image_column]
+            for cell in batch[self.image_column]:
+                yield self._cell(cell)
+
+    def _cell(self, cell: dict[str, Any] | None) -> dict[str, Any]:
+        content, path = (cell or {}).get("bytes"), (cell or {}).get("path")
+        if self.folder is None or path is None:
+            return {"bytes": content, "path": None if path is None else Path(path).name, "file": None}
+        return {"bytes": content, "path": str(Path(path).relative_to(self.folder)), "file": path}
 
 
 @dataclass(frozen=True)
@@ -65,6 +81,7 @@ class RawDataset:
     test: RawSplit | None
     classes: tuple[str, ...]
     license: str | None
+    notes: tuple[str, ...] = ()
 
 
 def locate(settings: DatasetSettings) -> Location:
@@ -101,7 +118,7 @@ def _raise_unknown(name: str) -> None:
 
 
 def _locate_folder(folder: Path, known: KnownDataset | None) -> Location:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not is_hidden(path, folder))
     kind: str = "parquet" if any(path.suffix == ".parquet" for path in files) else "folder"
     if kind == "folder" and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
         raise NotFoundError(f"{folder} holds no images: expected parquet files, or a folder of images for each class")
@@ -110,6 +127,11 @@ def _locate_folder(folder: Path, known: KnownDataset | None) -> Location:
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
     version = [[relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats]
     return Location(kind, str(folder.resolve()), version, known)
+
+
+def is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file below ``folder`` is one that systems and editors hide there: ``.x``, ``._x``, ``__MACOSX/x``."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
 
 def _hub_revision(hub_id: str, wanted: str | None) -> str:
@@ -142,27 +164,39 @@ def read(location: Location, settings: DatasetSettings) -> RawDataset:
         ConfigError: a split or column that was named, or must be, is not there.
         DataError: labels that are no integers, or not in range.
     """
-    tables = _load_tables(location, settings)
+    notes: list[str] = []
+    tables = _load_tables(location, settings, notes)
     known = location.known
-    train_name = _pick_train(settings.train_split or (known.train_split if known else None), tables)
+    train_asked, test_asked = (
+        _split_name(name, location, tables) for name in (settings.train_split, settings.test_split)
+    )
+    train_name = _pick_train(train_asked or (known.train_split if known else None), tables)
     first = tables[train_name]
     image = _image_column(settings.image_column or (known.image_column if known else None), first)
     label = _label_column(settings.label_column or (known.label_column if known else None), first)
-    test_name = _pick_test(settings.test_split or (known.test_split if known else None), tables, train_name, label)
+    test_name = _pick_test(test_asked or (known.test_split if known else None), tables, train_name, label)
     classes, values = _classes(first, label, settings, known)
-    train = _split(train_name, first, image, label, values)
-    test = _split(test_name, tables[test_name], image, label, values) if test_name else None
-    return RawDataset(train, test, classes, _license(first, known))
+    folder = Path(location.source) if location.kind == "folder" else None
+    train = _split(train_name, first, image, label, values, folder, notes)
+    test = _split(test_name, tables[test_name], image, label, values, folder, notes) if test_name else None
+    return RawDataset(train, test, classes, _license(first, known), tuple(notes))
 
 
-def _load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any]:
+def _split_name(asked: str | None, location: Location, tables: dict[str, Any]) -> str | None:
+    """The split that somebody asks for: a folder called ``val`` is the split ``validation`` here."""
+    if asked is None or asked in tables or location.kind != "folder":
+        return asked
+    return SPLIT_FOLDERS.get(asked.lower(), asked)
+
+
+def _load_tables(location: Location, settings: DatasetSettings, notes: list[str]) -> dict[str, Any]:
     import datasets
 
     datasets.disable_progress_bars()
     known = location.known
     config = settings.config_name or (known.config_name if known else None)
     if location.kind == "folder":
-        return _folder_tables(Path(location.source))
+        return _folder_tables(Path(location.source), settings, notes)
     try:
         if location.kind == "parquet":
             loaded = datasets.load_dataset(location.source, settings.config_name)
@@ -171,6 +205,12 @@ def _load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
         raise NotFoundError(f"{location.source} cannot be read: {_first_line(error)}") from error
     except ValueError as error:
+        several = re.search(r"available configs: (\[.*?\])", str(error))
+        if several is not None:
+            raise ConfigError(
+                f"{location.source} has several configurations, {several.group(1)}; name one with "
+                "--set dataset.config_name=NAME"
+            ) from error
         raise ConfigError(f"{location.source} cannot be read: {_first_line(error)}") from error
     except ConnectionError as error:
         raise NetworkError(f"{location.source} cannot be fetched: {_first_line(error)}") from error
@@ -179,19 +219,18 @@ def _load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any
     return dict(loaded)
 
 
-def _folder_tables(folder: Path) -> dict[str, Any]:
-    """Tables of a folder of class folders, or of split folders of them.
+def _folder_tables(folder: Path, settings: DatasetSettings, notes: list[str]) -> dict[str, Any]:
+    """Tables of a folder of class folders, or of split folders of them; ``notes`` hears what was left out.
 
     ``datasets``' own ``imagefolder`` reads paths as patterns (brackets in a name hide the images) and drops the labels
     of a set of one class.
     """
     import datasets
 
-    parts = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() in SPLIT_FOLDERS]
-    splits = {SPLIT_FOLDERS[path.name.lower()]: _class_images(path) for path in parts} or {
-        "train": _class_images(folder)
-    }
-    names = sorted({name for images in splits.values() for name in images})
+    splits = {name: _class_images(path, notes) for name, path in _split_folders(folder, settings, notes).items()}
+    splits = splits or {"train": _class_images(folder, notes)}
+    found = {name for images in splits.values() for name in images}
+    names = sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)  # 2 before 10
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
     tables = {}
     for split, images in splits.items():
@@ -201,15 +240,58 @@ def _folder_tables(folder: Path) -> dict[str, Any]:
     return tables
 
 
-def _class_images(folder: Path) -> dict[str, list[Path]]:
-    """Images below each sub-folder, sorted; folders without images are no classes."""
-    found = {}
-    for part in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        images = sorted(path for path in part.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+def _split_folders(folder: Path, settings: DatasetSettings, notes: list[str]) -> dict[str, Path]:
+    """The sub-folders that are splits, by the name of the split; none where the sub-folders are classes.
+
+    A split holds class folders. Sub-folders are splits if all that hold images are called like splits (or asked for as
+    such), and one of them is the training split; otherwise ``train`` may be a class beside ``bus`` and ``car``.
+    """
+    asked = {settings.train_split, settings.test_split} - {None}
+    parts = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path, folder)]
+    kinds = {path: _kind_of(path) for path in parts}
+    known = {path: path.name if path.name in asked else SPLIT_FOLDERS.get(path.name.lower()) for path in parts}
+    splits = {name: path for path, name in known.items() if name is not None and kinds[path] == "classes"}
+    others = [path.name for path in parts if known[path] is None and kinds[path] != "empty"]
+    bare = [path.name for path in parts if known[path] is not None and kinds[path] == "images"]
+    named = asked & {path.name for path in parts}
+    if not splits or (others and not named) or ("train" not in splits and len(splits) > 1 and not named):
+        return {}
+    if bare and "train" not in splits and not named:
+        return {}
+    for name in bare:
+        notes.append(f"{name}/ holds images but no class folders: it has no labels, and was passed over")
+    if others:
+        notes.append(f"passed over beside the splits: {', '.join(others[:5])}")
+    return splits
+
+
+def _kind_of(folder: Path) -> str:
+    """``classes`` (sub-folders with images), ``images`` (images alone), or ``empty``."""
+    images = [
+        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path, folder)
+    ]
+    if not images:
+        return "empty"
+    below = {path.relative_to(folder).parts[0] for path in images if path.parent != folder}
+    return "classes" if below and below != {"images"} else "images"
+
+
+def _class_images(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+    """Images below each sub-folder, sorted; folders without images are no classes. What is no image is counted."""
+    found, others = {}, Counter[str]()
+    for part in sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder)):
+        files = sorted(path for path in part.rglob("*") if path.is_file() and not is_hidden(path, folder))
+        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        others.update(path.suffix.lower() or "no suffix" for path in files if path not in set(images))
         if images:
             found[part.name] = images
+        elif files:
+            notes.append(f"class folder {part.name!r} holds no images and is no class")
     if not found:
         raise DataError(f"{folder} has no class folders with images; expected {folder.name}/<class>/<image>")
+    if others:
+        words = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        notes.append(f"files that are no images, left out: {words}")
     return found
 
 
@@ -318,7 +400,15 @@ def _check_integers(labels: Sequence[Any], column: str) -> None:
             )
 
 
-def _split(name: str, table: Any, image: str, label: str, values: dict[int, int]) -> RawSplit:
+def _split(
+    name: str,
+    table: Any,
+    image: str,
+    label: str,
+    values: dict[int, int],
+    folder: Path | None,
+    notes: list[str],
+) -> RawSplit:
     import datasets
 
     stored = list(table[label])
@@ -328,10 +418,13 @@ def _split(name: str, table: Any, image: str, label: str, values: dict[int, int]
         if len(values) == 0 or not keep:
             raise DataError(f"split {name!r} has no image of the wanted classes")
         table = table.select(keep)
+        notes.append(
+            f"{len(stored) - len(keep)} of {len(stored)} images of split {name!r} have no class, and are left out"
+        )
     if not isinstance(table.features[image], datasets.Image):
         _check_image_column(table, image)
     table = table.cast_column(image, datasets.Image(decode=False))
-    return RawSplit(name, table, image, [values[stored[row]] for row in keep])
+    return RawSplit(name, table, image, [values[stored[row]] for row in keep], folder)
 
 
 def _check_image_column(table: Any, column: str) -> None:

@@ -8,7 +8,7 @@ from distillkit import rng
 from distillkit.errors import ConfigError
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.field import FIELD, NORMED, build_field
-from distillkit.networks.timm_models import prepare_model
+from distillkit.networks.timm_models import plain_attention, prepare_model
 from distillkit.settings import NetworkSettings
 
 OPTIONS = {"convnet": ("width", "depth", "norm"), "timm": ("norm",), **dict.fromkeys(NORMED, ("norm",))}
@@ -71,13 +71,14 @@ def build_network(
     channels, height, width = image_shape
     with rng.global_seed(seed, *names):
         if settings.name.startswith("timm/"):
-            return prepare_model(
-                settings.name,
-                num_classes=num_classes,
-                image_size=height,
-                channels=channels,
-                norm=settings.replace_norm,
-            )[0]
+            with plain_attention():
+                return prepare_model(
+                    settings.name,
+                    num_classes=num_classes,
+                    image_size=height,
+                    channels=channels,
+                    norm=settings.replace_norm,
+                )[0]
         if settings.name in FIELD:
             return named(build_field(settings.name, image_shape, num_classes, settings.norm), settings)
         if settings.name != "convnet":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -78,6 +80,21 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module | None:
 
 
 Norm = Literal["keep", "instance", "group"]
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Timm networks that are made inside compute attention operation by operation: fused kernels have no second
+    derivative, which distillation takes.
+    """
+    from timm.layers import set_fused_attn, use_fused_attn
+
+    before = use_fused_attn()
+    set_fused_attn(False)
+    try:
+        yield
+    finally:
+        set_fused_attn(before)
 
 
 def prepare_model(

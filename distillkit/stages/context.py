@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import Preprocess, Standardise, fit, to_inputs
+from distillkit.data.registry import DATASETS
 from distillkit.environment import keep_freed_memory, repeatable
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
@@ -158,10 +160,16 @@ def _check_ipc(data: SourceData, settings: RunSettings) -> None:
         )
 
 
+def place_of(name: str) -> str:
+    """A data set's name, or where its folder lies: however it is spelled, it is the same data set."""
+    return str(Path(name).resolve()) if name not in DATASETS and Path(name).is_dir() else name
+
+
 def determining(settings: RunSettings) -> dict[str, Any]:
     """The settings that determine a run's result, as JSON."""
     values = settings.model_dump(mode="json")
     values["dataset"].pop("data_root")
+    values["dataset"]["name"] = place_of(settings.dataset.name)
     values.pop("artifact")  # how the result is stored: a finished run is packed again, not made again
     return values
 
@@ -169,7 +177,7 @@ def determining(settings: RunSettings) -> dict[str, Any]:
 def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
     """Everything that determines a run's result: two runs with the same identity make the same bytes."""
     return {
-        "dataset": run.settings.dataset.name,
+        "dataset": place_of(run.settings.dataset.name),
         "method": run.settings.method,
         "ipc": run.settings.ipc,
         "settings": determining(run.settings),

@@ -22,6 +22,7 @@ from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, prepare, run_identity, training_set
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.package import Provenance, package
+from distillkit.stages.probe import check_network
 from distillkit.stages.training_form import evaluation_form
 
 SEARCHED_LRS = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -87,6 +88,8 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
 def import_set(run: Run, files: FieldFiles, made_by: Provenance, lost: Lost, out: Path, *, replace: bool) -> None:
     """Evaluate the files' set on the run's data and write it as an artifact into ``out``."""
     prepared = prepare(run, _all_training_images)
+    check_network(run, prepared, prepared.network)
+    _check_fit(prepared, files)
     folder = RunFolder(out)
     with folder.claimed(_identity(run, prepared, files, lost), replace):
         known = folder.load_synthetic()
@@ -113,11 +116,20 @@ def _identity(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> di
     return {**run_identity(run, prepared), "imported": said}
 
 
-def _complete(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> tuple[SyntheticSet, dict[str, Any]]:
+def _check_fit(prepared: Prepared, files: FieldFiles) -> None:
+    """Are the files' images and classes those of the data set? Asked before anything in the folder is touched.
+
+    Raises:
+        ConfigError: no.
+    """
     if files.images.shape[1:] != prepared.image_shape:
         raise ConfigError(
             f"the files hold images of {list(files.images.shape[1:])}, the data set of {list(prepared.image_shape)}"
         )
+    to_synthetic(files, prepared.num_classes, 1.0, label_kind(files, None))
+
+
+def _complete(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> tuple[SyntheticSet, dict[str, Any]]:
     lr = lost.lr if lost.lr is not None else files.lr
     kind = label_kind(files, lost.labels)
     selection: dict[str, Any] = {"split": "unknown, the files do not say"}

@@ -1,0 +1,268 @@
+"""Odd data, by kind: what is read, what is left out and said, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distillkit.data import decode
+from distillkit.data.load import load_data
+from distillkit.data.sources import locate as locate_data
+from distillkit.data.sources import read
+from distillkit.errors import ConfigError, DataError
+from distillkit.settings import DatasetSettings
+from tests.test_pipeline import Notes
+
+COLOURS = ("red", "green", "blue", "yellow")
+
+
+def picture(path, colour="red", size=(8, 8), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path, **options)
+
+
+def classes(folder, names=("a", "b"), count=6, size=(8, 8), suffix=".png"):
+    for position, name in enumerate(names):
+        for index in range(count):
+            picture(folder / name / f"{index}{suffix}", COLOURS[position % 4], size)
+    return folder
+
+
+def load(folder, **settings):
+    notes = Notes()
+    return load_data(DatasetSettings(name=str(folder), **settings), notes), notes.notes
+
+
+def said(data):
+    return "; ".join(data.info.notes)
+
+
+def test_orientation__is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    for name in "ab":
+        for index in range(4):
+            image = Image.new("RGB", (8, 8), "black")
+            image.paste("white", (0, 0, 8, 4))  # the upper half
+            path = tmp_path / name / f"{index}.jpg"
+            path.parent.mkdir(exist_ok=True)
+            image.save(path, exif=exif, quality=95)
+    data, _ = load(tmp_path)
+    pixel = data.train.images[0].float().mean(0)
+    assert pixel[:, 4:].mean() > 250  # turned clockwise: the upper half is the right one
+    assert pixel[:, :4].mean() < 5
+
+
+def test_orientation__damaged_exif_is_no_reason_to_stop():
+    image = Image.new("RGB", (4, 4))
+    image.info["exif"] = b"Exif\x00\x00garbage"
+    assert decode.to_mode(image, gray=False).size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ((0, 255), np.int32, (0, 255)),
+        ((2, 222), np.float32, (2, 222)),
+        ((0, 1), np.float32, (0, 255)),
+        ((0, 4095), np.uint16, (0, 255)),
+        ((0, 65535), np.uint16, (0, 255)),
+        ((0, 2048), np.uint16, (0, 128)),
+        ((-1000, 1000), np.float32, (0, 255)),
+    ],
+)
+def test_greys__of_any_depth_by_one_range(tmp_path, values, dtype, expected):
+    low, high = values
+    for name in "ab":
+        for index in range(4):
+            array = np.full((8, 8), low, dtype)
+            if (name, index) == ("a", 0):
+                array[:, 4:] = high  # one image has the extremes, all are read by them
+            path = tmp_path / name / f"{index}.tif"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(array).save(path)
+    data, _ = load(tmp_path, validation_fraction=0.0, test_fraction=0.25)
+    images = torch.cat([data.train.images, data.test.images])
+    assert images.shape[1] == 1
+    assert (int(images.min()), int(images.max())) == expected
+    assert "become 8 bits" in said(data)
+
+
+def test_greys__big_endian_is_grey_too(tmp_path):
+    for name in "ab":
+        for index in range(4):
+            array = np.array([[0, 65535] * 4] * 8, dtype=">u2")
+            path = tmp_path / name / f"{index}.tif"
+            path.parent.mkdir(exist_ok=True)
+            Image.frombytes("I;16B", (8, 8), array.tobytes()).save(path)
+    data, _ = load(tmp_path)
+    assert data.image_shape[0] == 1
+    assert set(data.train.images.unique().tolist()) == {0, 255}
+
+
+def test_size__a_few_odd_images_do_not_decide(tmp_path):
+    classes(tmp_path, count=30, size=(16, 16))
+    picture(tmp_path / "a" / "tiny.png", size=(5, 5))
+    picture(tmp_path / "b" / "strip.png", size=(2000, 4))
+    data, _ = load(tmp_path)
+    assert data.image_shape == (3, 16, 16)
+    assert "2 smaller images are enlarged, b/strip.png" in said(data)
+
+
+def test_size__all_too_small_names_one(tmp_path):
+    with pytest.raises(DataError, match=r"fewer than 4 pixels \(a/0\.png"):
+        load(classes(tmp_path, size=(2, 2)))
+
+
+@pytest.mark.parametrize(("resize", "corner", "width"), [("crop", 255, 8), ("pad", 0, 4), ("squash", 255, 8)])
+def test_resize__crop_pad_or_squash(tmp_path, resize, corner, width):
+    for name in "ab":
+        for index in range(4):
+            picture(tmp_path / name / f"{index}.png", "white", (16, 32))
+    data, _ = load(tmp_path, image_size=8, resize=resize)
+    image = data.train.images[0][0]
+    assert int(image[0, 0]) == corner
+    assert int((image[4] > 128).sum()) == width
+
+
+def test_files__other_suffixes_are_read_and_what_is_no_image_is_counted(tmp_path):
+    classes(tmp_path, ("a",))
+    for index in range(6):
+        picture(tmp_path / "c" / f"{index}.jfif", "blue", format="JPEG")
+    (tmp_path / "a" / "notes.txt").write_text("x")
+    (tmp_path / "a" / "Makefile").write_text("x")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "x.txt").write_text("x")
+    data, _ = load(tmp_path)
+    assert data.classes == ("a", "c")
+    assert "left out: 1 .txt, 1 no suffix" in said(data).replace("2 .txt", "1 .txt")
+    assert "'words' holds no images and is no class" in said(data)
+
+
+def test_files__hidden_ones_are_no_images(tmp_path):
+    classes(tmp_path)
+    for index in range(3):
+        picture(tmp_path / "a" / ".ipynb_checkpoints" / f"{index}.png")
+        picture(tmp_path / "__MACOSX" / "a" / f"{index}.png")
+    (tmp_path / "a" / "._0.png").write_bytes(b"resource fork")
+    data, _ = load(tmp_path)
+    assert data.classes == ("a", "b")
+    assert len(data.train) + len(data.validation) + len(data.test) == 12
+
+
+def test_classes__numbers_are_in_their_order(tmp_path):
+    names = [str(number) for number in range(12)]
+    data, _ = load(classes(tmp_path, names), class_names=tuple(f"n{number}" for number in range(12)))
+    assert data.classes == tuple(f"n{number}" for number in range(12))
+    settings = DatasetSettings(name=str(tmp_path))
+    assert read(locate_data(settings), settings).classes == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        ({"bus": 0, "car": 0, "train": 0}, ("bus", "car", "train")),
+        ({"valid": 0, "invalid": 0}, ("invalid", "valid")),
+        ({"control": 0, "test": 0}, ("control", "test")),
+        ({"bus": 0, "car": 0, "train/steam": 0, "train/diesel": 0}, ("bus", "car", "train")),
+        ({"control/p1": 0, "control/p2": 0, "test/p1": 0, "test/p2": 0}, ("control", "test")),
+        ({"train/a": 0, "train/b": 0, "test/a": 0, "test/b": 0}, ("a", "b")),
+        ({"train/a": 0, "train/b": 0, "eval/a": 0, "eval/b": 0}, ("a", "b")),
+        ({"train/a": 0, "train/b": 0}, ("a", "b")),
+    ],
+)
+def test_splits__are_folders_that_hold_class_folders(tmp_path, layout, expected):
+    for position, name in enumerate(layout):
+        for index in range(6):
+            picture(tmp_path / name / f"{index}.png", COLOURS[position % 4])
+    data, _ = load(tmp_path)
+    assert data.classes == expected
+
+
+def test_splits__an_unlabelled_test_folder_is_passed_over_and_said(tmp_path):
+    classes(tmp_path / "train")
+    for index in range(5):
+        picture(tmp_path / "test" / f"{index}.png")
+    data, _ = load(tmp_path)
+    assert data.classes == ("a", "b")
+    assert data.info.test_split.startswith("none given")
+    assert "test/ holds images but no class folders" in said(data)
+
+
+def test_splits__can_be_named_by_their_folders(tmp_path):
+    for part in ("good", "held", "val"):
+        classes(tmp_path / part)
+    data, _ = load(tmp_path, train_split="good", test_split="held")
+    assert (data.info.train_split, data.info.test_split) == ("good", "held")
+    classes(tmp_path / "train")
+    again, _ = load(tmp_path, train_split="train", test_split="val")
+    assert (again.info.train_split, again.info.test_split) == ("train", "val")
+    assert "passed over beside the splits: good, held" in said(again)
+
+
+def parquet(folder, rows, **features):
+    import datasets
+
+    feature = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["a", "b"])})
+    table = datasets.Dataset.from_dict(rows, features=feature)
+    folder.mkdir()
+    table.to_parquet(str(folder / "train.parquet"))
+    return folder
+
+
+def test_tables__may_not_name_files_of_this_machine(tmp_path):
+    """A hostile data set put a local picture into a set that was published."""
+    secret = tmp_path / "secret.png"
+    picture(secret, "blue")
+    rows = {"image": [{"bytes": None, "path": str(secret)}] * 8, "label": [0, 1] * 4}
+    with pytest.raises(DataError, match=r"fewer than 4 pixels|cannot be decoded"):
+        load(parquet(tmp_path / "hostile", rows))
+    with pytest.raises(DataError, match="cannot be decoded") as refused:
+        load(tmp_path / "hostile", image_size=8, color="rgb")
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_tables__rows_without_a_class_are_counted(tmp_path):
+    import io
+
+    def content(colour):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    rows = {"image": [content("red")] * 12, "label": [0, 1, -1] * 4}
+    data, _ = load(parquet(tmp_path / "set", rows))
+    assert "4 of 12 images of split 'train' have no class" in said(data)
+
+
+def test_names__a_folder_that_shares_a_registered_one_is_said(tmp_path, monkeypatch):
+    classes(tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    _, notes = load("digits")
+    assert any("'digits' is the registered data set; for the folder here say ./digits" in note for note in notes)
+    data, notes = load("./digits")
+    assert data.classes == ("a", "b")
+
+
+def test_names__of_left_out_images_are_no_paths_of_this_machine(tmp_path):
+    classes(tmp_path)
+    (tmp_path / "a" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"image a/0\.png"):
+        load(tmp_path)
+    data, _ = load(tmp_path, skip_corrupt=True)
+    assert "a/0.png" in said(data)
+    assert str(tmp_path) not in said(data)
+
+
+def test_configs__several_are_named(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n"
+        "- config_name: one\n  data_files: one/*.parquet\n"
+        "- config_name: two\n  data_files: two/*.parquet\n---\n"
+    )
+    rows = {"image": [None] * 2, "label": [0, 1]}
+    for name in ("one", "two"):
+        parquet(tmp_path / name, rows)
+    with pytest.raises(ConfigError, match=r"one.*two.*--set dataset\.config_name=NAME"):
+        load(tmp_path)

@@ -1,0 +1,184 @@
+"""Output folders: nothing is taken for what it is not, deleted too early, or somebody else's and touched."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from distillkit import compress, load_distilled
+from distillkit.errors import ConfigError
+from distillkit.run_folder import RunFolder
+from tests.conftest import TINY
+
+
+def make(out, **more):
+    settings = {**TINY, **more.pop("settings", {})}
+    arguments = {"ipc": 1, "preset": "smoke", "method": "mtt", "device": "cpu", **more}
+    return compress(arguments.pop("dataset", "digits"), settings=settings, out=out, **arguments)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def photographs(folder, names=("a", "b")):
+    generator = torch.Generator().manual_seed(0)
+    for name in names:
+        for index in range(30):
+            path = folder / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = torch.randint(0, 255, (8, 8, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(path)
+    return folder
+
+
+def test_out__a_copied_artifact_is_not_this_runs_result(made, tmp_path):
+    """It printed another set's results, of another method and data set, as this run's."""
+    out = shutil.copytree(made, tmp_path / "copy")
+    with pytest.raises(ConfigError, match="holds another run"):
+        make(out)
+    shutil.rmtree(out / "run")
+    with pytest.raises(ConfigError, match="holds an artifact that another run made"):
+        make(out)
+    before = load_distilled(out)
+    after = make(out, replace=True)
+    assert (after.config["ipc"], before.config["ipc"]) == (1, 2)
+    saved = load_distilled(made).save(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="holds an artifact"):
+        make(saved, dataset=str(photographs(tmp_path / "set")))
+    other = make(saved, dataset=str(tmp_path / "set"), replace=True)
+    assert other.classes == ("a", "b")
+
+
+def test_out__an_artifact_put_in_the_place_of_a_runs_own_is_packed_again(made, tmp_path):
+    mine = make(tmp_path / "mine")
+    for name in ("distill_config.json", "distilled.safetensors", "results.json", "recipe.json"):
+        shutil.copy2(made / name, tmp_path / "mine" / name)
+    again = make(tmp_path / "mine")
+    assert torch.equal(again.images, mine.images)
+    assert again.config["ipc"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network.name": "resnet"}, "network 'resnet' is unknown"),
+        ({"network.name": "timm/nope"}, "timm has no network"),
+        ({"network.depth": 9}, "needs images of 512 pixels"),
+        ({"network.width": 10_000_000}, "needs more memory|cannot be used here"),
+    ],
+)
+def test_out__what_can_be_checked_is_checked_before_anything_is_deleted(tmp_path, settings, message):
+    make(tmp_path / "a")
+    before = contents(tmp_path / "a")
+    with pytest.raises(ConfigError, match=message):
+        make(tmp_path / "a", settings=settings, replace=True)
+    assert contents(tmp_path / "a") == before
+
+
+def test_out__foreign_files_survive_whatever_was_said(tmp_path):
+    out = tmp_path / "a"
+    make(out)
+    (out / "thesis.tex").write_text("mine")
+    (out / "run" / "notes.txt").write_text("mine too")
+    make(out, ipc=2, replace=True)
+    assert (out / "thesis.tex").read_text() == "mine"
+    assert (out / "run" / "notes.txt").read_text() == "mine too"
+
+
+@pytest.mark.parametrize("name", ["README.md", "results.json", "recipe.json"])
+def test_out__a_file_of_our_name_that_is_no_artifacts_is_never_written_over(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"holds a {name} that is no artifact's"):
+        make(tmp_path, replace=True)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_out__a_foreign_run_folder_is_left_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds files that are no run of distillkit"):
+        make(tmp_path, replace=True)
+
+
+def test_out__inside_the_data_set_is_refused(tmp_path, monkeypatch):
+    photographs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for dataset, out in ((".", "runs/x"), (str(tmp_path), tmp_path / "a" / "distilled")):
+        with pytest.raises(ConfigError, match="lies inside the data set"):
+            make(out, dataset=dataset)
+
+
+def test_out__one_folder_in_any_spelling_is_one_run(tmp_path, monkeypatch):
+    photographs(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    first = make("out", dataset="set")
+    for spelling in ("set/", "./set", str(tmp_path / "set")):
+        assert torch.equal(make("out", dataset=spelling).images, first.images)
+
+
+def test_yes__a_kill_while_another_run_is_deleted_leaves_it_its_run(tmp_path, monkeypatch):
+    make(tmp_path / "a")
+    identity = (tmp_path / "a" / "run" / "config.json").read_text()
+    (tmp_path / "a" / "run" / "seconds.json").unlink()
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    from pathlib import Path
+
+    unlink, calls = Path.unlink, []
+
+    def count(self, missing_ok=False):
+        calls.append(self.name)
+        if len(calls) > 12:
+            raise KeyboardInterrupt
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", count)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "a", ipc=2, replace=True)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert (tmp_path / "a" / "run" / "config.json").read_text() == identity
+    assert RunFolder(tmp_path / "a").stored_settings()["ipc"] == 1
+    with pytest.raises(ConfigError, match="holds another run"):
+        make(tmp_path / "a", ipc=2)
+    assert make(tmp_path / "a").config["ipc"] == 1
+
+
+def test_network__without_a_second_derivative_is_refused_in_the_first_seconds(tmp_path, monkeypatch):
+    from distillkit.stages import probe
+
+    class Fused(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            raise RuntimeError("derivative for aten::_scaled_dot_product_flash_attention_backward is not implemented")
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(64, 10)
+
+        def forward(self, images):
+            return Fused.apply(self.linear(images.flatten(1)))
+
+    monkeypatch.setattr(probe, "_built", lambda run, prepared, network: Network())
+    with pytest.raises(ConfigError, match="its _scaled_dot_product_flash_attention_backward has no second derivative"):
+        make(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "cache" / "experts").exists()
+
+
+def test_network__of_timm_with_attention_is_distilled_with(tmp_path):
+    """Fused attention has no second derivative; the plain form of it is what distillation takes."""
+    ds = make(tmp_path / "a", settings={"network.name": "timm/test_vit", "distill.outer_steps": 1})
+    assert ds.images.shape == (10, 1, 8, 8)
