@@ -310,10 +310,32 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _test_images(self, dataset: str | ImageSet | SourceData | None, data_root: str | None) -> ImageSet:
         if isinstance(dataset, ImageSet):
-            return dataset
+            return self._by_own_ids(dataset)
         if isinstance(dataset, SourceData):
-            return dataset.test
-        return self.load_source(dataset, data_root).test
+            return self._by_own_ids(dataset.test)
+        return self._by_own_ids(self.load_source(dataset, data_root).test)
+
+    def _by_own_ids(self, images: ImageSet) -> ImageSet:
+        """``images`` with this set's class ids: classes are the same if their names are, in whatever order.
+
+        Raises:
+            ConfigError: they are others.
+        """
+        if images.classes == self.classes:
+            return images
+        missing, further = (
+            sorted(set(self.classes) - set(images.classes)),
+            sorted(set(images.classes) - set(self.classes)),
+        )
+        if missing or further or len(set(images.classes)) != len(images.classes):
+            words = [
+                f"{what} {', '.join(map(repr, names[:5]))}"
+                for what, names in (("without", missing), ("with", further))
+                if names
+            ]
+            raise ConfigError(f"these images have other classes than the set: {' and '.join(words) or 'names twice'}")
+        own = torch.tensor([self.classes.index(name) for name in images.classes])
+        return ImageSet(images.images, own[images.labels], self.classes)
 
     def load_source(self, dataset: str | None = None, data_root: str | None = None) -> SourceData:
         """The data set that was distilled, decoded and split as then; ``dataset`` names another one to read instead.

@@ -66,6 +66,11 @@ def unfenced(text: str) -> str:
 
 def origin_words(about: ArtifactConfig) -> str:
     """Who made the images."""
+    if about.imported_from is None and about.unmoved:
+        made = one_line(about.method_title)
+        return (
+            f"Real images that a run of {made} began with (distillkit); no step of it was better, nothing was learned."
+        )
     if about.imported_from is None:
         return f"Made with distillkit by {one_line(about.method_title)}."
     made = f"Made elsewhere by {one_line(about.method_title)}; imported with distillkit from"

@@ -51,6 +51,7 @@ class StoredDistill(_Open):
     """Of the settings of distillation, what the card tells."""
 
     lr_lr: float | None = None
+    outer_steps: int | None = None
 
 
 class StoredSettings(_Open):
@@ -118,6 +119,11 @@ class ArtifactConfig(_Open):
     def learned(self) -> bool:
         """Whether a run of distillkit learned the images; older artifacts of which that is true name their experts."""
         return self.experts is not None if self.learned_here is None else self.learned_here
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether a run was to learn the images and kept those that it began with."""
+        return self.learned_here is False and (self.settings.distill.outer_steps or 0) > 0
 
     @property
     def size(self) -> int:

@@ -280,4 +280,5 @@ def tune(
 
 def main() -> None:
     """Entry point of the console script."""
+    console.speak_any_encoding()
     app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import shlex
 import sys
@@ -32,6 +33,13 @@ from distillkit.progress import Progress, Silent
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False, soft_wrap=True)
 P = ParamSpec("P")
+
+
+def speak_any_encoding() -> None:
+    """A terminal that lacks a character gets a question mark, not an error at the end of a long run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

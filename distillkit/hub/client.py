@@ -80,7 +80,7 @@ def source_revision(repo: str, revision: str | None) -> str:
         DistillkitError: as ``translated`` says.
     """
     with translated(str(Address(repo, revision))):
-        return str(_api(None).dataset_info(repo, revision=revision).sha)
+        return str(retried(lambda: _api(None).dataset_info(repo, revision=revision)).sha)
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,14 @@ def resolve(address: Address, cache: Cache) -> str:
         DistillkitError: as ``translated`` says.
     """
     with translated(str(address)):
-        found = _api(cache.token).resolve_revision(
-            address.repo,
-            repo_type=KIND,
-            revision=address.revision,
-            cache_dir=cache.folder,
-            local_files_only=cache.local_files_only,
+        found = retried(
+            lambda: _api(cache.token).resolve_revision(
+                address.repo,
+                repo_type=KIND,
+                revision=address.revision,
+                cache_dir=cache.folder,
+                local_files_only=cache.local_files_only,
+            )
         )
         return str(found.resolved)
 
@@ -149,7 +151,7 @@ def fetch_file(address: Address, commit: str, name: str, cache: Cache) -> Path:
     _no_bars()
     with translated(str(address)):
         try:
-            path = hf_hub_download(address.repo, name, revision=commit, **_downloads(cache))
+            path = retried(lambda: hf_hub_download(address.repo, name, revision=commit, **_downloads(cache)))
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError):
                 raise
@@ -160,7 +162,8 @@ def fetch_file(address: Address, commit: str, name: str, cache: Cache) -> Path:
 def file_sizes(address: Address, commit: str, names: Sequence[str], cache: Cache) -> dict[str, int]:
     """Bytes of those of ``names`` that a commit has."""
     with translated(str(address)):
-        found = _api(cache.token).get_paths_info(address.repo, list(names), revision=commit, repo_type=KIND)
+        api = _api(cache.token)
+        found = retried(lambda: api.get_paths_info(address.repo, list(names), revision=commit, repo_type=KIND))
         return {entry.path: int(entry.size) for entry in found if entry.path in names and hasattr(entry, "size")}
 
 
@@ -171,7 +174,9 @@ def fetch(address: Address, commit: str, names: Sequence[str], cache: Cache) -> 
     _no_bars()
     with translated(str(address)):
         options = _downloads(cache)
-        return Path(snapshot_download(address.repo, revision=commit, allow_patterns=list(names), **options))
+        return Path(
+            retried(lambda: snapshot_download(address.repo, revision=commit, allow_patterns=list(names), **options))
+        )
 
 
 def tensor_header(address: Address, name: str, token: Token = None) -> tuple[dict[str, str], dict[str, Any]]:
@@ -185,8 +190,11 @@ def tensor_header(address: Address, name: str, token: Token = None) -> tuple[dic
 
     with translated(str(address)):
         try:
-            found = _api(token).parse_safetensors_file_metadata(
-                address.repo, name, repo_type=KIND, revision=address.revision
+            api = _api(token)
+            found = retried(
+                lambda: api.parse_safetensors_file_metadata(
+                    address.repo, name, repo_type=KIND, revision=address.revision
+                )
             )
         except EntryNotFoundError as error:
             raise ArtifactError(f"{address} is not a distillkit artifact: it has no {name}") from error

@@ -40,9 +40,13 @@ def _real(error: BaseException) -> BaseException:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a little later: 429, 5xx, or a connection that broke."""
+    from huggingface_hub import errors as hub
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     error = _real(error)
+    if isinstance(error, (hub.LocalEntryNotFoundError, hub.RevisionResolutionError)):
+        cause = error.__cause__  # not in the cache either; whether the Hub answered at all is what counts
+        return cause is not None and status_code(cause) is not None and is_transient(cause)
     if isinstance(error, (DistillkitError, OfflineModeIsEnabled, LocalTokenNotFoundError)):
         return False
     code = status_code(error)

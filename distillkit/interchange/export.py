@@ -13,6 +13,7 @@ import torch
 from distillkit import storage
 from distillkit.artifact.read import Artifact
 from distillkit.artifact.views import eight_bit, png_bytes, to_image
+from distillkit.data.preprocess import Standardise
 from distillkit.errors import ConfigError
 
 NOTES = "distillkit.json"  # beside the files: what their own form has no place for
@@ -62,12 +63,40 @@ def _pt(artifact: Artifact) -> dict[str, bytes]:
 
 
 def _ddranking(artifact: Artifact) -> dict[str, bytes]:
-    """images.pt (input space), labels.pt (ids or probabilities), lr.pt (a tensor)."""
+    """images.pt, labels.pt (ids, or logits: its losses take a softmax of what they are given), lr.pt (a tensor).
+
+    Images are in its own normalisation where it has one for the data set, since it normalises test images so.
+    """
     return {
-        "images.pt": _saved(artifact.synthetic.images),
-        "labels.pt": _saved(_labels(artifact, probabilities=True)),
+        "images.pt": _saved(_in_its_space(artifact)),
+        "labels.pt": _saved(_its_labels(artifact)),
         "lr.pt": _saved(torch.tensor(artifact.synthetic.lr)),
     }
+
+
+_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+DDRANKING = {"cifar10": _CIFAR, "cifar100": _CIFAR, "tiny-imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+"""What DD-Ranking's loaders standardise with (DD-Ranking@26a4c0f, ``ddranking/utils/data.py``, ``get_dataset``)."""
+
+
+def _in_its_space(artifact: Artifact) -> torch.Tensor:
+    """Images as DD-Ranking's networks see test images; whitened ones stay as they are, which its ZCA flag is for."""
+    known = DDRANKING.get(str(artifact.config["source"]["name"]))
+    images = artifact.synthetic.images
+    if known is None or not isinstance(artifact.preprocess, Standardise):
+        return images
+    own = Standardise(*(torch.tensor(values).double() for values in known))
+    seen: torch.Tensor = own(artifact.preprocess.invert(images)).to(images.dtype)
+    return seen
+
+
+def _its_labels(artifact: Artifact) -> torch.Tensor:
+    labels = _labels(artifact, probabilities=True)
+    if labels.dim() == 1:
+        return labels
+    if artifact.synthetic.label_kind == "logits":
+        return artifact.synthetic.labels
+    return labels.clamp_min(torch.finfo(labels.dtype).tiny).log()
 
 
 def _imagefolder(artifact: Artifact) -> dict[str, bytes]:

@@ -47,6 +47,9 @@ from distillkit.tracking import Tracker, open_tracker
 from distillkit.trajectories.forms import open_trajectories
 from distillkit.trajectories.store import TrajectoryStore
 
+COLLAPSED = 100
+"""A learned lr of less than such a part of the initial one teaches nothing."""
+
 
 def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[SyntheticSet, dict[str, Any]]:
     """The selected set and how it was selected; trains experts and distils if that is not done yet."""
@@ -104,6 +107,7 @@ def distill_set(
             f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
             f"distill.gate={settings.gate:g}; raise it, or lower distill.lr_init"
         )
+    _tell_of_standstill(run, state)
     held_out = f"the validation split ({prepared.data.info.validation_split})"
     selection = {
         "split": held_out if best.accuracy is not None else "nothing: no images are held out, so the last step is kept",
@@ -120,6 +124,17 @@ def distill_set(
         "compiled": bool(state.compiled),
     }
     return best.synthetic, selection
+
+
+def _tell_of_standstill(run: Run, state: OuterState) -> None:
+    """A run that learned nothing, or hardly anything, says so."""
+    note, begun = run.progress.note, run.settings.distill.lr_init
+    if state.best is not None and state.best.step == 0:
+        note("no step was better on validation data than the initial images: these are kept, nothing was learned")
+    if state.skipped > state.step / 2:
+        note(f"{state.skipped} of {state.step} steps had no finite loss and changed nothing; lower distill.lr_img")
+    if state.lr < begun / COLLAPSED:
+        note(f"the learning rate fell from {begun:g} to {state.lr:.2g}; lower distill.lr_lr")
 
 
 def distill_task(

@@ -153,6 +153,8 @@ def _config_json(
     if settings.distill.init_from is not None:
         stored["distill"]["init_from"] = Path(settings.distill.init_from).name
     stood_for = len(data.train) + (len(data.validation) if made_by.imported_from else 0)
+    kept = folder.load_synthetic()
+    unmoved = kept is not None and kept[1].get("step") == 0  # the initial images were never improved on
     experts, learned = None, _is_learned(run, made_by)
     if learned and needs_experts(settings):
         experts = {
@@ -176,7 +178,7 @@ def _config_json(
         "origins": run.origins,
         "source": _source_json(data.info) | {"train_images": stood_for, "test_images": len(data.test)},
         "experts": experts,
-        "learned_here": learned,
+        "learned_here": learned and not unmoved,
         "command": shortened(run.command, 15_000),
         "versions": versions(),
         "hardware": hardware(run.device),

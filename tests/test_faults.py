@@ -1,0 +1,100 @@
+"""Faults that users met, each with the right value."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distillkit import compress, load_distilled
+from distillkit.cli import console
+from distillkit.data.preprocess import Standardise
+from distillkit.errors import ConfigError
+from distillkit.records import ImageSet
+from tests.conftest import TINY
+
+
+def test_classes__are_the_same_by_name_in_any_order(copy):
+    ds = load_distilled(copy)
+    images = torch.randint(0, 255, (10, 1, 8, 8), dtype=torch.uint8)
+    model = ds.network()
+    own = model.eval()(ds.preprocess(images)).argmax(1)
+    turned = tuple(reversed(ds.classes))
+    assert ds.evaluate(model, ImageSet(images, 9 - own.detach(), turned)) == 1.0
+    with pytest.raises(ConfigError, match="without '9' and with 'nine'"):
+        ds.evaluate(model, ImageSet(images, own, (*ds.classes[:9], "nine")))
+    with pytest.raises(ConfigError, match="without '2', '3'"):
+        ds.evaluate(model, ImageSet(images, own.clamp_max(1), ds.classes[:2]))
+
+
+def exported(ds, tmp_path):
+    ds.export("ddranking", tmp_path / "out")
+    return [torch.load(tmp_path / "out" / f"{name}.pt", weights_only=True) for name in ("images", "labels")]
+
+
+def test_ddranking__labels_are_what_its_losses_take_a_softmax_of(tmp_path, tiny):
+    ds = compress("digits", ipc=1, method="datm", preset="smoke", settings=tiny, out=tmp_path / "a", device="cpu")
+    images, labels = exported(ds, tmp_path)
+    logits = torch.randn(10, 10, generator=torch.Generator().manual_seed(0))
+    its_loss = -(F.softmax(labels / 1.0, 1) * F.log_softmax(logits, 1)).sum(1).mean()  # ddranking/loss/sce.py
+    assert float(its_loss) == pytest.approx(float(F.cross_entropy(logits, ds.targets)), rel=1e-5)
+    assert torch.equal(images, ds.images)
+
+
+def test_ddranking__images_are_in_the_space_of_its_test_images(copy, tmp_path):
+    ds = load_distilled(copy)
+    colour = torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    own = Standardise(torch.tensor([0.5, 0.4, 0.3]).double(), torch.tensor([0.2, 0.3, 0.25]).double())
+    object.__setattr__(ds._artifact.synthetic, "images", own(colour))
+    object.__setattr__(ds._artifact, "preprocess", own)
+    ds._artifact.config["source"]["name"] = "cifar10"
+    images, labels = exported(ds, tmp_path)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
+    assert torch.allclose(images, (colour - mean) / std, atol=1e-5)
+    assert torch.equal(labels, ds.class_ids)
+
+
+def test_standstill__the_card_and_the_terminal_say_that_nothing_was_learned(tmp_path, capsys):
+    from tests.test_pipeline import Notes
+
+    notes, settings = Notes(), {**TINY, "distill.select_margin": 0.99}
+    ds = compress("digits", ipc=1, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu", progress=notes)
+    assert ds.results["selection"]["step"] == 0
+    assert any("nothing was learned" in note for note in notes.notes)
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "10 real images" in card
+    assert "nothing was learned" in card
+    assert "(learned)" not in card
+    assert ds.config["learned_here"] is False
+
+
+def test_steps_without_a_finite_loss_are_told(tmp_path):
+    from tests.test_pipeline import Notes
+
+    notes = Notes()
+    settings = {**TINY, "distill.lr_img": 1e30, "distill.select_margin": 0.0}
+    compress("digits", ipc=1, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu", progress=notes)
+    assert any("had no finite loss and changed nothing; lower distill.lr_img" in note for note in notes.notes)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_terminal__of_any_encoding_gets_its_table(copy, encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "distillkit", "info", str(copy)]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"accuracy" in done.stdout
+
+
+def test_encoding__is_left_alone_where_output_is_captured():
+    console.speak_any_encoding()  # pytest's own streams are no text wrappers, or take it
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_hub__reading_is_as_patient_as_pushing(hub, made, status):
+    hub.add("org/set", made)
+    for pattern in ("api/datasets/org/set", r"resolve/.*distill_config\.json", r"resolve/.*distilled\.safetensors"):
+        hub.fail(pattern, status, 1)
+    assert load_distilled("org/set").images.shape == (20, 1, 8, 8)
