@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distillkit.distill.inner_optimizers import inner_optimizer
 from distillkit.distill.labels import label_part, labels_ask_experts
-from distillkit.distill.loop import outer_step, start_state
+from distillkit.distill.loop import DistillTask, outer_step, start_state
 from distillkit.distill.objectives import needs
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distill.state import OuterState
@@ -25,7 +25,7 @@ from distillkit.errors import ConfigError
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
-from distillkit.precision import in_precision
+from distillkit.precision import arithmetic, in_precision
 from distillkit.settings import DistillSettings
 from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, determining, prepare
@@ -97,9 +97,14 @@ def measured_costs(run: Run, prepared: Prepared) -> Costs:
     """By a few steps of each kind on this machine, now."""
     begin, settings, missing = time.perf_counter(), run.settings, _missing_epochs(run, prepared)
     run.progress.note("measuring a few steps")
-    expert = _expert_seconds(run, prepared, missing) if missing else 0.0
-    step = _outer_seconds(run, prepared) if settings.distill.outer_steps else 0.0
-    fresh = _evaluation_seconds(run, prepared)
+    expert = step = 0.0
+    if missing:
+        with arithmetic(expert_precision(run, prepared), run.device):
+            expert = _expert_seconds(run, prepared, missing)
+    if settings.distill.outer_steps:
+        step = _outer_seconds(run, prepared)
+    with arithmetic(run.steady_precision, run.device):
+        fresh = _evaluation_seconds(run, prepared)
     return Costs(expert, step, fresh, missing, time.perf_counter() - begin)
 
 
@@ -304,6 +309,12 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
     labels = part.initial(class_ids, prepared.num_classes, logits).to(run.device)
     state = start_state(images, class_ids, labels, part.kind, distill.lr_init)
     task = distill_task(probe, prepared, walk, FlatNetwork(network), state)
+    with arithmetic(state.precision or "fp32", run.device):
+        return _measured_step(run, distill, task, state, inner)
+
+
+def _measured_step(run: Run, distill: DistillSettings, task: DistillTask, state: OuterState, inner: int) -> float:
+    """Seconds of an outer step of the whole run, from one of ``task``, which takes ``inner`` inner steps."""
     seconds = _time(lambda: _exhaust(outer_step(task, state)), run.device)
     if isinstance(task.objective, UnrolledStudents):
         return _unrolled_seconds(distill, task.objective, state, seconds, inner, run.device)

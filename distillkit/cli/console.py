@@ -64,6 +64,13 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 def _sentence(error: Exception) -> str:
     if isinstance(error, DistillkitError):
         return str(error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return (
+            "out of memory; lower distill.batch_size, network.width or --ipc, or --set distill.keep_gib=0, "
+            "distill.together=never, experts.together=1; run the same command again to continue"
+        )
+    if isinstance(error, MemoryError):
+        return "out of memory; a smaller data set (dataset.max_train), --image-size or network.width needs less"
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     first = (str(error).strip().splitlines() or [""])[0]

@@ -107,7 +107,27 @@ def _flip(images: Tensor, values: Tensor) -> Tensor:
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Sample at input coordinates ``matrices`` [B, 2, 3] @ (x, y, 1); bilinear, corners aligned, zeros outside."""
     grid = F.affine_grid(matrices.to(images), list(images.shape), align_corners=True)
+    if images.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return sample_by_gathers(images, grid)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def sample_by_gathers(images: Tensor, grid: Tensor) -> Tensor:
+    """``grid_sample`` (bilinear, zeros outside, corners aligned) of ``images`` [B, C, H, W] at ``grid`` [B, H, W, 2].
+
+    By sums of gathers, whose derivatives have a fixed order on a GPU; those of cuDNN's sampler have not.
+    """
+    batch, channels, height, width = images.shape
+    x, y = (grid[..., 0] + 1) / 2 * (width - 1), (grid[..., 1] + 1) / 2 * (height - 1)
+    left, top = x.detach().floor(), y.detach().floor()
+    flat, total = images.reshape(batch, channels, height * width), torch.zeros_like(images)
+    for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
+        weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().view(batch, 1, -1)
+        found = flat.gather(2, index.expand(-1, channels, -1)).view(batch, channels, *grid.shape[1:3])
+        total = total + found * (weight * inside).unsqueeze(1)
+    return total
 
 
 def _scale(images: Tensor, values: Tensor) -> Tensor:

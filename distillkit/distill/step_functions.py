@@ -123,7 +123,11 @@ class TogetherLoss:
     def __call__(self, parameters: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
         """Scalar."""
         theta, seen, labels = (_parts(value, self.count) for value in (parameters, seen_B, labels_B))
-        return vmap(self.loss)(theta, seen, labels).sum()
+
+        def one(theta_P: Tensor, seen: Tensor, labels: Tensor) -> Tensor:  # the compiler cannot name a record
+            return self.loss(theta_P, seen, labels)
+
+        return vmap(one)(theta, seen, labels).sum()
 
 
 def _parts(value: Tensor, count: int) -> Tensor:

@@ -97,6 +97,17 @@ class Path:
     before: int
 
 
+ALIGNMENT = 128
+"""Numbers that a row of the path is padded to a multiple of: a compiled function meets all rows at one alignment, which
+a recording of kernels relies on."""
+
+
+def _aligned_rows(like_P: Tensor, count: int) -> Tensor:
+    """Empty rows [count, P], each aligned in memory."""
+    size = like_P.numel()
+    return like_P.new_empty(count, -(-size // ALIGNMENT) * ALIGNMENT)[:, :size]
+
+
 @dataclass(frozen=True)
 class Unroll:
     """A student: its loss as functions, its inner steps, its optimiser, whether to differentiate exactly.
@@ -132,7 +143,7 @@ class Unroll:
         self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor, wanted: Wanted, memory: InnerMemory
     ) -> Path:
         count, size = len(self.steps), start_P.numel()
-        points = start_P.new_empty(count + 1, size)
+        points = _aligned_rows(start_P, count + 1)
         remembered = start_P.new_empty(count, self.optimizer.remembered, size)
         points[0] = start_P
         traces: dict[int, Trace] = {}

@@ -7,6 +7,7 @@ another would end at other bytes.
 from __future__ import annotations
 
 import copy
+import gc
 from dataclasses import dataclass, replace
 
 import torch
@@ -180,9 +181,22 @@ def _formed(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState
                 ) from error
             run.progress.note(f"{work.students} students at once do not fit into memory; taking them in turn")
             state.kept = None  # that was of another form
+            forget_compiled(run.device)
     state.together = False
     trial = _trial(task, state, network.size, 1)
     return engine(maker.functions(loss, EagerFunctions(loss), trial, work.steps), False)
+
+
+def forget_compiled(device: torch.device) -> None:
+    """Give back what compiled functions and their recordings hold of a GPU's memory."""
+    if device.type != "cuda":
+        return
+    torch._dynamo.reset()
+    from torch._inductor.cudagraph_trees import reset_cudagraph_trees
+
+    reset_cudagraph_trees()
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _side_by_side(settings: DistillSettings, work: Work, device: torch.device, state: OuterState) -> bool:

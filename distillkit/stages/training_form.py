@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -85,18 +85,36 @@ def _kept(module: nn.Module, epochs: int) -> int:
 
 
 def _fitting(run: Run, prepared: Prepared) -> int:
-    """Experts whose training step fits into the free memory of the GPU, from the peak of two of them."""
+    """Experts whose training step fits into the free memory of the GPU: what one needs, and what a second one adds."""
+    peaks: list[int] = []
+    for count in (1, PROBED):
+        try:
+            peaks.append(_peak(run, prepared, count))
+        except torch.OutOfMemoryError:
+            break
+        finally:
+            torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(run.device)
+    return fitting_size(peaks, MEMORY_SHARE * free)
+
+
+def fitting_size(peaks: Sequence[int], free: float) -> int:
+    """Networks that fit into ``free`` bytes side by side; ``peaks``: the bytes of one, and of two where two fitted."""
+    if len(peaks) < PROBED:
+        return 1
+    each = max(1, peaks[1] - peaks[0])
+    return max(1, 1 + int((free - peaks[0]) / each))
+
+
+def _peak(run: Run, prepared: Prepared, count: int) -> int:
+    """Bytes at the peak of a training step of ``count`` experts side by side."""
     recipe = expert_recipe(run.settings.experts.model_copy(update={"order": "shuffle"}), None)
     build = prepared.build(prepared.network, 0, "form")
-    models = [in_precision(build(index), expert_precision(run, prepared)).to(run.device) for index in range(PROBED)]
-    count = run.settings.experts.batch_size
-    images, labels = (torch.stack([part[:count]] * PROBED) for part in (prepared.train_images, prepared.train_labels))
+    models = [in_precision(build(index), expert_precision(run, prepared)).to(run.device) for index in range(count)]
+    size = run.settings.experts.batch_size
+    images, labels = (torch.stack([part[:size]] * count) for part in (prepared.train_images, prepared.train_labels))
     torch.cuda.reset_peak_memory_stats(run.device)
     before = torch.cuda.memory_allocated(run.device)
     stack = Stack(models, recipe.loss, Form())
     stack.step(recipe.optimizer(stack.parameters, recipe.lr, stacked=True), Batch(images, images, labels), 1.0)
-    each = (torch.cuda.max_memory_allocated(run.device) - before) / PROBED
-    del stack, models
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(run.device)
-    return max(1, int(MEMORY_SHARE * free / each))
+    return int(torch.cuda.max_memory_allocated(run.device) - before)

@@ -116,9 +116,14 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
-    """Logits [n, K] of ``images`` [n, C, H, W] in evaluation mode."""
+    """Logits [n, K] of ``images`` [n, C, H, W] in evaluation mode; in smaller batches where memory asks for it."""
     model.eval()
-    return torch.cat([model(chunk) for chunk in images.split(batch_size)])
+    try:
+        return torch.cat([model(chunk) for chunk in images.split(batch_size)])
+    except torch.OutOfMemoryError:
+        if batch_size == 1:
+            raise
+    return predict(model, images, batch_size // 2)
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -93,17 +93,21 @@ class Stack:
 
 
 def _compiled(function: Gradients, form: Form) -> Gradients:
-    """``function`` compiled; where that fails at the first call, as it is, which ``form.note`` tells.
+    """``function`` compiled for batches of the first shape that it meets; where that fails at the first call, as it is,
+    which ``form.note`` tells. Other shapes are computed as they are: a remainder has another length in every epoch of a
+    data scheduler, and a compiler gives up after a few.
 
     Raises:
         ConfigError: when it is called and cannot be compiled, though it must be.
     """
     chosen: Gradients | None = None
+    first: torch.Size | None = None
 
     def call(*arguments: Any) -> tuple[list[Tensor], Tensor]:
-        nonlocal chosen
+        nonlocal chosen, first
         if chosen is not None:
-            return chosen(*arguments)
+            return (chosen if arguments[1].shape == first else function)(*arguments)
+        first = arguments[1].shape
         chosen = torch.compile(function, dynamic=False, fullgraph=True)
         try:
             return chosen(*arguments)
