@@ -109,6 +109,7 @@ def quick(problem: Problem) -> Layer:
         **(_MANY if many else _FEW),
         "distill.student": "convnet:width=32" if narrow else None,
         "distill.outer_steps": 1000 if problem.device == "cuda" else 300,
+        "distill.final_rate": 0.1,  # the steps of a constant rate end in noise: falling ones gained a point and more
         "distill.select_every": 100,
         "distill.checkpoint_every": 10,
         "distill.picture_every": 50,
