@@ -60,6 +60,10 @@ class StorageError(DistillkitError, OSError):
     """A file could not be written or read."""
 
 
+class DamagedError(StorageError):
+    """A file was read, and what it holds is not what it should."""
+
+
 class TrajectoryError(DistillkitError):
     """An expert trajectory cannot be matched."""
 

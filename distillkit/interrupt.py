@@ -9,6 +9,8 @@ from types import FrameType
 
 from distillkit.errors import Interrupted
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class StopRequest:
     """Set by a signal; long loops look at it where they can stop."""
@@ -28,7 +30,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM inside the block into a request; a second one stops at once."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP inside the block into a request; a second one stops at once."""
     request = StopRequest()
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -36,7 +38,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.signal = number
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield request
     finally:

@@ -16,7 +16,7 @@ from torch import nn
 from distillkit import storage
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import read_artifact
-from distillkit.artifact.write import write_card
+from distillkit.artifact.write import write_card, write_config
 from distillkit.config import compose
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
@@ -322,4 +322,5 @@ def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
     check_free(load_distilled(folder), list(reports))
     results["architectures"] |= {name: report.to_json() for name, report in reports.items()}
     storage.write_json(folder / FILES.results, results)
-    write_card(folder, artifact.config, artifact.recipe, results)
+    config = write_config(folder, artifact.config)
+    write_card(folder, config, artifact.recipe, results)

@@ -1,7 +1,7 @@
 """The ``run`` folder inside an output folder: what a run needs to continue, and what a person may want to look at.
 
 ``config.json``  the effective settings and their fingerprint: another run is not continued by mistake
-``checkpoint.safetensors``  the outer loop's state
+``checkpoint.safetensors``  the outer loop's state, ``checkpoint-before.safetensors`` the one before
 ``synthetic.safetensors``  the selected set, once distillation is over
 ``evaluation.json``  rows of the results table that are done
 ``seconds.json``  wall time of each stage, summed over interruptions
@@ -33,6 +33,7 @@ from distillkit.settings import SECTIONS, RunSettings, defaults
 
 OWN_FILES = (
     "checkpoint.safetensors",
+    "checkpoint-before.safetensors",
     "synthetic.safetensors",
     "evaluation.json",
     "seconds.json",
@@ -60,6 +61,11 @@ class RunFolder:
     def checkpoint(self) -> Path:
         """The outer loop's state."""
         return self.path / "checkpoint.safetensors"
+
+    @property
+    def older_checkpoint(self) -> Path:
+        """The state before that one."""
+        return self.path / "checkpoint-before.safetensors"
 
     @property
     def experts_report(self) -> Path:

@@ -20,7 +20,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distillkit.errors import StorageError
+from distillkit.errors import DamagedError, StorageError
 
 # safetensors writes its metadata map in an order that changes from process to process, so there is just one key.
 METADATA_KEY = "distillkit"
@@ -70,6 +70,26 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Another name for a file that is only ever replaced, never changed: a hard link, or a copy where there is none."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with _storage_errors(target, "write"):
+        try:
+            os.link(source, temporary)
+        except OSError:
+            temporary.write_bytes(source.read_bytes())
+        temporary.replace(target)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that nothing is written over it; the new name is that with the first free number."""
+    number = next(number for number in range(1, 10_000) if not path.with_name(f"{path.name}.damaged-{number}").exists())
+    target = path.with_name(f"{path.name}.damaged-{number}")
+    with _storage_errors(path, "rename"):
+        path.replace(target)
+    return target
 
 
 def append_text(path: Path, text: str) -> None:
@@ -129,7 +149,7 @@ def _parse_json(content: str | bytes, path: Path) -> Any:
     try:
         return json.loads(content, parse_constant=refuse)
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
-        raise StorageError(f"{path} is not valid JSON: {error}") from error
+        raise DamagedError(f"{path} is not valid JSON: {error}") from error
 
 
 def _check_regular(path: Path) -> None:
@@ -148,7 +168,7 @@ def header_bytes(path: Path) -> int:
     with _storage_errors(path, "read"), path.open("rb") as file:
         first = file.read(8)
     if len(first) < 8:
-        raise StorageError(f"{path} is damaged: {len(first)} bytes are no safetensors file")
+        raise DamagedError(f"{path} is damaged: {len(first)} bytes are no safetensors file")
     return int.from_bytes(first, "little")
 
 
@@ -174,7 +194,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
         with _storage_errors(path, "read"), safe_open(str(path), framework="pt") as file:
             yield file
     except SafetensorError as error:
-        raise StorageError(f"{path} is damaged: {error}") from error
+        raise DamagedError(f"{path} is damaged: {error}") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -193,6 +213,7 @@ def read_metadata(path: Path) -> Any:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, hex."""
+    _check_regular(path)
     with _storage_errors(path, "read"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -182,3 +182,102 @@ def test_network__of_timm_with_attention_is_distilled_with(tmp_path):
     """Fused attention has no second derivative; the plain form of it is what distillation takes."""
     ds = make(tmp_path / "a", settings={"network.name": "timm/test_vit", "distill.outer_steps": 1})
     assert ds.images.shape == (10, 1, 8, 8)
+
+
+def stopped(out, steps=6):
+    """A run that was interrupted while it distilled."""
+    from distillkit.errors import Interrupted
+    from distillkit.interrupt import StopRequest
+    from tests.test_pipeline import StopAfter
+
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        make(out, stop=stop, progress=StopAfter(stop, steps), settings={"distill.outer_steps": 8})
+    return out / "run" / "checkpoint.safetensors"
+
+
+def go_on(out, **more):
+    from tests.test_pipeline import Notes
+
+    notes = Notes()
+    return make(out, progress=notes, settings={"distill.outer_steps": 8}, **more), " ".join(notes.notes)
+
+
+def test_checkpoint__a_damaged_one_is_kept_and_the_one_before_it_goes_on(tmp_path):
+    whole = make(tmp_path / "whole", settings={"distill.outer_steps": 8})
+    path = stopped(tmp_path / "a", 9)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    ds, notes = go_on(tmp_path / "a")
+    assert "was kept as checkpoint.safetensors.damaged-1" in notes
+    assert "continuing from step" in notes
+    assert (tmp_path / "a" / "run" / "checkpoint.safetensors.damaged-1").read_bytes() == content[: len(content) // 2]
+    assert torch.equal(ds.images, whole.images)
+
+
+def test_checkpoint__what_cannot_be_read_now_stops_the_run_and_stays(tmp_path, monkeypatch):
+    from distillkit.distill.state import OuterState
+    from distillkit.errors import StorageError
+
+    path = stopped(tmp_path / "a")
+    content = path.read_bytes()
+
+    def no_permission(path, device):
+        raise StorageError(f"could not read {path}: permission denied")
+
+    monkeypatch.setattr(OuterState, "load", staticmethod(no_permission))
+    with pytest.raises(StorageError, match="permission denied"):
+        go_on(tmp_path / "a")
+    assert path.read_bytes() == content
+
+
+def test_checkpoint__of_another_version_stops_the_run_and_stays(tmp_path):
+    from distillkit import storage
+
+    path = stopped(tmp_path / "a")
+    tensors, numbers = storage.read_tensors(path)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    storage.write_tensors(path, tensors, {**numbers, "of_the_future": 1})
+    content = path.read_bytes()
+    with pytest.raises(ConfigError, match="was written by another version of distillkit"):
+        go_on(tmp_path / "a")
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["distilled.safetensors", "recipe.json", "results.json", "preprocess.safetensors"])
+def test_artifact__wrong_bytes_of_the_right_size_are_refused(copy, name):
+    from distillkit.errors import ArtifactError
+
+    path = copy / name
+    content = bytearray(path.read_bytes())
+    if name == "recipe.json":
+        content = bytearray(bytes(content).replace(b'"epochs": 3', b'"epochs": 9'))
+    elif name == "results.json":
+        content = bytearray(bytes(content).replace(b'"outer_steps": 4', b'"outer_steps": 9'))
+    else:
+        content[-1] ^= 1
+    assert bytes(content) != path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{name} is not the file that distill_config.json names"):
+        load_distilled(copy)
+
+
+def test_hub__a_damaged_cache_heals_itself(hub, made, tmp_path):
+    hub.add("org/set", made)
+    first = load_distilled("org/set")
+    cached = (first.folder / "distilled.safetensors").resolve()
+    content = bytearray(cached.read_bytes())
+    content[-1] ^= 1
+    cached.write_bytes(content)
+    assert torch.equal(load_distilled("org/set").images, first.images)
+
+
+def test_hup__ends_a_run_like_term():
+    import os
+    import signal
+
+    from distillkit.interrupt import stop_on_signals
+
+    with stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal == signal.SIGHUP

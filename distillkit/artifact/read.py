@@ -57,6 +57,7 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
     raw = read_config(folder, name)
     config = ArtifactConfig.model_validate(raw)
     try:
+        _check_sums(folder, config)
         recipe = _checked_json(folder / FILES.recipe, RecipeFile)
         _check_augmentation(recipe)
         results = _checked_json(folder / FILES.results, ResultsFile)
@@ -71,6 +72,14 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
     except StorageError as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
     return Artifact(synthetic, preprocessing, raw, recipe, results, folder, recipes)
+
+
+def _check_sums(folder: Path, config: ArtifactConfig) -> None:
+    read = (FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results, *recipe_files(config.recipes))
+    for name in read:
+        expected = config.checksums.get(name)
+        if expected is not None and storage.sha256_file(folder / name) != expected:
+            raise StorageError(f"{name} is not the file that {FILES.config} names (its SHA-256 is another)")
 
 
 def _tuned(folder: Path, architecture: str) -> dict[str, Any]:

@@ -109,6 +109,8 @@ class ArtifactConfig(_Open):
     wall_time_seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     hub: Home | None = None
     recipes: Annotated[list[Line], Field(max_length=64)] = []
+    checksums: Annotated[dict[Line, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(max_length=100)] = {}
+    """SHA-256 of the files that loading reads, but for the config itself; older artifacts have none."""
 
     @property
     def num_classes(self) -> int:

@@ -10,7 +10,7 @@ from distillkit import storage
 from distillkit.artifact import own_section
 from distillkit.artifact.card import render_card
 from distillkit.artifact.encoding import decode, encode
-from distillkit.artifact.layout import FILES
+from distillkit.artifact.layout import FILES, recipe_files
 from distillkit.artifact.schema import ArtifactConfig, Dtype, Range
 from distillkit.artifact.views import eight_bit, parquet_bytes, preview_png
 from distillkit.data.preprocess import Preprocess
@@ -57,7 +57,19 @@ def write_artifact(folder: Path, content: ArtifactContent) -> None:
     storage.write_bytes(folder / FILES.parquet, parquet_bytes(view, stored, content.classes))
     storage.write_bytes(folder / FILES.preview, preview_png(stored, preprocess))
     storage.write_bytes(folder / FILES.card, render_card(config, content.recipe, content.results, own).encode())
-    storage.write_json(folder / FILES.config, config)
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Write an artifact's config, last of its files, with the checksums of the others; returns it as written.
+
+    Raises:
+        StorageError: a file is missing, or the config cannot be written.
+    """
+    names = [FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results, *recipe_files(config.get("recipes", []))]
+    sealed = {**config, "checksums": {name: storage.sha256_file(folder / name) for name in names}}
+    storage.write_json(folder / FILES.config, sealed)
+    return sealed
 
 
 def identity(config: dict[str, Any], recipe: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,8 @@ MOMENTUM = 0.9
 STEPS = (100, 300, 1000)
 FIRST_STEPS = 300
 LARGEST_BATCH = 256
+MOST_CANDIDATES = 13
+"""Eight optimisers with their rates, three augmentations, two other lengths."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -68,6 +68,13 @@ def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:
     folder = None if cache.force_download else client.cached_folder(address, commit, names, cache)
     if folder is None or not all((folder / name).is_file() for name in _recipes_of(folder, address)):
         folder = _download(address, commit, names, cache)
+        return Fetched(read_artifact(folder, str(address)), commit)
+    try:
+        return Fetched(read_artifact(folder, str(address)), commit)
+    except ArtifactError:
+        if cache.local_files_only:
+            raise
+    folder = _download(address, commit, names, replace(cache, force_download=True))  # what the cache had is damaged
     return Fetched(read_artifact(folder, str(address)), commit)
 
 

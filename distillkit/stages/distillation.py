@@ -15,7 +15,7 @@ from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.real import Available, RealImages, all_images, scheduled_images
 from distillkit.distill.state import OuterState
 from distillkit.distill.synthetic_init import RealData
-from distillkit.errors import StorageError
+from distillkit.errors import ConfigError, DamagedError
 from distillkit.evaluation.protocol import Examination, evaluate_networks, scores_by_epoch
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import RANKED
@@ -201,14 +201,11 @@ def student_network(
 
 
 def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealData) -> OuterState:
-    if folder.checkpoint.exists():
-        try:
-            state = OuterState.load(folder.checkpoint, run.device)
-            folder.truncate_metrics(state.step, keep_selection=not state.selection_due)
-            run.progress.note(f"continuing from step {state.step}")
-            return state
-        except (StorageError, KeyError, TypeError, AttributeError) as error:
-            run.progress.note(f"the checkpoint cannot be used ({error}); distilling from the start")
+    found = _last_state(run, folder)
+    if found is not None:
+        folder.truncate_metrics(found.step, keep_selection=not found.selection_due)
+        run.progress.note(f"continuing from step {found.step}")
+        return found
     folder.truncate_metrics(-1, keep_selection=False)
     first = initial_set(run, prepared, real)
     state = start_state(
@@ -216,6 +213,29 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealDa
     )
     state.save(folder.checkpoint)
     return state
+
+
+def _last_state(run: Run, folder: RunFolder) -> OuterState | None:
+    """The state of the last checkpoint that can be parsed, if there is one; a damaged one is set aside.
+
+    Raises:
+        StorageError: it cannot be read now (no permission, a disk that fails); another try may.
+        ConfigError: another version of distillkit wrote it.
+    """
+    for path in (folder.checkpoint, folder.older_checkpoint):
+        if not path.exists():
+            continue
+        try:
+            return OuterState.load(path, run.device)
+        except DamagedError as error:
+            kept = storage.set_aside(path)
+            run.progress.note(f"the checkpoint cannot be read and was kept as {kept.name} ({error})")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{path} was written by another version of distillkit (it has or lacks {error}); finish the run with "
+                "that version, or begin anew with --yes or another --out"
+            ) from error
+    return None
 
 
 class _Recorder:
@@ -283,7 +303,7 @@ class _Recorder:
             picture = preview_png(state.synthetic(), self._prepared.preprocess)
             storage.write_bytes(self._folder.path / "images" / f"step-{record.step:06d}.png", picture)
         if self._run.stop or state.selection_due or record.step % settings.checkpoint_every == 0:
-            state.save(self._folder.checkpoint)
+            self._save(state)
         self._run.stop.check(f"after outer step {record.step}, with a checkpoint")
 
     def on_selection(self, accuracy: float | None, state: OuterState) -> None:
@@ -291,6 +311,12 @@ class _Recorder:
         if accuracy is not None:
             self._write({"step": state.step, "validation_accuracy": accuracy})
             self._run.progress.advance(0, validation=accuracy)
+        self._save(state)
+
+    def _save(self, state: OuterState) -> None:
+        """The checkpoint; the one before it is kept beside it."""
+        if self._folder.checkpoint.exists():
+            storage.copy_file(self._folder.checkpoint, self._folder.older_checkpoint)
         state.save(self._folder.checkpoint)
 
     def _write(self, row: dict[str, Any]) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from distillkit import storage
 from distillkit.artifact.layout import FILES, recipe_file
 from distillkit.artifact.read import read_artifact
-from distillkit.artifact.write import write_card
+from distillkit.artifact.write import write_card, write_config
 from distillkit.data.coresets import select_coreset
 from distillkit.data.splits import even_subset
 from distillkit.distilled import DistilledDataset
 from distillkit.environment import resolve_device
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
-from distillkit.evaluation.tuning import Candidate, Tried, search
+from distillkit.evaluation.tuning import MOST_CANDIDATES, Candidate, Tried, search
 from distillkit.interrupt import StopRequest
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.precision import arithmetic, steady
@@ -147,7 +147,7 @@ def keep_recipe(folder: Path, tuned: Tuned) -> None:
     known = [name for name in artifact.config.get("recipes", []) if name != tuned.architecture]
     config = {**artifact.config, "recipes": [*known, tuned.architecture]}
     storage.write_json(folder / FILES.results, results)
-    storage.write_json(folder / FILES.config, config)
+    config = write_config(folder, config)
     write_card(folder, config, artifact.recipe, results)
 
 
@@ -193,7 +193,7 @@ class _Bench:
 
     def searched(self, exam: Examination, training: Callable[[int], TrainingSet]) -> Sequence[Tried]:
         """Candidates by their validation accuracy, best first."""
-        self.listener.stage("searching a recipe", 0)
+        self.listener.stage("searching a recipe", MOST_CANDIDATES * self.asked.scorers)
 
         def score(candidate: Candidate) -> float:
             mean = self._run(candidate, exam, training, "tune", self.asked.scorers).mean
