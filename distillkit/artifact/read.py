@@ -57,7 +57,6 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
     raw = read_config(folder, name)
     config = ArtifactConfig.model_validate(raw)
     try:
-        _check_sums(folder, config)
         recipe = _checked_json(folder / FILES.recipe, RecipeFile)
         _check_augmentation(recipe)
         results = _checked_json(folder / FILES.results, ResultsFile)
@@ -69,6 +68,7 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
                 raise StorageError(f"{FILES.preprocess}: std is not positive")
         preprocessing = preprocess.from_tensors(tensors, config.image_shape)
         synthetic = _synthetic(_read(folder / FILES.tensors, tensors_layout(config)), config, preprocessing)
+        _check_sums(folder, config)  # last: what is wrong with a file says more than that it is another
     except StorageError as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
     return Artifact(synthetic, preprocessing, raw, recipe, results, folder, recipes)
