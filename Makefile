@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
+.PHONY: help demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
+
+help:  ## what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
 
 demo: install  ## distil scikit-learn's digits to one image per class (a few minutes on two CPU cores)
 	$(BIN)/distillkit compress digits --ipc 1 --method ast
 
 test: install-dev lint type-check test-only  ## what CI runs
 
-install: .venv/installed
+install: .venv/installed  ## into .venv, to use it
 
-install-dev: .venv/installed-dev
+install-dev: .venv/installed-dev  ## and to work on it
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -23,15 +26,15 @@ install-dev: .venv/installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ .venv/installed
 
-lint:
+lint:  ## ruff and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
-type-check:
+type-check:  ## mypy
 	$(BIN)/mypy
 
-test-only:  # a thread a process: tensors are tiny here, and threads would only wait for each other
+test-only:  ## the tests alone, in as many processes as there are cores: a thread a process: tensors are tiny here, and threads would only wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 RESULTS := examples/benchmarks/results
@@ -52,9 +55,9 @@ benchmark-gpu: install-dev  ## the same on one GPU, at the papers' sizes
 	$(BIN)/python examples/benchmarks/evaluation.py --rounds 50 --out $(RESULTS)/evaluation-gpu-ipc10
 	$(BIN)/python examples/benchmarks/start_to_artifact.py cifar10 --ipc 10 --out $(RESULTS)/start-gpu-cifar10
 
-format:
+format:  ## what ruff mends by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:
+clean:  ## remove the environment and builds
 	rm -rf .venv build dist *.egg-info

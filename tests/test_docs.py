@@ -1,0 +1,49 @@
+"""README and docs: their links lead somewhere, their Python runs, their commands are commands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from distillkit.cli.app import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+
+
+@each_page
+def test_links__lead_to_files(page):
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), link
+
+
+@each_page
+def test_commands__are_commands_with_their_options(page):
+    known = get_command(app)
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.S | re.M):
+        for line in [] if language else block.splitlines():
+            if not line.startswith("distillkit "):
+                continue
+            words = shlex.split(line, comments=True)
+            command = known.commands[words[1]]
+            if hasattr(command, "commands"):
+                command, words = command.commands[words[2]], words[1:]
+            options = {name for parameter in command.params for name in parameter.opts + parameter.secondary_opts}
+            assert {word.split("=")[0] for word in words if word.startswith("--")} <= options, line
+
+
+def test_readme__its_python_runs(monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert "ds.train(model)" in code
+    monkeypatch.chdir(ROOT)
+    names = {}
+    exec(code.replace("ds.train(model)", "ds.train(model, epochs=2)"), names)
+    assert 0 <= names["ds"].evaluate(names["model"]) <= 1
+
+
+def test_readme__is_read_in_a_minute():
+    assert len((ROOT / "README.md").read_text().split()) <= 850
