@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from distillkit import load_distilled, rng
 from distillkit.artifact import own_section
 from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.artifact.write import write_config
 from distillkit.errors import (
     ArtifactError,
     AuthError,
@@ -244,6 +245,7 @@ def test_push__nothing_damaged_is_published(hub, copy, damage, message):
 def test_push__results_must_be_there(hub, copy):
     results = json.loads((copy / FILES.results).read_text())
     (copy / FILES.results).write_text(json.dumps({**results, "architectures": {}}))
+    write_config(copy, json.loads((copy / FILES.config).read_text()))
     with pytest.raises(ArtifactError, match="has no results"):
         push(copy, REPO, PushOptions())
 

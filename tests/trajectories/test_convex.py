@@ -64,7 +64,10 @@ def test_convex__ablation_betas_by_hand():
     moved = PATH - PATH[0]
     beta = float(moved[1] @ moved[4] / (moved[4] @ moved[4]))
     assert projected.point(1).tolist() == pytest.approx((PATH[0] + beta * moved[4]).tolist())
-    with pytest.raises(ConfigError, match="known: path-length, uniform, projection"):
+    decreasing = recorded((0, 4)).trajectory("decreasing", smooth=False)  # steps of 4, 3, 2 and 1 tenths
+    assert decreasing.point(1).tolist() == pytest.approx((PATH[0] + 0.4 * moved[4]).tolist())
+    assert decreasing.point(3).tolist() == pytest.approx((PATH[0] + 0.9 * moved[4]).tolist())
+    with pytest.raises(ConfigError, match="known: path-length, uniform, decreasing, projection"):
         recorded((0, 4)).betas("curved")
 
 
