@@ -28,7 +28,7 @@ def settings_of(problem, method):
     """Settings over the quick preset: the tier's network and evaluation, and more outer steps than any budget holds."""
     own = {key: value for key, value in problem.changes.items() if not key.startswith("distill.")}
     if method in CORESETS:
-        return own
+        return own | {"evaluate.baselines": [], "evaluate.uint8": False}
     alone = {"evaluate.baselines": [], "evaluate.label_rows": False, "evaluate.uint8": False}
     return own | alone | {"distill.select_networks": 2, "distill.outer_steps": 1_000_000}
 

@@ -126,6 +126,21 @@ CPU_FULL = [
         ),
     ),
 ]
+# The papers' own settings but for as many experts and outer steps as hours of two cores allow.
+FEWER = {
+    "experts.count": 5,
+    "experts.opinions": 1,
+    "distill.outer_steps": 1000,
+    "distill.expansion_end_step": 500,
+    "distill.select_every": 250,
+    "distill.checkpoint_every": 5,
+    "evaluate.baselines": ["random", "kmeans"],
+    "evaluate.label_rows": False,
+}
+CPU_FULL += [
+    Problem("cifar10", 1, "paper", ("mtt", "ast", "mct", "pad", "datm"), FEWER),
+    Problem("cifar10", 10, "paper", ("mtt", "best"), FEWER),
+]
 TIERS = {
     "cpu-full": CPU_FULL,
     "cpu": [
