@@ -141,10 +141,10 @@ def _tuned(
 ) -> DistilledDataset:
     """The set with a recipe for each architecture that has none yet."""
     from distillkit import load_distilled
-    from distillkit.stages.tune import TuneOptions, keep_recipe, tune
+    from distillkit.stages.tune import TuneOptions, keep_recipe, name_on, tune
 
     for name in architectures:
-        if name not in ds.recipes:
+        if name_on(ds, name) not in ds.recipes:
             found = tune(
                 ds, name, TuneOptions(seconds), device=device, data_root=data_root, progress=progress, stop=stop
             )

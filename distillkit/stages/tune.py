@@ -135,6 +135,13 @@ def tune(
     return Tuned(name, recipe, tuple(tried), report, baselines, seconds)
 
 
+def name_on(ds: DistilledDataset, architecture: str) -> str:
+    """What the recipe of ``architecture`` is called on a set, which may have its batch normalisation replaced."""
+    own = NetworkSettings.model_validate(ds.recipe["architecture"])
+    network, _ = ds.fitting(parse_architecture(architecture, own), keep="norm=" in architecture)
+    return architecture_name(network, own)
+
+
 def keep_recipe(folder: Path, tuned: Tuned) -> None:
     """Write a recipe into an artifact's folder, with its row in the results and the card.
 

@@ -21,7 +21,7 @@ from distillkit.hub.client import Cache
 from distillkit.networks.convnet import ConvNet
 from distillkit.sharing.pull import plan_pull, pull
 from distillkit.sharing.push import PushOptions, push
-from distillkit.stages.tune import TuneOptions, keep_recipe, tune
+from distillkit.stages.tune import TuneOptions, keep_recipe, name_on, tune
 from distillkit.training.fit import fit
 from distillkit.training.stack import Form, Stack, fit_stack
 
@@ -203,6 +203,13 @@ def test_train__takes_the_recipe_of_the_network_its_family_its_kind_or_the_headl
     losses = []
     ds.train(ds.network(), epochs=2, progress=lambda epoch, loss: losses.append(loss))
     assert len(losses) == 2
+
+
+def test_name__of_a_recipe_says_that_batch_normalisation_was_replaced(copy):
+    ds = load_distilled(copy)
+    assert name_on(ds, "timm/resnet10t") == "timm/resnet10t:norm=instance"  # two images a class
+    assert name_on(ds, "timm/resnet10t:norm=keep") == "timm/resnet10t"
+    assert name_on(ds, "convnet") == "convnet"
 
 
 def test_train__warns_of_batch_normalisation_on_few_images(copy):
