@@ -10,6 +10,7 @@
     ├── StorageError (OSError)      1  a file could not be written or read
     ├── TrajectoryError             1  an expert trajectory cannot be matched
     ├── DivergenceError             1  distillation produces no finite step any more
+    ├── LostError                   1  another process of the run failed, or is gone
     └── Interrupted                 130  stopped by a signal, after a checkpoint
 
 The number is the command's exit status. Each message is one sentence or two: what was expected, what came, what to do.
@@ -70,6 +71,10 @@ class TrajectoryError(DistillkitError):
 
 class DivergenceError(DistillkitError):
     """Distillation produces no finite step any more."""
+
+
+class LostError(DistillkitError):
+    """Another process of the same run failed, or is gone."""
 
 
 class FewImagesWarning(UserWarning):

@@ -27,16 +27,24 @@ class StopRequest:
             name = signal.Signals(self.signal).name
             raise Interrupted(f"stopped by {name} {where}; {advice}")
 
+    def follow(self) -> None:
+        """Another process of the run was told to stop: this one stops at the same place."""
+        if self.signal is None:
+            self.signal = signal.SIGTERM
+
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP inside the block into a request; a second one stops at once."""
+def stop_on_signals(launched: bool = False) -> Iterator[StopRequest]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP inside the block into a request; a second one stops at once, but where
+    the process was ``launched`` by one that passes signals on: there they come twice.
+    """
     request = StopRequest()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if request.signal is not None:
+        if request.signal is None:
+            request.signal = number
+        elif not launched:
             raise KeyboardInterrupt
-        request.signal = number
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

@@ -7,6 +7,7 @@ Each stage leaves a file that the next one takes up, so an interrupted run conti
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from distillkit.artifact.write import write_card, write_config
 from distillkit.config import compose
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
-from distillkit.environment import resolve_device
+from distillkit.distributed import ALONE, World
+from distillkit.environment import resolve_device, versions
 from distillkit.errors import ArtifactError, ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import recipe_from_json, recipe_words
@@ -30,21 +32,23 @@ from distillkit.interrupt import StopRequest
 from distillkit.methods import Layer
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.timm_models import prepare_model
-from distillkit.plan import fitted
+from distillkit.plan import fitted, with_sizes
 from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
 from distillkit.settings import DatasetSettings, NetworkSettings
-from distillkit.stages.checks import check_distillation
+from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, make_run, prepare, run_identity
 from distillkit.stages.distillation import distilled, student_settings
 from distillkit.stages.evaluation import evaluate_rows
+from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.package import package
 from distillkit.stages.probe import check_network
 from distillkit.stages.training_form import fresh_networks
+from distillkit.stages.workplace import workplace
 
 
 def compress(
@@ -62,6 +66,7 @@ def compress(
     stop: StopRequest | None = None,
     command: str | None = None,
     tracker: str | None = None,
+    world: World = ALONE,
 ) -> DistilledDataset:
     """Distil a data set: what ``distillkit compress`` does.
 
@@ -79,19 +84,20 @@ def compress(
         stop: request that stops the run at the next safe place.
         command: the command line that asked for it, for the record.
         tracker: ``tensorboard`` or ``wandb``.
+        world: the processes that make it together (``distillkit.distributed.joined``); each calls this alike.
 
     Returns:
-        The artifact, loaded from ``out``.
+        The artifact, loaded from ``out``; in processes other than the leader, from a copy that is gone.
 
     Raises:
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
-    place = resolve_device(device)
+    place = world.place(resolve_device(device))
     layers = [*overrides, *([Layer("argument", settings)] if settings else [])]
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = Path(out) if out is not None else default_out(dataset, ipc, method)
     words = command or f"distillkit compress {dataset} --ipc {ipc} --method {method} --preset {preset}"
-    run = make_run(composed, place, progress, stop, words, tracker)
+    run = make_run(composed, place, progress, stop, words, tracker, world)
     return run_all(run, folder, replace=replace)
 
 
@@ -107,17 +113,47 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     prepared = prepare(run)
     for network in dict.fromkeys((prepared.network, student_settings(run, prepared))):
         check_network(run, prepared, network)  # before anything in the folder is touched
-    folder = RunFolder(out)
-    run = fitted(run, prepared, folder.stored_settings())
-    with folder.claimed(run_identity(run, prepared), replace):
-        finished = _finished(out, run, prepared)
+    run = _fitted(run, prepared, out)
+    _agree(run, prepared)
+    with workplace(run, out, run_identity(run, prepared), replace) as folder:
+        finished = _finished(folder.out, run, prepared)
         if finished is not None:
             return finished
         synthetic, selection = distilled(run, prepared, folder)
         run = with_chosen_length(run, selection)
         rows = evaluate_rows(run, prepared, synthetic, folder)
         package(run, prepared, folder, synthetic, selection, rows)
-    return load_distilled(out)
+        return load_distilled(folder.out)
+
+
+def _fitted(run: Run, prepared: Prepared, out: Path) -> Run:
+    """The run as it fits into its time budget, if it has one: as the leader's clock says."""
+    if run.world.size == 1 or run.settings.time_budget is None:
+        return fitted(run, prepared, RunFolder(out).stored_settings())
+
+    def sizes() -> tuple[int, int, bool]:
+        found = fitted(run, prepared, RunFolder(out).stored_settings()).settings
+        return found.experts.count, found.distill.outer_steps, found.budget_asked is not None
+
+    experts, steps, changed = run.world.decided(sizes)
+    return with_sizes(run, experts, steps) if changed else run
+
+
+def _agree(run: Run, prepared: Prepared) -> None:
+    """Do all processes of the run have the same data, preprocessing, settings and versions of what computes?
+
+    Raises:
+        LostError: no.
+    """
+    if run.world.size == 1:
+        return
+    if needs_experts(run.settings):
+        prepared.decided["experts"] = run.world.decided(lambda: expert_precision(run, prepared))
+    digest = hashlib.sha256()
+    for tensor in prepared.preprocess.to_tensors().values():
+        storage.sha256_tensor(digest, tensor)
+    run.world.agree("preprocessing of the data", digest.hexdigest()[:16])
+    run.world.agree("run", storage.fingerprint([run_identity(run, prepared), versions()]))
 
 
 def _check_place(out: Path, dataset: DatasetSettings) -> None:
@@ -233,6 +269,7 @@ def evaluate(
     progress: Progress | None = None,
     stop: StopRequest | None = None,
     common_recipe: bool = False,
+    world: World = ALONE,
 ) -> dict[str, EvalReport]:
     """Train fresh networks of each architecture on an artifact, each by its recipe; test accuracies by architecture.
 
@@ -247,6 +284,7 @@ def evaluate(
         stop: request that stops between two networks.
         common_recipe: train all of them by the headline's recipe, as the field's cross-architecture tables do, instead
             of the one that ``DistilledDataset.recipe_for`` names.
+        world: the processes that train networks, each its share of them.
 
     Raises:
         ConfigError: an architecture is unknown or does not fit the images.
@@ -254,7 +292,7 @@ def evaluate(
     """
     listener = Silent() if progress is None else progress
     request = StopRequest() if stop is None else stop  # an unset request is false
-    place = resolve_device(device)
+    place = world.place(resolve_device(device))
     ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
     own = NetworkSettings.model_validate(ds.recipe["architecture"])
     precision = steady(str(ds.config["settings"].get("precision", "fp32")), place)
@@ -294,9 +332,11 @@ def evaluate(
         if own_recipe is not ds.recipe:
             listener.note(f"{name}: {recipe_words(own_recipe)}")
         recipe = recipe_from_json(own_recipe)
-        form = fresh_networks(place, recipe, len(ds.images), networks, note=listener.note)
+        form = fresh_networks(place, recipe, len(ds.images), networks, note=listener.note, processes=world.size)
         with arithmetic(precision, place):
-            reports[name] = evaluate_networks(build, training, exam, recipe, seed, networks, after_network, form=form)
+            reports[name] = evaluate_networks(
+                build, training, exam, recipe, seed, networks, after_network, form=form, world=world
+            )
     return reports
 
 

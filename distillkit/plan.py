@@ -21,12 +21,13 @@ from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distill.state import OuterState
 from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.distill.windows import mean_prefix_steps
+from distillkit.distributed import ALONE
 from distillkit.errors import ConfigError
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import arithmetic, in_precision
-from distillkit.settings import DistillSettings
+from distillkit.settings import DistillSettings, RunSettings
 from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, determining, prepare
 from distillkit.stages.distillation import distill_task, student_settings
@@ -50,34 +51,55 @@ SPARED = 0.1
 
 @dataclass(frozen=True)
 class StageCost:
-    """``steps`` of ``seconds_each``."""
+    """``steps`` of ``seconds_each``, in rounds of ``dealt`` pieces of work that several processes share."""
 
     name: str
     steps: int
     seconds_each: float
+    dealt: int = 1
 
-    def to_json(self) -> dict[str, Any]:
+    def seconds(self, processes: int = 1) -> float:
+        """Of so many processes."""
+        return self.steps * self.seconds_each * share(self.dealt, processes)
+
+    def to_json(self, processes: int = 1) -> dict[str, Any]:
         """With the product."""
-        return {**vars(self), "seconds": self.steps * self.seconds_each}
+        facts = {"name": self.name, "steps": self.steps, "seconds_each": self.seconds_each}
+        return {**facts, "seconds": self.seconds(processes)}
 
 
-def make_plan(run: Run, prepared: Prepared | None = None) -> dict[str, Any]:
+def share(pieces: int, processes: int) -> float:
+    """The part of the time of one process that several take for equal pieces of work, the slowest of them."""
+    return -(-pieces // processes) / pieces
+
+
+def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) -> dict[str, Any]:
     """Steps, time, memory and disk of a run; trains and writes nothing (but the decoded data, which are cached).
 
-    Where the settings have a time budget, of the run that fits into it.
+    Where the settings have a time budget, of the run that fits into it. Time is that of so many ``processes``, each on
+    a machine or device as this one.
     """
     check_distillation(run.settings)
     prepared = prepare(run) if prepared is None else prepared
     costs = measured_costs(run, prepared)
     if run.settings.time_budget is not None:
-        run = within(run, costs, run.settings.time_budget)
+        run = within(run, dealt_costs(run.settings, costs, processes), run.settings.time_budget)
     stages = stage_costs(run, costs)
-    return {
+    seconds, alone = (sum(stage.seconds(count) for stage in stages) for count in (processes, 1))
+    planned = {
         "settings": run.settings.model_dump(mode="json"),
-        "stages": [stage.to_json() for stage in stages],
-        "seconds": sum(stage.steps * stage.seconds_each for stage in stages),
+        "stages": [stage.to_json(processes) for stage in stages],
+        "seconds": seconds,
+        "processes": processes,
+        "seconds_of_one_process": alone,
         **_sizes(run, prepared, costs.missing),
     }
+    if processes > 1:
+        planned["notes"].append(
+            f"time is that of {processes} processes as this one, {alone / max(seconds, 1e-9):.1f} times as fast as one "
+            f"({alone / 60:.1f} minutes); outer steps are dealt by distill.segments={run.settings.distill.segments}"
+        )
+    return planned
 
 
 @dataclass(frozen=True)
@@ -108,30 +130,47 @@ def measured_costs(run: Run, prepared: Prepared) -> Costs:
     return Costs(expert, step, fresh, missing, time.perf_counter() - begin)
 
 
+def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
+    """The costs as several processes have them, each doing its share."""
+    return replace(
+        costs,
+        expert_epoch=costs.expert_epoch * share(max(1, len(costs.missing)), processes),
+        outer_step=costs.outer_step * share(settings.distill.segments, processes),
+        fresh_network=costs.fresh_network * share(settings.distill.select_networks, processes),
+    )
+
+
 def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
     """The stages of a run with their costs."""
     settings, fresh = run.settings, costs.fresh_network
     stages = []
     if costs.missing:
-        stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch))
+        stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch, len(costs.missing)))
     if settings.distill.outer_steps:
         held_out = settings.dataset.validation_fraction > 0
         selections = (1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)) * (
             held_out + settings.evaluate.paper_protocol
         )
-        stages.append(StageCost("outer steps", settings.distill.outer_steps, costs.outer_step))
-        stages.append(StageCost("validation networks", selections * settings.distill.select_networks, fresh))
+        stages.append(
+            StageCost("outer steps", settings.distill.outer_steps, costs.outer_step, settings.distill.segments)
+        )
+        selected = settings.distill.select_networks
+        stages.append(StageCost("validation networks", selections * selected, fresh, selected))
     learned = label_part(settings.distill).learned and settings.evaluate.label_rows
     soft = learned and labels_ask_experts(settings.distill)
     real = len(set(settings.evaluate.baselines) - {"full"})
     rows = len(set_rows(settings)) + learned + soft + real
     if settings.evaluate.lengths:
         longer = max(settings.evaluate.lengths) / settings.evaluate.epochs
-        stages.append(StageCost("networks that choose the length", settings.distill.select_networks, longer * fresh))
-    stages.append(StageCost("evaluation networks", rows * settings.evaluate.networks, fresh))
+        selected = settings.distill.select_networks
+        stages.append(StageCost("networks that choose the length", selected, longer * fresh, selected))
+    stages.append(
+        StageCost("evaluation networks", rows * settings.evaluate.networks, fresh, settings.evaluate.networks)
+    )
     if settings.evaluate.lr is None and settings.dataset.validation_fraction > 0:
-        validated = (real + soft) * BASELINE_LRS * settings.distill.select_networks
-        stages.append(StageCost("baselines' validation networks", validated, fresh))
+        selected = settings.distill.select_networks
+        validated = (real + soft) * BASELINE_LRS * selected
+        stages.append(StageCost("baselines' validation networks", validated, fresh, selected))
     return stages
 
 
@@ -206,7 +245,8 @@ def fitted(run: Run, prepared: Prepared, stored: dict[str, Any] | None) -> Run:
             begun = run
         if determining(begun.settings) == stored:
             return begun
-    return within(run, measured_costs(run, prepared), run.settings.time_budget)
+    costs = dealt_costs(run.settings, measured_costs(replace(run, world=ALONE), prepared), run.world.size)
+    return within(run, costs, run.settings.time_budget)
 
 
 def _missing_epochs(run: Run, prepared: Prepared) -> dict[int, int]:
@@ -376,7 +416,7 @@ def _sizes(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> dict[str
         "notes": [
             f"data:    {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images",
             f"network: {prepared.network.name}, {parameters:,} parameters",
-            f"disk:    {disk / 1e6:.1f} MB of trajectories to add ({missing} experts to train)",
+            f"disk:    {disk / 1e6:.1f} MB of trajectories to add ({len(missing)} experts to train)",
             f"memory:  about {(peak + path) / 2**30:.1f} GiB (the peak of the probe steps and the student's path)",
             "time is measured with a few steps on this machine; the full-data row is not in it"
             + (", nor the ranking of the images" if "ranking" in needs(settings.distill) else ""),

@@ -85,6 +85,12 @@ class RunFolder:
             return None
         return stored if isinstance(stored, dict) else None
 
+    def files(self) -> list[str]:
+        """Names in ``out`` of what is there of an artifact and of what its run goes on from, but for pictures."""
+        own = [f"{FILES.run}/{name}" for name in (*OWN_FILES, "config.json")]
+        recipes = [f"{FILES.recipes}/{path.name}" for path in (self.out / FILES.recipes).glob("*.json")]
+        return [name for name in (*PUBLISHED, *recipes, *own) if (self.out / name).is_file()]
+
     @contextmanager
     def claimed(self, identity: dict[str, Any], replace: bool) -> Iterator[None]:
         """Hold the folder for the run called ``identity``; continue it if it is that run's already.

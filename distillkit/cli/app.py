@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +67,9 @@ def compress(
         typer.Option("--time-budget", metavar="TIME", help="Fit experts and distillation into 90s, 20m, 1h30m."),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print steps, time, memory and disk; make nothing.")] = False,
+    world: Annotated[
+        int, typer.Option("--world", min=1, help="With --plan: of so many processes, started by torchrun.")
+    ] = 1,
     data_root: opt.DataRoot = None,
     image_column: opt.ImageColumn = None,
     label_column: opt.LabelColumn = None,
@@ -92,7 +97,10 @@ def compress(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Distil DATASET: experts, distillation, evaluation, artifact. Run again, an interrupted one continues."""
+    """Distil DATASET: experts, distillation, evaluation, artifact. Run again, an interrupted one continues.
+
+    Started by torchrun, its processes share the work.
+    """
     data = opt.DataOptions(
         data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
     )
@@ -104,25 +112,27 @@ def compress(
     compose(dataset, ipc, method, preset, "cpu", layers)  # usage errors before torch is loaded
 
     from distillkit import pipeline
+    from distillkit.distributed import is_launched, joined
     from distillkit.environment import resolve_device
     from distillkit.interrupt import stop_on_signals
     from distillkit.stages.context import make_run
 
-    place = resolve_device(device)
-    composed = compose(dataset, ipc, method, preset, place.type, layers)
+    composed = compose(dataset, ipc, method, preset, resolve_device(device).type, layers)
     folder = out or pipeline.default_out(dataset, ipc, method)
-    with console.progress(quiet) as progress, stop_on_signals() as stop:
-        run = make_run(composed, place, progress, stop, console.command_line(), tracker)
-        if plan:
-            from distillkit.plan import make_plan
-
-            planned = make_plan(run)
-        else:
-            ds = pipeline.run_all(run, folder, replace=yes)
-            ds = _tuned(ds, folder, arch or [], opt.seconds_of(tune_budget), device, data_root, progress, stop)
     if plan:
+        from distillkit.plan import make_plan
+
+        with console.progress(quiet) as progress:
+            run = make_run(composed, resolve_device(device), progress, command=console.command_line())
+            planned = make_plan(run, processes=world)
         _print_plan(planned, as_json)
         return
+    with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
+        place = processes.place(resolve_device(device))
+        run = make_run(composed, place, progress, stop, console.command_line(), tracker, processes)
+        ds = pipeline.run_all(run, folder, replace=yes)
+        if processes.leads:
+            ds = _tuned(ds, folder, arch or [], opt.seconds_of(tune_budget), device, data_root, progress, stop)
     if as_json:
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return
@@ -200,8 +210,12 @@ def evaluate(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Train fresh networks on an artifact, each by its recipe, and print their test accuracies."""
+    """Train fresh networks on an artifact, each by its recipe, and print their test accuracies.
+
+    Started by torchrun, its processes share the networks.
+    """
     from distillkit import load_distilled, pipeline
+    from distillkit.distributed import is_launched, joined
     from distillkit.errors import ConfigError
     from distillkit.hub.address import is_folder
     from distillkit.interrupt import stop_on_signals
@@ -211,7 +225,7 @@ def evaluate(
     ds = load_distilled(artifact, token=token)
     if save:
         pipeline.check_free(ds, arch or ["convnet"])
-    with console.progress(quiet) as progress, stop_on_signals() as stop:
+    with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
         reports = pipeline.evaluate(
             ds,
             arch or ["convnet"],
@@ -222,8 +236,9 @@ def evaluate(
             progress=progress,
             stop=stop,
             common_recipe=common_recipe,
+            world=processes,
         )
-    if save:
+    if save and processes.leads:
         pipeline.save_reports(Path(artifact), reports)
     if as_json:
         console.print_json({"artifact": str(artifact), "architectures": {n: r.to_json() for n, r in reports.items()}})
@@ -278,7 +293,15 @@ def tune(
     console.print_table(f"{found.architecture}: {found.tried[0].candidate.words}", ["", "test accuracy (%)", "n"], rows)
 
 
+SHARED = ("compress", "evaluate")
+"""Commands whose work several processes share; any other is the business of the first of them."""
+
+
 def main() -> None:
     """Entry point of the console script."""
+    if os.environ.get("RANK", "0") != "0" and "WORLD_SIZE" in os.environ:  # started by torchrun, and not the first
+        if sys.argv[1:2] and sys.argv[1] not in SHARED:
+            return
+        console.write_a_log()
     console.speak_any_encoding()
     app()

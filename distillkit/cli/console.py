@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import shlex
 import sys
 import time
@@ -40,6 +41,17 @@ def speak_any_encoding() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def write_a_log() -> None:
+    """What this process would say on the terminal goes into a file instead: in a run of several processes, the first
+    one alone speaks.
+    """
+    from distillkit import storage
+
+    folder = storage.make_folder(storage.cache_root() / "ranks")
+    log = (folder / f"{os.environ.get('MASTER_PORT', '0')}-rank-{os.environ['RANK']}.log").open("a", buffering=1)
+    sys.stdout = sys.stderr = log
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

@@ -98,7 +98,7 @@ class GradientMatching:
 
     def gradient(self, state: OuterState, numbers: Sequence[int]) -> Hypergradient:
         """One network after the other."""
-        return average([self._of(state, place, number) for place, number in enumerate(numbers)])
+        return average([self._of(state, number % self.settings.segments, number) for number in numbers])
 
     def work(self, size: int) -> Work:
         """A gradient of each class."""

@@ -82,6 +82,15 @@ class OuterState:
             previous = before if self.average is None else self.average  # it starts as the initial images
             self.average = ema * previous + (1 - ema) * self.images
 
+    def form(self) -> dict[str, Any]:
+        """How the run computes, as JSON; what it keeps of graphs depends on the memory at hand and changes nothing."""
+        return {name: getattr(self, name) for name in ("compiled", "precision", "together", "agreement")}
+
+    def take_form(self, form: dict[str, Any]) -> None:
+        """Compute as another process of the run does."""
+        for name, value in form.items():
+            setattr(self, name, value)
+
     def synthetic(self) -> SyntheticSet:
         """The set as it would be kept now, on the CPU."""
         images = self.images if self.average is None else self.average

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distillkit.distributed import ALONE, World
 from distillkit.records import EvalReport
 from distillkit.training.fit import accuracy, fit
 from distillkit.training.recipe import Recipe
@@ -102,8 +103,11 @@ def evaluate_networks(
     after_network: Callable[[float], None] = lambda accuracy: None,
     after_epoch: Callable[[], None] = lambda: None,
     form: Form = ONE_BY_ONE,
+    world: World = ALONE,
 ) -> EvalReport:
     """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each, both listeners may raise to stop.
+
+    Every process of ``world`` trains its share of them, and all of them return the same.
 
     ``training`` is one set for all of them, or gives each network, by number, a set of its own. ``form``: how many are
     trained at a time; networks with batch statistics or dropout are always trained one by one.
@@ -112,24 +116,37 @@ def evaluate_networks(
     def own(index: int) -> TrainingSet:
         return training if isinstance(training, TrainingSet) else training(index)
 
-    accuracies: list[float] = []
     alone = form.plain or not stackable(build(0))
     size = 1 if alone else form.size
-    while len(accuracies) < count:
-        begin = len(accuracies)
-        group = range(begin, min(count, begin + size))
+    waiting = [group for place, group in enumerate(_split(range(count), size)) if world.owns(place)]
+    found: dict[int, float] = {}
+    while waiting:
+        group = waiting.pop(0)
+        if len(group) > size:
+            waiting[:0] = _split(group, size)
+            continue
         try:
             if alone:
-                found = [train_and_score(build, own(begin), exam, recipe, seed, begin, after_epoch)]
+                scores = [train_and_score(build, own(group[0]), exam, recipe, seed, group[0], after_epoch)]
             else:
-                found = train_and_score_together(build, own, exam, recipe, seed, group, form, after_epoch)
+                scores = train_and_score_together(build, own, exam, recipe, seed, group, form, after_epoch)
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
             size //= 2
             form.note(f"{len(group)} networks at once do not fit into memory; taking {size}")
+            waiting.insert(0, group)
             continue
-        for score in found:
-            accuracies.append(score)
+        for index, score in zip(group, scores, strict=True):
+            found[index] = score
             after_network(score)
-    return EvalReport(tuple(accuracies), {"lr": recipe.lr, "epochs": recipe.epochs})
+    everything = world.shared(found)
+    for index in range(count):
+        if index not in found:
+            after_network(everything[index])
+    return EvalReport(tuple(everything[index] for index in range(count)), {"lr": recipe.lr, "epochs": recipe.epochs})
+
+
+def _split(numbers: range, size: int) -> list[range]:
+    """Stretches of ``size`` numbers, the last one shorter."""
+    return [numbers[begin : begin + size] for begin in range(0, len(numbers), size)]

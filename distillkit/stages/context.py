@@ -15,6 +15,7 @@ from distillkit.data.augment import Augmentation
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import Preprocess, Standardise, fit, to_inputs
 from distillkit.data.registry import DATASETS
+from distillkit.distributed import ALONE, World
 from distillkit.environment import keep_freed_memory, repeatable
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
@@ -31,7 +32,7 @@ from distillkit.version import RUN_FORMAT
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage needs: settings, where to compute, where to write, who listens, who may stop it."""
+    """What every stage needs: settings, where to compute, who listens, who may stop it, which processes share it."""
 
     settings: RunSettings
     origins: dict[str, str]
@@ -40,6 +41,7 @@ class Run:
     stop: StopRequest = field(default_factory=StopRequest)
     command: str = ""
     tracker: str | None = None
+    world: World = ALONE
 
     @property
     def steady_precision(self) -> str:
@@ -88,6 +90,7 @@ def make_run(
     stop: StopRequest | None = None,
     command: str = "",
     tracker: str | None = None,
+    world: World = ALONE,
 ) -> Run:
     """A run of composed settings on a device; sets the arithmetic that they ask for.
 
@@ -99,7 +102,7 @@ def make_run(
     keep_freed_memory(device)
     listener = Silent() if progress is None else progress
     request = StopRequest() if stop is None else stop  # an unset request is false
-    return Run(composed.settings, composed.origins, device, listener, request, command, tracker)
+    return Run(composed.settings, composed.origins, device, listener, request, command, tracker, world)
 
 
 def training_images(data: SourceData) -> Tensor:

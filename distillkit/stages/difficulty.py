@@ -68,6 +68,11 @@ def difficulty_scores(run: Run, prepared: Prepared, setup: dict[str, Any], seed:
     chosen = {name: getattr(settings, name) for name in _DETERMINE}
     facts = {**setup, **chosen, "seed": seed, "precision": run.steady_precision}
     path = storage.cache_root() / "difficulty" / f"{storage.fingerprint(facts)}.safetensors"
+    return run.world.sent(lambda: ({"scores": _measured_scores(run, prepared, seed, path, chosen)}, None))[0]["scores"]
+
+
+def _measured_scores(run: Run, prepared: Prepared, seed: int, path: Path, chosen: dict[str, Any]) -> Tensor:
+    settings = run.settings.experts
     try:
         return storage.read_tensors(path)[0]["scores"].clone()
     except (StorageError, KeyError):  # absent or damaged: measured again

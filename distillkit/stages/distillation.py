@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
+
+from torch import Tensor
 
 from distillkit import plots, storage
 from distillkit.artifact.views import preview_png
+from distillkit.distill.dealt import Dealt
 from distillkit.distill.labels import label_part
 from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
 from distillkit.distill.objectives import Resources, needs, objective
@@ -93,7 +97,8 @@ def distill_set(
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
     settings = run.settings.distill
     task = distill_task(run, prepared, trajectories, network, state)
-    tracker = open_tracker(run.tracker, folder.path, run.settings.model_dump(mode="json"))
+    asked = run.tracker if run.world.leads else None
+    tracker = open_tracker(asked, folder.path, run.settings.model_dump(mode="json"))
     run.progress.stage("distilling", settings.outer_steps, state.step)
     try:
         with arithmetic(state.precision or "fp32", run.device):
@@ -156,7 +161,29 @@ def distill_task(
         trajectories=trajectories,
     )
     task = DistillTask(settings, objective(resources), outer_optimizer(settings))
+    if run.world.size > 1:
+        return _dealt(run, prepared, task, network, state)
     return settled(run, prepared, task, network, state)
+
+
+def _dealt(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork, state: OuterState) -> DistillTask:
+    """The task with its students dealt to the processes of the run, in the form that the leader chose.
+
+    Raises:
+        ConfigError: this process cannot compute so.
+        LostError: another one cannot.
+    """
+    world, dealt = run.world, Dealt(task.objective, run.world, task.settings.segments)
+    task = replace(task, objective=dealt)
+    if world.leads:
+        task = settled(run, prepared, task, network, state)
+    form = world.decided(state.form)
+    if not world.leads:
+        state.take_form(form)
+        task = settled(run, prepared, task, network, state)
+    world.agree("form of computing", storage.canonical_json(state.form()))
+    assert isinstance(task.objective, Dealt)
+    return replace(task, objective=task.objective.set_apart())
 
 
 def _available(run: Run, prepared: Prepared) -> Available:
@@ -207,12 +234,24 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealDa
         run.progress.note(f"continuing from step {found.step}")
         return found
     folder.truncate_metrics(-1, keep_selection=False)
-    first = initial_set(run, prepared, real)
+    first = _first_set(run, prepared, real)
     state = start_state(
         first.images.to(run.device), first.class_ids, first.labels.to(run.device), first.label_kind, first.lr
     )
     state.save(folder.checkpoint)
     return state
+
+
+def _first_set(run: Run, prepared: Prepared, real: RealData) -> SyntheticSet:
+    """The initial set, the leader's in every process: a clustering may end at other bytes on another machine."""
+
+    def make() -> tuple[dict[str, Tensor], Any]:
+        first = initial_set(run, prepared, real)
+        tensors = {"images": first.images, "labels": first.labels, "class_ids": first.class_ids}
+        return tensors, [first.lr, first.label_kind]
+
+    tensors, (lr, kind) = run.world.sent(make)
+    return SyntheticSet(tensors["images"], tensors["labels"], tensors["class_ids"], lr, kind)
 
 
 def _last_state(run: Run, folder: RunFolder) -> OuterState | None:
@@ -247,6 +286,8 @@ class _Recorder:
     def select(self, synthetic: SyntheticSet, step: int) -> float | None:
         """Mean validation accuracy of fresh networks, the same ones at every step; None if no images are held out."""
         held_out = len(self._prepared.validation.labels)
+        if self._run.world.size > 1:
+            self._run.world.agree(f"synthetic set at step {step}", _digest(synthetic))
         with arithmetic(self._run.steady_precision, self._run.device):
             if self._run.settings.evaluate.paper_protocol:
                 self._folder.add_test_checkpoint(step, self._on_test(synthetic, step))
@@ -258,9 +299,11 @@ class _Recorder:
         if evaluate.peak_every is None and not evaluate.lengths:
             return self._trained(synthetic, step, exam).mean
         longest = max(evaluate.lengths, default=evaluate.epochs)
-        read = evaluate.lengths or range(evaluate.peak_every or 1, longest + 1, evaluate.peak_every or 1)
-        found = [
-            scores_by_epoch(
+        every = evaluate.peak_every or 1
+        read = sorted({*(evaluate.lengths or range(every, longest + 1, every)), longest})
+
+        def scores(index: int) -> list[float]:
+            found = scores_by_epoch(
                 self._prepared.build(self._prepared.network, self._run.settings.seed, "select"),
                 training_set(synthetic, self._run.device),
                 exam,
@@ -269,14 +312,15 @@ class _Recorder:
                 ),
                 self._run.settings.seed,
                 index,
-                {*read, longest},
+                read,
                 lambda: self._run.stop.check(f"while testing step {step}, with a checkpoint"),
             )
-            for index in range(self._run.settings.distill.select_networks)
-        ]
+            return [found[epoch] for epoch in read]
+
+        found = self._run.world.each(range(self._run.settings.distill.select_networks), scores)
         if evaluate.lengths:  # one length for all networks
-            return max(sum(one[length] for one in found) / len(found) for length in evaluate.lengths)
-        return sum(max(one.values()) for one in found) / len(found)
+            return float(max(sum(own) / len(found) for own in zip(*found, strict=True)))
+        return sum(max(own) for own in found) / len(found)
 
     def _trained(self, synthetic: SyntheticSet, step: int, exam: Examination) -> EvalReport:
         settings = self._run.settings
@@ -290,6 +334,7 @@ class _Recorder:
             settings.distill.select_networks,
             after_epoch=lambda: self._run.stop.check(f"while validating step {step}, with a checkpoint"),
             form=evaluation_form(self._run, recipe, len(synthetic.images), settings.distill.select_networks),
+            world=self._run.world,
         )
 
     def on_step(self, record: StepRecord, state: OuterState) -> None:
@@ -302,6 +347,8 @@ class _Recorder:
         if record.step % settings.picture_every == 0:
             picture = preview_png(state.synthetic(), self._prepared.preprocess)
             storage.write_bytes(self._folder.path / "images" / f"step-{record.step:06d}.png", picture)
+        if self._run.world.any(bool(self._run.stop)):
+            self._run.stop.follow()
         if self._run.stop or state.selection_due or record.step % settings.checkpoint_every == 0:
             self._save(state)
         self._run.stop.check(f"after outer step {record.step}, with a checkpoint")
@@ -323,6 +370,13 @@ class _Recorder:
         self._folder.append_metrics(row)
         numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
         self._tracker.log(numbers, row["step"])
+
+
+def _digest(synthetic: SyntheticSet) -> str:
+    digest = hashlib.sha256(repr(synthetic.lr).encode())
+    for tensor in (synthetic.images, synthetic.labels):
+        storage.sha256_tensor(digest, tensor)
+    return digest.hexdigest()[:16]
 
 
 def _finite(value: Any) -> Any:

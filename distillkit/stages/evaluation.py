@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from distillkit import storage
 from distillkit.artifact.encoding import as_stored
@@ -73,7 +74,9 @@ def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examinatio
         build = prepared.build(prepared.network, run.settings.seed, "evaluate")
         form = evaluation_form(run, chosen, len(synthetic.images), settings.networks)
         listeners = (_listen(run), _stopper(run))
-        return evaluate_networks(build, training, exam, chosen, run.settings.seed, settings.networks, *listeners, form)
+        return evaluate_networks(
+            build, training, exam, chosen, run.settings.seed, settings.networks, *listeners, form, run.world
+        )
 
     if name in ROW_DTYPES:
         return evaluate(training_set(as_stored(synthetic, prepared.preprocess, ROW_DTYPES[name]), run.device))
@@ -146,14 +149,22 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
         networks = settings.distill.select_networks
         form = evaluation_form(run, recipe, settings.ipc * prepared.num_classes, networks)
         scores[lr] = evaluate_networks(
-            build, training, prepared.validation, recipe, settings.seed, networks, after_epoch=_stopper(run), form=form
+            build,
+            training,
+            prepared.validation,
+            recipe,
+            settings.seed,
+            networks,
+            after_epoch=_stopper(run),
+            form=form,
+            world=run.world,
         ).mean
     return max(scores, key=scores.__getitem__)
 
 
-def _cached_row(path: Path) -> EvalReport | None:
+def _cached_row(path: Path) -> dict[str, Any] | None:
     try:
-        return EvalReport.from_json(storage.read_json(path))
+        return EvalReport.from_json(storage.read_json(path)).to_json()
     except (StorageError, KeyError, TypeError):  # absent or damaged: measured again
         return None
 
@@ -170,10 +181,10 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     keys |= {name for name in ("together", "compile") if getattr(settings, name) in (None, "auto")}
     setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
     path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"
-    cached = _cached_row(path)
+    cached = run.world.decided(lambda: _cached_row(path))
     if cached is not None:
         run.progress.advance(settings.full_networks)
-        return cached
+        return EvalReport.from_json(cached)
     recipe = full_data_recipe(settings, prepared.augmentation)
     report = evaluate_networks(
         prepared.build(prepared.network, run.settings.seed, "evaluate"),
@@ -185,6 +196,7 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
         _listen(run),
         _stopper(run),
         evaluation_form(run, recipe, len(prepared.train_labels), settings.full_networks),
+        run.world,
     )
     storage.write_json(path, report.to_json())
     return report

@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from distillkit import storage
 from distillkit.distill.segments import PlannedTrajectories
+from distillkit.distributed import World
 from distillkit.errors import ConfigError, TrajectoryError
 from distillkit.experts.difficulty import find_score
 from distillkit.experts.recipe import CLIPPED, RANKED, expert_recipe
@@ -190,16 +194,59 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     for index, state in states.items():
         if state == "damaged":
             run.progress.note(f"expert {index} in the cache is damaged; training it again")
-    missing = {index: wanted[index] for index, state in states.items() if state != "good"}
-    if not missing:
-        return store
+    lacking = run.world.shared({run.world.rank: [index for index, state in states.items() if state != "good"]})
+    missing = {index: epochs for index, epochs in wanted.items() if all(index in own for own in lacking.values())}
+    if missing:
+        _make_missing(run, prepared, store, raw_store, wanted, missing)
+    if run.world.size > 1 and any(lacking.values()):
+        _exchange(run.world, store, wanted)
+    return store
+
+
+def _make_missing(
+    run: Run,
+    prepared: Prepared,
+    store: TrajectoryStore,
+    raw_store: TrajectoryStore,
+    wanted: dict[int, int],
+    missing: dict[int, int],
+) -> None:
+    """Make the experts that no process of the run has, each its share."""
     workshop = Workshop(run, prepared, store, raw_store, missing, expert_seed(run.settings), data_setup(run, prepared))
-    if any(workshop.must_train(index) for index in missing):
+    if run.world.any(any(workshop.must_train(index) for index in missing)):
         _ = workshop.ranking  # a stage of its own, before this one begins
     run.progress.stage("training experts", sum(wanted.values()), sum(wanted.values()) - sum(missing.values()))
     with arithmetic(expert_precision(run, prepared), run.device):
         workshop.make_all()
-    return store
+
+
+def _exchange(world: World, store: TrajectoryStore, wanted: dict[int, int]) -> None:
+    """Send experts to the processes whose caches lack them: hosts may have a cache each.
+
+    Raises:
+        TrajectoryError: an expert is nowhere.
+    """
+    own = [index for index, epochs in wanted.items() if store.state(index, epochs) != "good"]
+    lacking = world.shared({world.rank: own})
+    for index in sorted({index for some in lacking.values() for index in some}):
+        source = next((rank for rank in range(world.size) if index not in lacking[rank]), None)
+        if source is None:
+            raise TrajectoryError(f"expert {index} was made by no process of the run")
+        content, record = world.of(source, lambda index=index: _as_message(store, index))  # type: ignore[misc]
+        if index in own:
+            with store.lock(index):
+                if store.state(index, wanted[index]) != "good":
+                    facts = {key: value for key, value in record.items() if key not in OF_THE_FILES}
+                    store.adopt(index, content["file"].numpy().tobytes(), record["epochs"], facts)
+
+
+OF_THE_FILES = ("sha256", "state_sha256", "epochs")
+"""What a record says of files, and not of the expert."""
+
+
+def _as_message(store: TrajectoryStore, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    content = bytearray(store.tensors_path(index).read_bytes())
+    return {"file": torch.frombuffer(content, dtype=torch.uint8)}, store.record(index)
 
 
 def _tell_origins(run: Run, store: TrajectoryStore, states: dict[int, str]) -> None:

@@ -156,6 +156,7 @@ def _searched_lr(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> float
             count,
             after_epoch=lambda: run.stop.check("while the learning rate was searched"),
             form=evaluation_form(run, recipe, len(training.images), count),
+            world=run.world,
         ).mean
         run.progress.advance(1, validation=scores[lr], lr=lr)
     return max(scores, key=scores.__getitem__)

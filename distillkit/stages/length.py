@@ -19,21 +19,23 @@ def chosen_length(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> dict
     longest = settings.evaluate.model_copy(update={"epochs": max(lengths)})
     recipe = evaluation_recipe(longest, synthetic.lr, prepared.augmentation)
     run.progress.note(f"choosing among {', '.join(map(str, lengths))} epochs on validation data")
+
+    def read(index: int) -> list[float]:
+        scores = scores_by_epoch(
+            prepared.build(prepared.network, settings.seed, "select"),
+            training_set(synthetic, run.device),
+            prepared.validation,
+            recipe,
+            settings.seed,
+            index,
+            lengths,
+            lambda: run.stop.check("while the number of epochs is chosen, with a checkpoint"),
+        )
+        return [scores[length] for length in lengths]
+
     with arithmetic(run.steady_precision, run.device):
-        found = [
-            scores_by_epoch(
-                prepared.build(prepared.network, settings.seed, "select"),
-                training_set(synthetic, run.device),
-                prepared.validation,
-                recipe,
-                settings.seed,
-                index,
-                lengths,
-                lambda: run.stop.check("while the number of epochs is chosen, with a checkpoint"),
-            )
-            for index in range(settings.distill.select_networks)
-        ]
-    means = {length: sum(one[length] for one in found) / len(found) for length in lengths}
+        found = run.world.each(range(settings.distill.select_networks), read)
+    means = {length: sum(one[place] for one in found) / len(found) for place, length in enumerate(lengths)}
     return {"chosen": max(means, key=means.__getitem__), "validation_accuracy": {str(k): v for k, v in means.items()}}
 
 

@@ -28,7 +28,9 @@ MEMORY_SHARE = 0.8
 def evaluation_form(run: Run, recipe: Recipe, images: int, count: int) -> Form:
     """Of ``count`` fresh networks that learn from ``images`` images each."""
     settings = run.settings.evaluate
-    return fresh_networks(run.device, recipe, images, count, settings.together, settings.compile, run.progress.note)
+    return fresh_networks(
+        run.device, recipe, images, count, settings.together, settings.compile, run.progress.note, run.world.size
+    )
 
 
 def fresh_networks(
@@ -39,13 +41,14 @@ def fresh_networks(
     together: int | None = None,
     compiling: str = "auto",
     note: Callable[[str], None] = lambda message: None,
+    processes: int = 1,
 ) -> Form:
-    """By default on a GPU all together, compiled where there are many steps, and on a CPU one by one.
+    """By default on a GPU all of a process together, compiled where there are many steps, and on a CPU one by one.
 
     There a set of a few images is bound by launches, here by arithmetic, and compiling costs more than it saves.
     """
     gpu = device.type == "cuda"
-    size = min(together or (count if gpu else 1), count)
+    size = min(together or (-(-count // processes) if gpu else 1), count)
     steps = recipe.epochs * -(-images // recipe.batch_size) * -(-count // size)
     pays = gpu and steps >= COMPILE_FROM_STEPS
     return Form(size, compiling == "always" or (compiling == "auto" and pays), note, compiling == "always")
@@ -61,7 +64,8 @@ def expert_form(run: Run, prepared: Prepared, missing: int, epochs: int) -> Form
     module = prepared.build(prepared.network, 0, "form")(0)
     if not stackable(module):
         return Form()
-    size = settings.together or (min(MOST_TOGETHER, _kept(module, epochs), _fitting(run, prepared)) if gpu else 1)
+    each = -(-missing // run.world.size)
+    size = settings.together or (min(MOST_TOGETHER, _kept(module, epochs), _fitting(run, prepared), each) if gpu else 1)
     size = min(size, missing)
     pays = compiling_pays(run, prepared, epochs * -(-missing // size) if gpu else 1)
     compiled = settings.compile == "always" or (settings.compile == "auto" and pays)

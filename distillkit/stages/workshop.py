@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from distillkit.stages.training_form import expert_form
 from distillkit.training.stack import Form
 from distillkit.training.standing import Standing
 from distillkit.trajectories.forms import Builder, RawBuilder, find_form
-from distillkit.trajectories.store import TrajectoryStore
+from distillkit.trajectories.store import BusyError, TrajectoryStore
 from distillkit.trajectories.unfinished import Items, Unfinished, read_stored, stored_standing
 
 Remembered = list[list[Items]]
@@ -50,7 +51,12 @@ class Workshop:
     @cached_property
     def form(self) -> Form:
         """How many experts are trained at a time, and how."""
-        return expert_form(self.run, self.prepared, len(self.missing), max(self.missing.values()))
+        chosen = self.run.world.decided(self._chosen_form)
+        return Form(*chosen[:2], self.run.progress.note, chosen[2])
+
+    def _chosen_form(self) -> tuple[int, bool, bool]:
+        form = expert_form(self.run, self.prepared, len(self.missing), max(self.missing.values()))
+        return form.size, form.compiled, form.must
 
     @cached_property
     def ranking(self) -> Ranking | None:
@@ -67,13 +73,40 @@ class Workshop:
         return self.is_raw or self.raw_store.state(index, self.missing[index]) != "good"
 
     def make_all(self) -> None:
-        """Make what is missing, first what a kill left unfinished."""
+        """Make what is missing, first what a kill left unfinished: in a run of several processes the own share, then
+        what others have not begun, where all share a cache. An expert that another process makes is waited for last.
+        """
+        world, _ = self.run.world, self.form  # chosen before shares are dealt
+        groups = [tuple(group) for group in world.decided(self._disjoint)]
+        own = [group for place, group in enumerate(groups) if world.owns(place)]
+        shared = world.size > 1 and self._cache_is_shared()
+        busy = [group for group in own if not self._make_group(group, wait=False)]
+        if shared:
+            for group in groups:
+                if group not in own and not all(self.store.record_path(index).exists() for index in group):
+                    self._make_group(group, wait=False)
+        for group in busy:
+            self._make_group(group)
+
+    def _disjoint(self) -> list[tuple[int, ...]]:
+        """The groups, each expert in the first of its groups."""
         done: set[int] = set()
+        found = []
         for group in self._groups():
             left = tuple(index for index in group if index not in done)
+            done |= {*left}
             if left:
-                self._make_group(left)
-                done |= {*left}
+                found.append(left)
+        return found
+
+    def _cache_is_shared(self) -> bool:
+        """Whether every process of the run sees the leader's cache."""
+        world, folder = self.run.world, storage.make_folder(self.store.folder)
+        mark = folder / world.decided(lambda: _left_mark(folder))
+        shared = not world.any(not mark.exists())
+        if world.leads:
+            mark.unlink()
+        return shared
 
     def _groups(self) -> Iterator[tuple[int, ...]]:
         """Experts that are made together: those left unfinished together, then as many as fit of equal length."""
@@ -85,11 +118,16 @@ class Workshop:
             for begin in range(0, len(same), self.form.size):
                 yield tuple(same[begin : begin + self.form.size])
 
-    def _make_group(self, group: Sequence[int]) -> None:
-        """Make those of the experts ``group`` that no other run makes meanwhile."""
+    def _make_group(self, group: Sequence[int], *, wait: bool = True) -> bool:
+        """Make those of the experts ``group`` that no other run makes meanwhile; False if one is being made now, and
+        ``wait`` is not set.
+        """
         with ExitStack() as locks:
-            for index in sorted(group):  # in ascending order, as every run does
-                locks.enter_context(self.store.lock(index))
+            try:
+                for index in sorted(group):  # in ascending order, as every run does
+                    locks.enter_context(self.store.lock(index, wait=wait))
+            except BusyError:
+                return False
             wanted = [index for index in group if index in self.missing]
             left = [index for index in wanted if self.store.state(index, self.missing[index]) != "good"]
             self.run.progress.advance(sum(self.missing[index] for index in wanted if index not in left))
@@ -100,9 +138,10 @@ class Workshop:
             unfinished = self._unfinished(group, trained)
             if unfinished is not None:
                 self._train(unfinished.members, *unfinished.load(self._builders_each))
-                return
+                return True
             for standings, remembered, same in self._begun(trained):
                 self._train(same, standings, remembered)
+        return True
 
     def _unfinished(self, group: Sequence[int], trained: Sequence[int]) -> Unfinished | None:
         """What a kill left of ``group``, if some of it are still to be ``trained``."""
@@ -232,6 +271,13 @@ class Workshop:
     def _after_epoch(self, loss: float, accuracy: float | None) -> None:
         self.run.progress.advance(1, loss=loss, **({} if accuracy is None else {"validation": accuracy}))
         self.run.stop.check("between two epochs of an expert, which goes on from there")
+
+
+def _left_mark(folder: Path) -> str:
+    """The name of a file that was just made."""
+    name = f".seen-{secrets.token_hex(8)}"
+    (folder / name).touch()
+    return name
 
 
 class _Journal:

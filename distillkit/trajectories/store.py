@@ -16,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from torch import Tensor
 
 from distillkit import storage
 from distillkit.errors import NotFoundError, StorageError, TrajectoryError
+
+
+class BusyError(TrajectoryError):
+    """Another process holds the lock of an expert."""
 
 
 def experts_root() -> Path:
@@ -72,10 +76,18 @@ class TrajectoryStore:
         return self.folder / f"expert-{expert:04d}.json"
 
     @contextlib.contextmanager
-    def lock(self, expert: int) -> Iterator[None]:
-        """Held while an expert is trained, so that two runs do not train the same one; a kill releases it."""
+    def lock(self, expert: int, *, wait: bool = True) -> Iterator[None]:
+        """Held while an expert is trained, so that two runs do not train the same one; a kill releases it.
+
+        Raises:
+            BusyError: another process holds it, and ``wait`` is not set.
+        """
         storage.make_folder(self.folder)
-        with FileLock(self.folder / f".expert-{expert:04d}.lock"):
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(FileLock(self.folder / f".expert-{expert:04d}.lock", timeout=-1 if wait else 0))
+            except Timeout:
+                raise BusyError(f"expert {expert} of {self.folder.name} is being made by another process") from None
             storage.remove_leftovers(self.folder, f"expert-{expert:04d}.*")
             yield
 

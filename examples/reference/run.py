@@ -119,10 +119,10 @@ CPU_FULL = [
         10,
         "quick",
         ("rat",),
-        FULL | {"distill.outer_steps": 50, "distill.select_every": 50},
+        FULL | {"distill.outer_steps": 20, "distill.select_every": 20},
         (
             NARROW | {"distill.outer_steps": 400, "distill.select_every": 100},
-            FALLING | {"distill.outer_steps": 600, "distill.select_every": 100},
+            FALLING | {"distill.outer_steps": 300, "distill.select_every": 100},
         ),
     ),
 ]

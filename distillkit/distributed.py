@@ -1,0 +1,379 @@
+"""Several processes that make one run: the only place that knows of ranks and of what is sent between them.
+
+Every process runs the same stages on the same data. Work is dealt by its number, which names its randomness already
+(expert 7, student 12 of the outer loop, fresh network 3): rank r of W takes the numbers r, r + W, r + 2 W, ... Results
+are gathered and combined in the order of their numbers, so they do not depend on W. What is decided by looking at a
+machine or a clock is decided by rank 0, the leader, and sent. Messages are JSON and tensors, never code.
+
+``torchrun`` starts the processes and says who they are, by environment variables; gloo carries messages and the tensors
+of CPUs, nccl those of GPUs. While a process waits it looks after the others: one that failed is named with its reason,
+one that was not heard of for five minutes is given up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from distillkit.errors import ConfigError, Interrupted, LostError
+from distillkit.interrupt import StopRequest
+
+T = TypeVar("T")
+BEAT = 2.0
+"""Seconds between two signs of life."""
+GIVEN_UP_AFTER = 300.0
+"""Seconds without a sign of life of a process after which it counts as lost."""
+GRACE = 20.0
+"""Seconds that a process which was told to stop waits for the others to come to the same place."""
+UNTIL_SAID = 3.0
+"""Seconds in which a process that ends says why."""
+FOREVER = timedelta(days=30)
+"""Of the library's own deadline: experts take hours, and who is alive is known from the signs of life."""
+ALIGNED = 16
+FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run: this one's ``rank``, and how many there are. A run of one process has ``ALONE``."""
+
+    rank: int = 0
+    size: int = 1
+    link: Link | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides, writes the run's folder and speaks to the terminal."""
+        return self.rank == 0
+
+    def owns(self, number: int) -> bool:
+        """Whether the work of that number is this process's."""
+        return number % self.size == self.rank
+
+    def place(self, device: torch.device) -> torch.device:
+        """``device``, or where that says no more than ``cuda`` the GPU of this process.
+
+        Raises:
+            ConfigError: a host has fewer GPUs than processes.
+        """
+        if self.link is None or device.type != "cuda":
+            return device
+        local, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
+        if local >= there:
+            raise ConfigError(f"this host has {there} GPUs, too few for its processes: --nproc-per-node {there}")
+        mine = torch.device("cuda", local)
+        torch.cuda.set_device(mine)
+        return mine
+
+    def decided(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns in the leader, something of JSON (tuples become lists), in every process."""
+        if self.link is None:
+            return make()
+        told = _packed({}, make()) if self.leads else None
+        value: T = _unpacked(self.link.broadcast(told))[1]
+        return value
+
+    def sent(self, make: Callable[[], tuple[Mapping[str, Tensor], Any]]) -> tuple[Mapping[str, Tensor], Any]:
+        """Tensors (on the CPU) and JSON that ``make`` returns in the leader, in every process."""
+        if self.link is None:
+            return make()
+        return _unpacked(self.link.broadcast(_packed(*make()) if self.leads else None))
+
+    def of(self, rank: int, make: Callable[[], tuple[Mapping[str, Tensor], Any]]) -> tuple[Mapping[str, Tensor], Any]:
+        """Tensors and JSON that ``make`` returns in the process of that rank, in every process."""
+        if self.link is None:
+            return make()
+        return _unpacked(self.link.broadcast(_packed(*make()) if self.rank == rank else None, rank))
+
+    def each(self, numbers: Sequence[int], work: Callable[[int], T]) -> list[T]:
+        """``work`` of each of ``numbers`` in their order, done by the process that owns it; its results are of JSON."""
+        found = {number: work(number) for number in numbers if self.owns(number)}
+        everything = self.shared(found)
+        return [everything[number] for number in numbers]
+
+    def shared(self, found: Mapping[int, T]) -> dict[int, T]:
+        """What any process found, by number; of JSON."""
+        if self.link is None:
+            return dict(found)
+        parts = self.link.gather(_packed({}, [[number, value] for number, value in found.items()]))
+        return {number: value for part in parts for number, value in _unpacked(part)[1]}
+
+    def gathered(self, found: Mapping[int, Mapping[str, Tensor]], device: torch.device) -> dict[int, dict[str, Tensor]]:
+        """The tensors of all processes by number and name, on ``device``, where they stay on their way."""
+        if self.link is None:
+            return {number: dict(tensors) for number, tensors in found.items()}
+        heads = [
+            _unpacked(part)[1]
+            for part in self.link.gather(_packed({}, [[number, _shapes(own)] for number, own in found.items()]))
+        ]
+        flat = [_flat(tensor) for tensors in found.values() for tensor in tensors.values()]
+        lengths = [sum(_length(shape, dtype) for _, own in head for shape, dtype in own.values()) for head in heads]
+        payload = torch.cat(flat) if flat else torch.empty(0, dtype=torch.uint8, device=device)
+        everything = {}
+        for head, content in zip(heads, self.link.gather_padded(payload, lengths), strict=True):
+            begin = 0
+            for number, own in head:
+                tensors = {}
+                for name, (shape, dtype) in own.items():
+                    tensors[name] = _of_bytes(content[begin:], shape, dtype)
+                    begin += _length(shape, dtype)
+                everything[number] = tensors
+        return everything
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true of any process."""
+        return flag if self.link is None else any(self.shared({self.rank: flag}).values())
+
+    def agree(self, what: str, value: str) -> None:
+        """Do all processes have the same ``value``? Asked of what each finds by itself.
+
+        Raises:
+            LostError: no; the run cannot be made by processes that differ.
+        """
+        found = self.shared({self.rank: value})
+        other = next((rank for rank, own in sorted(found.items()) if own != found[0]), None)
+        if other is not None:
+            raise LostError(
+                f"process {other} of {self.size} has another {what} ({found[other]}) than the first ({found[0]}); all "
+                "need the same data, settings, versions and kind of device"
+            )
+
+
+ALONE = World()
+
+
+class Link:
+    """The connection of the processes: collectives that look after the others while they wait.
+
+    ``sent_bytes`` counts what this process put on its way: a payload for each of the others.
+    """
+
+    def __init__(self, stop: StopRequest | None = None) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.sent_bytes = 0
+        self._stop = stop
+        self._ended = threading.Event()
+        self._watch: _Watch | None = None
+        self._watch = self._meet()
+        threading.Thread(target=self._beat, daemon=True, name="signs of life").start()
+
+    def _meet(self) -> _Watch:
+        """A board of the leader's on which every process leaves signs of life, and a failing one its reason."""
+        host = os.environ["MASTER_ADDR"]
+        if self.rank == 0:
+            self._board = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+            self.broadcast(_packed({}, self._board.port))
+        else:
+            port = _unpacked(self.broadcast(None))[1]
+            self._board = TCPStore(host, port, is_master=False, wait_for_workers=False)
+        self._board.set(f"alive/{self.rank}", "0")
+        self.gather(b"")  # all have come
+        return _Watch(self._board, self.rank, self.size)
+
+    def _beat(self) -> None:
+        board, count = self._board.clone(), 0
+        while not self._ended.wait(BEAT):
+            count += 1
+            try:
+                board.set(f"alive/{self.rank}", str(count))
+            except (RuntimeError, ValueError):
+                return  # the leader is gone, as the next message will show
+
+    def broadcast(self, content: bytes | None, source: int = 0) -> bytes:
+        """``content`` of the process ``source``."""
+        size = torch.tensor([0 if content is None else len(content)])
+        self._wait(dist.broadcast(size, source, async_op=True))
+        payload = _as_tensor(content) if content is not None else torch.empty(int(size), dtype=torch.uint8)
+        self._wait(dist.broadcast(payload, source, async_op=True))
+        self.sent_bytes += 0 if content is None else len(content) * (self.size - 1)
+        return content if content is not None else payload.numpy().tobytes()
+
+    def gather(self, content: bytes) -> list[bytes]:
+        """The contents of all processes in the order of their ranks."""
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        self._wait(dist.all_gather(sizes, torch.tensor([len(content)]), async_op=True))
+        return [
+            part.numpy().tobytes() for part in self.gather_padded(_as_tensor(content), [int(size) for size in sizes])
+        ]
+
+    def gather_padded(self, payload: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The payloads uint8 [n] of all processes, whose ``lengths`` are known, on their device."""
+        longest = max(lengths)
+        if longest == 0:
+            return [payload] * self.size
+        own = torch.cat([payload, payload.new_zeros(longest - len(payload))])
+        found = [torch.empty_like(own) for _ in range(self.size)]
+        self._wait(dist.all_gather(found, own, async_op=True))
+        self.sent_bytes += len(own) * (self.size - 1)
+        return [part[:length] for part, length in zip(found, lengths, strict=True)]
+
+    def _wait(self, work: Any) -> None:
+        """Until a message has gone round.
+
+        Raises:
+            LostError: another process failed or is gone.
+            Interrupted: this one was told to stop, and the others do not come.
+        """
+        begin = looked = time.monotonic()
+        stopping: float | None = None
+        while not work.is_completed():
+            now = time.monotonic()
+            if now - looked >= 1 and self._watch is not None:
+                looked = now
+                self._watch.look(now)
+                if self._stop:
+                    stopping = stopping or now
+                    if now - stopping > GRACE:
+                        self._stop.check("while it waited for the other processes")
+            time.sleep(0 if now - begin < 0.05 else 0.002)
+        try:
+            work.wait()
+        except RuntimeError as error:
+            if self._stop:
+                self._stop.check("while it waited for the other processes")
+            reason = None if self._watch is None else self._watch.reason(UNTIL_SAID)
+            raise LostError(reason or f"another process of the run is gone; {_AGAIN}") from error
+
+    def failed(self, sentence: str) -> None:
+        """Tell the others why this process ends; the first that says so is heard."""
+        with contextlib.suppress(RuntimeError, ValueError):
+            self._board.compare_set(FAILED, "", f"process {self.rank + 1} of {self.size}: {sentence}")
+
+    def close(self) -> None:
+        """No more messages."""
+        self._ended.set()
+        with contextlib.suppress(RuntimeError, ValueError):
+            dist.destroy_process_group()
+
+
+_AGAIN = "run the same command again, with these or fewer processes, to continue"
+
+
+class _Watch:
+    """Looks at the board: did a process say that it failed, does each give signs of life?"""
+
+    def __init__(self, board: TCPStore, rank: int, size: int) -> None:
+        self._board, self._others = board, [other for other in range(size) if other != rank]
+        self._seen = {other: ("", time.monotonic()) for other in self._others}
+
+    def look(self, now: float) -> None:
+        """Raises LostError if a process failed or is silent."""
+        try:
+            reason = self.reason()
+            signs = [self._board.get(f"alive/{other}").decode() for other in self._others]
+        except (RuntimeError, ValueError) as error:
+            raise LostError(f"the first process of the run is gone; {_AGAIN}") from error
+        if reason is not None:
+            raise LostError(reason)
+        for other, sign in zip(self._others, signs, strict=True):
+            if sign != self._seen[other][0]:
+                self._seen[other] = (sign, now)
+            elif now - self._seen[other][1] > GIVEN_UP_AFTER:
+                raise LostError(f"process {other + 1} was not heard of for {GIVEN_UP_AFTER:.0f} s; {_AGAIN}")
+
+    def reason(self, patience: float = 0.0) -> str | None:
+        """Why a process failed, if one said so within ``patience`` seconds."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                if self._board.check([FAILED]):
+                    return str(self._board.get(FAILED).decode())
+            except (RuntimeError, ValueError):
+                return None
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def joined(stop: StopRequest | None = None) -> Iterator[World]:
+    """The world that ``torchrun`` says this process is of; ``ALONE`` where it says nothing.
+
+    ``stop``: a wait ends soon after it was set. An error inside is told to the other processes.
+
+    Raises:
+        ConfigError: the processes do not find each other.
+    """
+    if not is_launched():
+        yield ALONE
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=FOREVER)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(f"the processes of the run do not find each other: {first}") from error
+    link = Link(stop)
+    try:
+        yield World(link.rank, link.size, link)
+        link.gather(b"")  # none leaves before all are done
+    except BaseException as error:
+        if not isinstance(error, LostError):  # which another one told
+            link.failed(str(error) or type(error).__name__)
+        if link.rank == 0 and not isinstance(error, Interrupted):
+            time.sleep(2 * BEAT)  # the board is this process's; the others look at it now
+        raise
+    finally:
+        link.close()
+
+
+def is_launched() -> bool:
+    """Whether ``torchrun``, or another launcher of its kind, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _packed(tensors: Mapping[str, Tensor], value: Any) -> bytes:
+    """Eight bytes that say how long the head is, the head, the tensors."""
+    head = json.dumps([_shapes(tensors), value]).encode()
+    body = [_flat(tensor.detach().cpu()).numpy().tobytes() for tensor in tensors.values()]
+    return b"".join([len(head).to_bytes(8, "little"), head, *body])
+
+
+def _unpacked(content: bytes) -> tuple[dict[str, Tensor], Any]:
+    length = int.from_bytes(content[:8], "little")
+    shapes, value = json.loads(content[8 : 8 + length])
+    tensors, begin, body = {}, 0, _as_tensor(content[8 + length :])
+    for name, (shape, dtype) in shapes.items():
+        tensors[name] = _of_bytes(body[begin:], shape, dtype).clone()
+        begin += _length(shape, dtype)
+    return tensors, value
+
+
+def _as_tensor(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
+
+
+Shape = tuple[list[int], str]
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
+
+
+def _length(shape: Sequence[int], dtype: str) -> int:
+    """Bytes of a tensor on its way."""
+    count = torch.Size(shape).numel() * int(getattr(torch, dtype).itemsize)
+    return -(-count // ALIGNED) * ALIGNED
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Its bytes, uint8, with zeros up to the next multiple of ``ALIGNED``."""
+    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return torch.cat([content, content.new_zeros(-len(content) % ALIGNED)])
+
+
+def _of_bytes(content: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
+    kind, count = getattr(torch, dtype), torch.Size(shape).numel()
+    return content[: count * kind.itemsize].view(kind).reshape(list(shape))
