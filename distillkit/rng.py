@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator
 
 import torch
 
 Name = str | int
+_GLOBAL = threading.RLock()
 
 
 def derive(seed: int, *names: Name) -> int:
@@ -31,9 +33,10 @@ def generator(seed: int, *names: Name) -> torch.Generator:
 def global_seed(seed: int, *names: Name) -> Iterator[None]:
     """Set torch's global seeds inside the block and restore their states after it.
 
-    For what draws from global generators and cannot be told otherwise: module initialisation, dropout.
+    For what draws from global generators and cannot be told otherwise: module initialisation, dropout. One thread at a
+    time: the others would draw from the same sequence.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with _GLOBAL, torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive(seed, *names))
         yield

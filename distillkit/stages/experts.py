@@ -20,11 +20,12 @@ from distillkit.precision import arithmetic
 from distillkit.records import TrajectorySource
 from distillkit.settings import DatasetSettings, ExpertSettings, NetworkSettings, RunSettings
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.difficulty import check_ranking
+from distillkit.stages.difficulty import check_ranking, ranking
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.reach import expert_reach
-from distillkit.stages.training_form import compiling_pays
+from distillkit.stages.training_form import compiling_pays, expert_form
 from distillkit.stages.workshop import Workshop
+from distillkit.training.stack import Form
 from distillkit.trajectories.forms import find_form
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 
@@ -212,12 +213,24 @@ def _make_missing(
     missing: dict[int, int],
 ) -> None:
     """Make the experts that no process of the run has, each its share."""
-    workshop = Workshop(run, prepared, store, raw_store, missing, expert_seed(run.settings), data_setup(run, prepared))
-    if run.world.any(any(workshop.must_train(index) for index in missing)):
-        _ = workshop.ranking  # a stage of its own, before this one begins
+    is_raw, seed = store.folder == raw_store.folder, expert_seed(run.settings)
+    there = () if is_raw else (index for index in missing if raw_store.state(index, missing[index]) == "good")
+    convertible = frozenset(there)
+    order = None
+    if run.world.any(len(convertible) < len(missing)):  # a stage of its own, before this one begins
+        order = ranking(run, prepared, data_setup(run, prepared), seed)
+    chosen = run.world.decided(lambda: _chosen_form(run, prepared, missing))
+    form = Form(chosen[0], chosen[1], run.progress.note, chosen[2])
+    workshop = Workshop(run, prepared, store, raw_store, missing, convertible, seed, form, order)
     run.progress.stage("training experts", sum(wanted.values()), sum(wanted.values()) - sum(missing.values()))
     with arithmetic(expert_precision(run, prepared), run.device):
         workshop.make_all()
+
+
+def _chosen_form(run: Run, prepared: Prepared, missing: dict[int, int]) -> tuple[int, bool, bool]:
+    """Experts at a time, whether compiled, and whether it must be; what the leader's machine holds goes for all."""
+    form = expert_form(run, prepared, len(missing), max(missing.values()))
+    return form.size, form.compiled, form.must
 
 
 def _exchange(world: World, store: TrajectoryStore, wanted: dict[int, int]) -> None:

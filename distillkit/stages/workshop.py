@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from distillkit.experts.train import ExpertData, ExpertRun
 from distillkit.experts.train import train_experts as train_experts_of
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.difficulty import ranking
 from distillkit.stages.expert_precision import expert_precision
-from distillkit.stages.training_form import expert_form
 from distillkit.training.stack import Form
 from distillkit.training.standing import Standing
 from distillkit.trajectories.forms import Builder, RawBuilder, find_form
@@ -34,10 +31,10 @@ Remembered = list[list[Items]]
 
 @dataclass(frozen=True)
 class Workshop:
-    """Makes experts for ``store``, by conversion from ``raw_store`` where they lie there, else by training.
+    """Makes experts for ``store``: those that are ``convertible`` from ``raw_store``, the others by training.
 
-    ``missing``: by number, how many epochs are wanted; ``seed``: the experts' root seed; ``data_setup``: what
-    determines the data.
+    ``missing``: by number, how many epochs are wanted; ``seed``: the experts' root seed; ``form``: how many are trained
+    at a time, and how; ``ranking``: of the images, where their order asks for one.
     """
 
     run: Run
@@ -45,38 +42,21 @@ class Workshop:
     store: TrajectoryStore
     raw_store: TrajectoryStore
     missing: dict[int, int]
+    convertible: frozenset[int]
     seed: int
-    data_setup: dict[str, Any]
-
-    @cached_property
-    def form(self) -> Form:
-        """How many experts are trained at a time, and how."""
-        chosen = self.run.world.decided(self._chosen_form)
-        return Form(*chosen[:2], self.run.progress.note, chosen[2])
-
-    def _chosen_form(self) -> tuple[int, bool, bool]:
-        form = expert_form(self.run, self.prepared, len(self.missing), max(self.missing.values()))
-        return form.size, form.compiled, form.must
-
-    @cached_property
-    def ranking(self) -> Ranking | None:
-        """Asked for when the first expert is trained; one that is converted needs none."""
-        return ranking(self.run, self.prepared, self.data_setup, self.seed)
+    form: Form
+    ranking: Ranking | None
 
     @property
     def is_raw(self) -> bool:
         """Whether the raw form is the one that is wanted."""
         return self.store.folder == self.raw_store.folder
 
-    def must_train(self, index: int) -> bool:
-        """Whether an expert cannot be converted."""
-        return self.is_raw or self.raw_store.state(index, self.missing[index]) != "good"
-
     def make_all(self) -> None:
         """Make what is missing, first what a kill left unfinished: in a run of several processes the own share, then
         what others have not begun, where all share a cache. An expert that another process makes is waited for last.
         """
-        world, _ = self.run.world, self.form  # chosen before shares are dealt
+        world = self.run.world
         groups = [tuple(group) for group in world.decided(self._disjoint)]
         own = [group for place, group in enumerate(groups) if world.owns(place)]
         shared = world.size > 1 and self._cache_is_shared()
@@ -131,7 +111,7 @@ class Workshop:
             wanted = [index for index in group if index in self.missing]
             left = [index for index in wanted if self.store.state(index, self.missing[index]) != "good"]
             self.run.progress.advance(sum(self.missing[index] for index in wanted if index not in left))
-            trained = [index for index in left if self.must_train(index)]
+            trained = [index for index in left if index not in self.convertible]
             for index in left:
                 if index not in trained:
                     self._convert(index)

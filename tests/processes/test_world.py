@@ -1,0 +1,130 @@
+"""Messages, and what happens to processes that fail, are told to stop, or vanish."""
+
+import contextlib
+import json
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from distillkit import distributed
+from distillkit.distributed import ALONE
+from tests.conftest import TINY
+from tests.processes.worlds import in_processes, in_threads
+
+
+def compress(out, **changes):
+    """The words of a command."""
+    settings = (
+        TINY | {"evaluate.baselines": ["random"]} | {key.replace("__", "."): value for key, value in changes.items()}
+    )
+    words = [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    line = ["-m", "distillkit", "compress", "digits", "--ipc", "1", "--preset", "smoke", "--device", "cpu"]
+    return [*line, *words, "--out", str(out)]
+
+
+def test_messages_come_out_as_they_went_in():
+    tensors = {"a": torch.randn(3, 5), "b": torch.arange(7), "c": torch.zeros(0, 4), "d": torch.tensor(2.5).double()}
+    tensors |= {"e": torch.randn(4).bfloat16(), "f": torch.tensor([True, False])}
+    found, value = distributed._unpacked(distributed._packed(tensors, {"x": [1, 0.1, None]}))
+    assert value == {"x": [1, 0.1, None]}
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in found)
+
+
+def test_tensors_are_gathered_by_number_also_from_those_that_have_none():
+    def work(world):
+        own = {number: {"x": torch.full((number,), float(number)), "y": torch.tensor(number)} for number in (1, 3)}
+        return world.gathered(own if world.rank == 1 else {}, torch.device("cpu"))
+
+    for found in in_threads(3, work):
+        assert sorted(found) == [1, 3]
+        assert found[3]["x"].tolist() == [3.0, 3.0, 3.0]
+        assert int(found[1]["y"]) == 1
+
+
+def test_decisions_are_the_first_ones():
+    assert in_threads(3, lambda world: world.decided(lambda: world.rank)) == [0, 0, 0]
+    assert in_threads(3, lambda world: world.any(world.rank == 2)) == [True] * 3
+    assert (
+        in_threads(3, lambda world: world.each([4, 5, 6, 7], lambda number: [number, world.rank]))
+        == [[[4, 1], [5, 2], [6, 0], [7, 1]]] * 3
+    )
+
+
+def test_one_process_asks_nobody():
+    assert ALONE.leads
+    assert ALONE.decided(lambda: (1, 2)) == (1, 2)
+    assert ALONE.each([3, 4], lambda number: number * 2) == [6, 8]
+    assert not ALONE.any(False)
+
+
+@pytest.mark.slow
+def test_gloo_carries_a_run__and_only_the_first_process_speaks(tmp_path):
+    out = tmp_path / "set"
+    started = in_processes(2, compress(out), lambda rank: tmp_path / "cache")
+    (words, notes), (other, silence) = [one.communicate(timeout=300) for one in started]
+    assert [one.returncode for one in started] == [0, 0], notes
+    assert "this set, convnet" in words
+    assert other == silence == ""
+    (log,) = (tmp_path / "cache" / "ranks").glob("*.log")
+    assert "distilling" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_follow_is_named(tmp_path):
+    def words(rank):  # the second one finds other settings
+        return compress(tmp_path / "set", distill__inner_steps=2 + rank)
+
+    started = in_processes(2, words, lambda rank: tmp_path / "cache")
+    notes = [one.communicate(timeout=120)[1] for one in started]
+    assert [one.returncode for one in started] == [1, 1]
+    assert "error: process 1 of 2 has another run" in notes[0]
+    assert notes[0].count("error:") == 1
+    assert notes[1] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGTERM, (0, 1)), (signal.SIGKILL, (1,))])
+def test_stopped_or_killed__the_rest_ends_with_a_sentence(tmp_path, number, told):
+    words = compress(tmp_path / "set", distill__outer_steps=100000, distill__checkpoint_every=50)
+    started = in_processes(2, words, lambda rank: tmp_path / "cache")
+    metrics, deadline = tmp_path / "set" / "run" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 60):
+        assert time.monotonic() < deadline
+        assert [one.poll() for one in started] == [None, None], started[0].communicate()
+        time.sleep(0.05)
+    for rank in told:
+        started[rank].send_signal(number)
+    begin = time.monotonic()
+    notes = started[0].communicate(timeout=60)[1]
+    assert time.monotonic() - begin < 20
+    with contextlib.suppress(ProcessLookupError):
+        started[1].communicate(timeout=60)
+    if number == signal.SIGTERM:
+        assert started[0].returncode == 130
+        assert "stopped by SIGTERM after outer step" in notes
+    else:
+        assert started[0].returncode == 1
+        assert "error: another process of the run is gone; run the same command again" in notes
+    assert (tmp_path / "set" / "run" / "checkpoint.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_other_commands_are_the_first_ones_business(tmp_path):
+    words, other = (
+        one.communicate(timeout=60)[0]
+        for one in in_processes(2, ["-m", "distillkit", "methods"], lambda rank: tmp_path / "cache")
+    )
+    assert "mtt" in words
+    assert other == ""
+
+
+def test_the_module_is_not_loaded_with_its_users_torchrun_variables(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with distributed.joined() as world:
+        assert world is ALONE
+    assert not torch.distributed.is_initialized()
+    assert sys.modules["distillkit.distributed"] is distributed
