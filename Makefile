@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
+.PHONY: help docs docs-serve demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -54,6 +54,17 @@ benchmark-gpu: install-dev  ## the same on one GPU, at the papers' sizes
 	$(BIN)/python examples/benchmarks/experts.py --together 8 --precision tf32 --steps 50 --out $(RESULTS)/experts-gpu-tf32
 	$(BIN)/python examples/benchmarks/evaluation.py --rounds 50 --out $(RESULTS)/evaluation-gpu-ipc10
 	$(BIN)/python examples/benchmarks/start_to_artifact.py cifar10 --ipc 10 --out $(RESULTS)/start-gpu-cifar10
+
+docs: .venv/installed-docs  ## the documentation site, into build/site
+	$(BIN)/mkdocs build --config-file .mkdocs.yml
+
+docs-serve: .venv/installed-docs  ## the same in a browser, while one writes
+	$(BIN)/mkdocs serve --config-file .mkdocs.yml
+
+.venv/installed-docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 format:  ## what ruff mends by itself
 	$(BIN)/ruff check --fix .

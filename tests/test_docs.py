@@ -36,12 +36,14 @@ def test_commands__are_commands_with_their_options(page):
             assert {word.split("=")[0] for word in words if word.startswith("--")} <= options, line
 
 
-def test_readme__its_python_runs(monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert "ds.train(model)" in code
+@pytest.mark.parametrize("page", ["README.md", "docs/use.md"])
+def test_python_of_a_page_runs__one_block_after_the_other(page, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+    assert "ds.train(model)" in blocks[0]
     monkeypatch.chdir(ROOT)
     names = {}
-    exec(code.replace("ds.train(model)", "ds.train(model, epochs=2)"), names)
+    for code in blocks:
+        exec(code.replace("ds.train(model)", "ds.train(model, epochs=2)"), names)
     assert 0 <= names["ds"].evaluate(names["model"]) <= 1
 
 
