@@ -18,7 +18,7 @@ install-dev: .venv/installed-dev  ## and to work on it
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[all]'
 	touch $@
 
 .venv/installed-dev: pyproject.toml

@@ -59,13 +59,12 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes."""
-    names = ("torch", "numpy", "timm", "datasets", "scikit-learn", "safetensors")
-    return {
-        "distillkit": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in names},
-    }
+    """Versions of what computes, as far as it is installed."""
+    found = {"distillkit": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "timm", "datasets", "scikit-learn", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def hardware(device: torch.device) -> str:

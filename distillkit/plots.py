@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float], loss: str, mark: float | None) -> bytes:
@@ -18,6 +19,8 @@ def curves_png(records: Sequence[dict[str, Any]], levels: dict[str, float], loss
         loss: what the loss is, for its axis.
         mark: a value of it that is drawn as a line, if there is one that means something.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     finite = [(row["step"], row["loss"]) for row in records if row.get("loss") is not None]
@@ -48,6 +51,8 @@ def experts_png(groups: dict[str, Sequence[dict[str, Any]]]) -> bytes:
     Args:
         groups: rows of ``experts.report.expert_report`` by name.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     accuracy_axes, change_axes = figure.subplots(1, 2)
     for index, (name, rows) in enumerate(groups.items()):
@@ -69,6 +74,8 @@ def schedule_png(shares: Sequence[tuple[float, float]]) -> bytes:
     Args:
         shares: of each epoch, where the ranks that it sees begin and end, 0 easiest, 1 hardest.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     epochs = range(1, len(shares) + 1)

@@ -7,8 +7,6 @@ import io
 import json
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -88,6 +86,9 @@ def _grid(pixels: Tensor, columns: int) -> Image.Image:
 
 def parquet_bytes(view: EightBit, synthetic: SyntheticSet, classes: tuple[str, ...]) -> bytes:
     """Image (PNG), label and soft_label, with the features that ``datasets`` reads from the schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     count = len(classes)
     features = {
         "image": {"_type": "Image"},
@@ -121,5 +122,7 @@ def parquet_bytes(view: EightBit, synthetic: SyntheticSet, classes: tuple[str, .
 
 def _chunking() -> dict[str, bool]:
     """Content-defined chunks, so that the Hub stores only what changed between two versions; newer pyarrow has them."""
+    import pyarrow.parquet as pq
+
     known = "use_content_defined_chunking" in inspect.signature(pq.ParquetWriter.__init__).parameters
     return {"use_content_defined_chunking": True} if known else {}

@@ -34,6 +34,9 @@ from distillkit.progress import Progress, Silent
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False, soft_wrap=True)
 P = ParamSpec("P")
+EXTRAS = {"timm": "timm", "torchvision": "timm", "sklearn": "distill", "matplotlib": "distill"}
+EXTRAS |= dict.fromkeys(("datasets", "pyarrow", "huggingface_hub"), "hub")
+"""What to install for a module that using a set does not need."""
 
 
 def speak_any_encoding() -> None:
@@ -81,6 +84,9 @@ def _sentence(error: Exception) -> str:
             "out of memory; lower distill.batch_size, network.width or --ipc, or --set distill.keep_gib=0, "
             "distill.together=never, experts.together=1; run the same command again to continue"
         )
+    if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in EXTRAS:
+        module = str(error.name).split(".")[0]
+        return f"this needs {module}, which is not installed: pip install 'distillkit[{EXTRAS[module]}]'"
     if isinstance(error, MemoryError):
         return "out of memory; a smaller data set (dataset.max_train), --image-size or network.width needs less"
     if isinstance(error, OSError):
