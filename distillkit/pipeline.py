@@ -181,6 +181,9 @@ def _finished(out: Path, run: Run, prepared: Prepared) -> DistilledDataset | Non
     if not _is_of(ds, run, prepared):
         run.progress.note(f"{out} holds the artifact of another run; packing this run's")
         return None
+    if prepared.data.info.license not in (None, ds.config["source"].get("license")):
+        run.progress.note(f"{out} states another licence; packing it again")
+        return None
     stored, wanted = ds.config.get("dtype", "float32"), run.settings.artifact.dtype
     if stored != wanted:
         run.progress.note(f"{out} holds {stored} images; packing it again as {wanted}")

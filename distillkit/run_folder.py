@@ -277,8 +277,8 @@ def completed(identity: Any) -> dict[str, Any]:
 
 
 def _but_places(values: dict[str, Any]) -> dict[str, Any]:
-    """Where data lie does not determine a run, and is in no identity."""
-    return {name: value for name, value in values.items() if name != "data_root"}
+    """Where data lie, and what is said of them, does not determine a run, and is in no identity."""
+    return {name: value for name, value in values.items() if name not in ("data_root", "license")}
 
 
 def _difference(left: Any, right: Any, prefix: str = "") -> str:

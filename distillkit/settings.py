@@ -39,6 +39,8 @@ class DatasetSettings(Section):
     """Split to learn from; default ``train`` or the only one."""
     test_split: str | None = None
     """Split for the final accuracies; default ``test`` or ``validation``; without one a seeded part of train."""
+    license: str | None = Field(None, min_length=1, max_length=200)
+    """Licence of the data as the card will tell it (``mit``, ``cc-by-4.0``); default: what the source's card states."""
     image_size: int | None = Field(None, ge=4, le=1024)
     """Height and width in pixels; default: as the images are."""
     resize: Literal["crop", "pad", "squash"] = "crop"

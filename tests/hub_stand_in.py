@@ -240,6 +240,8 @@ class StandIn:
             commit = self.at(repo, rest.removeprefix("/revision/") or "main")
             siblings = [{"rfilename": path} for path in sorted(repo.commits[commit])]
             value = {"id": name, "sha": commit, "siblings": siblings, "private": repo.private, "tags": []}
+            stated = re.match(rb"---\n(.*?)\n---", repo.commits[commit].get("README.md", b""), re.S)
+            value["cardData"] = yaml.safe_load(stated[1]) if stated else None
             raise Answer(200, {**value, "downloads": 0}, {"X-Repo-Commit": commit})
         if rest.startswith("/tree/"):
             revision, _, inside = rest.removeprefix("/tree/").partition("/")

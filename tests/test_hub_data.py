@@ -65,6 +65,7 @@ def test_hub__a_data_set_is_found_pinned_and_decoded_once(repository, tmp_path):
     config = json.loads((tmp_path / "a" / "distill_config.json").read_text())
     assert config["source"]["source"] == "org/shades"
     assert config["source"]["revision"] == commit
+    assert config["source"]["license"] == "mit"
     assert config["classes"] == ["dark", "bright"]
     assert config["image_shape"] == [1, 8, 8]
     assert config["source"]["test_images"] == 20

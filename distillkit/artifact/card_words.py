@@ -241,5 +241,8 @@ def _label_limit(measured: ResultsFile, how: RecipeFile) -> list[str]:
 def license_words(about: ArtifactConfig) -> str:
     """The licence of the source data, which the images derive from."""
     stated = about.source.license
-    words = f"is `{stated}`" if stated and stated != "unknown" else "is not stated by its source"
-    return f"The licence of the source data {words}; the images derive from them, and the same terms apply."
+    if not stated or stated.strip().lower() == "unknown":
+        words = "is unknown to distillkit; ask its source"
+    else:
+        words = f"is `{one_line(stated)}`"
+    return f"The licence of the source data {words}. The images derive from them, and the same terms apply."

@@ -78,6 +78,7 @@ def compress(
     class_names: opt.ClassNames = None,
     image_size: opt.ImageSize = None,
     skip_corrupt: opt.SkipCorrupt = False,
+    license_: opt.License = None,
     paper_protocol: Annotated[
         bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
     ] = False,
@@ -102,7 +103,7 @@ def compress(
     Started by torchrun, its processes share the work.
     """
     data = opt.DataOptions(
-        data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
+        data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt, license_
     )
     from distillkit.config import compose
 

@@ -41,6 +41,9 @@ TrainSplit = Annotated[str | None, typer.Option("--train-split", help="Split to 
 TestSplit = Annotated[str | None, typer.Option("--test-split", help="Split for the final accuracies.")]
 ClassNames = Annotated[str | None, typer.Option("--class-names", help="Comma-separated, in label order.")]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels; images are resized and centre-cropped.")]
+License = Annotated[
+    str | None, typer.Option("--license", help="Of the data, for the card; default: as their own card states it.")
+]
 SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -60,6 +63,7 @@ class DataOptions:
     class_names: str | None = None
     image_size: int | None = None
     skip_corrupt: bool = False
+    license: str | None = None
 
     def values(self) -> dict[str, Any]:
         """Settings by dotted key, of the options that were given."""

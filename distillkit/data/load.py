@@ -287,7 +287,7 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> S
         name=location.known.name if location.known else Path(location.source).name,
         source=_public_source(location),
         revision=location.version if location.kind == "hub" else None,
-        license=facts["license"],
+        license=settings.license or _known_license(location) or facts["license"],
         train_split=facts["train_split"],
         test_split=test_split,
         validation_split=f"{settings.validation_fraction:.0%} of the training images, stratified, seed {seed}"
@@ -297,6 +297,12 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> S
         notes=tuple(facts["notes"]),
     )
     return SourceData(train.subset(rest), train.subset(held), test, info, given[rest])
+
+
+def _known_license(location: Location) -> str | None:
+    """What the registry says, else the card of the source; ``unknown`` says nothing."""
+    stated = (location.known.license if location.known else None) or location.license
+    return None if stated is None or stated.strip().lower() == "unknown" else stated
 
 
 def _public_source(location: Location) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from distillkit import storage
 from distillkit.data.registry import DATASETS, KnownDataset
 from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
@@ -34,17 +36,22 @@ SPLIT_FOLDERS = {
     "validation": "validation",
 }
 TEST_SPLITS = ("test", "validation", "valid", "val", "eval")
+LARGEST_CARD = 1_000_000
+"""Bytes of a card that is looked at."""
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a data set is: ``kind`` is ``embedded``, ``parquet``, ``folder`` or ``hub``; ``version`` pins it."""
+    """Where a data set is: ``kind`` is ``embedded``, ``parquet``, ``folder`` or ``hub``; ``version`` pins it;
+    ``license`` is what its card states.
+    """
 
     kind: str
     source: str
     version: Any
     known: KnownDataset | None
+    license: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,8 @@ def locate(settings: DatasetSettings) -> Location:
         _raise_unknown(name)
     hub_id = known.hub_id if known is not None else name
     assert hub_id is not None
-    return Location("hub", hub_id, _hub_revision(hub_id, settings.revision), known)
+    revision, stated = _hub_revision(hub_id, settings.revision)
+    return Location("hub", hub_id, revision, known, stated)
 
 
 def _raise_unknown(name: str) -> None:
@@ -126,7 +134,21 @@ def _locate_folder(folder: Path, known: KnownDataset | None) -> Location:
         raise ConfigError(f"{folder} has one of *?[] in its path, a pattern to 'datasets'; rename the folder")
     stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
     version = [[relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats]
-    return Location(kind, str(folder.resolve()), version, known)
+    return Location(kind, str(folder.resolve()), version, known, _card_license(folder / "README.md"))
+
+
+def _card_license(card: Path) -> str | None:
+    """The licence in the YAML head of a data set card, as on the Hub."""
+    if not card.is_file() or card.stat().st_size > LARGEST_CARD:
+        return None
+    head = re.match(r"---\r?\n(.*?)\r?\n---", card.read_text(encoding="utf-8", errors="replace"), re.S)
+    try:
+        values = yaml.safe_load(head[1]) if head else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    stated = values.get("license") if isinstance(values, dict) else None
+    parts = stated if isinstance(stated, list) else [stated]
+    return ", ".join(map(str, parts)) if stated else None
 
 
 def is_hidden(path: Path, folder: Path) -> bool:
@@ -134,23 +156,26 @@ def is_hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
 
 
-def _hub_revision(hub_id: str, wanted: str | None) -> str:
-    """The commit of ``wanted`` (branch, tag or commit; default the newest); offline, the last one that was seen."""
+def _hub_revision(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
+    """The commit of ``wanted`` (branch, tag or commit; default the newest) and the licence that its card states;
+    offline, what was seen last.
+    """
     memory = storage.cache_root() / "data" / "revisions.json"
-    seen: dict[str, str] = storage.read_json(memory) if memory.exists() else {}
+    seen: dict[str, Any] = storage.read_json(memory) if memory.exists() else {}
     key = f"{hub_id}@{wanted or ''}"
     try:
-        revision = _ask_hub(hub_id, wanted)
+        found = _ask_hub(hub_id, wanted)
     except NetworkError:
         if key not in seen:
             raise
-        return seen[key]
-    if seen.get(key) != revision:
-        storage.write_json(memory, {**seen, key: revision})
-    return revision
+        last = seen[key]
+        return (last, None) if isinstance(last, str) else (last[0], last[1])  # older versions knew no licence
+    if seen.get(key) != [*found]:
+        storage.write_json(memory, {**seen, key: [*found]})
+    return found
 
 
-def _ask_hub(hub_id: str, wanted: str | None) -> str:
+def _ask_hub(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
     try:
         return source_revision(hub_id, wanted)
     except NetworkError as error:

@@ -73,14 +73,16 @@ def retried(action: Callable[[], T], before_retry: Callable[[], T | None] = lamb
 # reading
 
 
-def source_revision(repo: str, revision: str | None) -> str:
-    """The commit of a source data set that ``revision`` stands for.
+def source_revision(repo: str, revision: str | None) -> tuple[str, str | None]:
+    """The commit of a source data set that ``revision`` stands for, and the licence that its card states.
 
     Raises:
         DistillkitError: as ``translated`` says.
     """
     with translated(str(Address(repo, revision))):
-        return str(retried(lambda: _api(None).dataset_info(repo, revision=revision)).sha)
+        info = retried(lambda: _api(None).dataset_info(repo, revision=revision))
+    stated = None if info.card_data is None else info.card_data.get("license")
+    return str(info.sha), ", ".join(map(str, stated)) if isinstance(stated, list) else stated
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,8 @@ def place_of(name: str) -> str:
 def determining(settings: RunSettings) -> dict[str, Any]:
     """The settings that determine a run's result, as JSON."""
     values = settings.model_dump(mode="json")
-    values["dataset"].pop("data_root")
+    for name in ("data_root", "license"):  # where the data lie, and what is said of them
+        values["dataset"].pop(name)
     values["dataset"]["name"] = place_of(settings.dataset.name)
     values.pop("artifact")  # how the result is stored: a finished run is packed again, not made again
     return values
