@@ -21,9 +21,11 @@ from distillkit.artifact.card_words import (
     load_lines,
     load_words,
     lr_words,
+    network_words,
     one_line,
     optimizer_words,
     origin_words,
+    paper_links,
     results_table,
     selection_words,
     tensor_bytes,
@@ -113,7 +115,7 @@ def front_matter(about: ArtifactConfig) -> dict[str, Any]:
         "pretty_name": _title(about),
         **_license(about),
         "task_categories": ["image-classification"],
-        "tags": ["distillkit", "dataset-distillation", about.method],
+        "tags": ["distillkit", "dataset-distillation", "dataset-compression", f"ipc-{about.ipc}", about.method],
         "size_categories": [_size_category(count)],
     }
     if about.source.hub_id:
@@ -173,7 +175,9 @@ def _identity(about: ArtifactConfig) -> dict[str, str]:
         "source": source,
         "share": f"{about.size / about.source.train_images:.2%}",
         "byte_share": f"{tensor_bytes(about) / source_bytes:.2%}",
-        "train_images": str(about.source.train_images),
+        "train_images": f"{about.source.train_images:,}",
+        "class_bits": f"{8 * tensor_bytes(about) / about.num_classes / 1e3:.1f} kbit",
+        "papers": paper_links(about),
         "origin": origin_words(about),
         "load_lines": load_lines(about),
         "load_words": load_words(about),
@@ -208,7 +212,7 @@ def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
         "lr_kind": " (learned)" if about.learned and about.settings.distill.lr_lr != 0 else "",
         "drops": f"times {factor:g} from epoch {drops} on with a new optimiser{later}" if drops else "constant",
         "epochs": str(how.schedule.epochs),
-        "batch": str(how.batch_size),
+        "batch": "all images in one batch" if how.batch_size >= about.size else f"batches of {how.batch_size}",
         "loss": "cross-entropy with the label " + ("weights" if about.label_kind == "weights" else "probabilities"),
         "augmentation": augmentation_words(how),
         "preprocessing": _preprocessing(about),
@@ -231,6 +235,7 @@ def _preprocessing(about: ArtifactConfig) -> str:
 def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
     return {
         "table": results_table(how, measured),
+        "network_words": network_words(how),
         "lr_words": lr_words(how, measured),
         "selection": selection_words(about, measured.selection),
         "tuned": tuned_table(measured),

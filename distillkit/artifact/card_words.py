@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 
@@ -44,6 +45,25 @@ def results_table(how: RecipeFile, measured: ResultsFile) -> str:
         cells = [percent(measured.architectures[name]), *(percent(row if name == main else None) for row in others)]
         lines.append("| " + " | ".join([one_line(name), *cells]) + " |")
     return "\n".join(lines)
+
+
+def network_words(how: RecipeFile) -> str:
+    """What ``convnet`` is; other networks say it by their name."""
+    network = how.architecture
+    if network.name != "convnet":
+        return ""
+    blocks = f"{network.depth} blocks" if network.depth else "blocks by the image size"
+    norm = "no normalisation" if network.norm == "none" else f"{network.norm} normalisation"
+    return (
+        f"`convnet` has {blocks} of {network.width} channels: 3 x 3 convolution, {norm}, ReLU, 2 x 2 average pooling."
+    )
+
+
+def paper_links(about: ArtifactConfig) -> str:
+    """Links to the papers that the method's citation names; the Hub lists a set with its papers by them."""
+    found = dict.fromkeys(re.findall(r"arXiv:(\d{4}\.\d{4,5})", about.citation))
+    links = ", ".join(f"[arXiv:{number}](https://arxiv.org/abs/{number})" for number in found)
+    return f" Method: {links}." if links else ""
 
 
 def lr_words(how: RecipeFile, measured: ResultsFile) -> str:
@@ -199,6 +219,8 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
         lines.append(
             "The images were learned for the recipe above; another learning rate or no augmentation costs accuracy."
         )
+    if about.learned or about.imported_from:
+        lines.append("Learned images carry no guarantee of privacy: what they were learned from may be read from them.")
     return "\n".join(f"- {line}" for line in lines)
 
 
