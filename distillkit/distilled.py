@@ -41,7 +41,7 @@ from distillkit.training.loader import TensorLoader
 
 BATCH_NORM_NEEDS = 10
 """Images a class from which batch normalisation is trained as well as the normalisation in its place
-(examples/reference/tuned.md)."""
+(docs/networks.md)."""
 
 
 @dataclass(frozen=True)

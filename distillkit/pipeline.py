@@ -47,6 +47,7 @@ from distillkit.stages.importing import Lost, import_set, preprocessing_layer, p
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.package import package
 from distillkit.stages.probe import check_network
+from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import fresh_networks
 from distillkit.stages.workplace import workplace
 
@@ -111,6 +112,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     check_distillation(run.settings)
     _check_place(out, run.settings.dataset)
     prepared = prepare(run)
+    settle_threads(run, prepared)
     for network in dict.fromkeys((prepared.network, student_settings(run, prepared))):
         check_network(run, prepared, network)  # before anything in the folder is touched
     run = _fitted(run, prepared, out)

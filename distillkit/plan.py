@@ -36,6 +36,7 @@ from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.experts import expert_setup, planned_trajectories
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.student import DEFAULT_KEPT
+from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
@@ -81,6 +82,7 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
     """
     check_distillation(run.settings)
     prepared = prepare(run) if prepared is None else prepared
+    settle_threads(run, prepared)
     costs = measured_costs(run, prepared)
     if run.settings.time_budget is not None:
         run = within(run, dealt_costs(run.settings, costs, processes), run.settings.time_budget)

@@ -294,6 +294,9 @@ def tune(
     console.print_table(f"{found.architecture}: {found.tried[0].candidate.words}", ["", "test accuracy (%)", "n"], rows)
 
 
+SPINS = "1000"
+"""Turns that a thread waits in circles for the others of a step before it sleeps: microseconds. The default of millions
+is no faster on a quiet machine and ruinous on a busy one (examples/benchmarks/results/threads.md)."""
 SHARED = ("compress", "evaluate")
 """Commands whose work several processes share; any other is the business of the first of them."""
 
@@ -304,5 +307,7 @@ def main() -> None:
         if sys.argv[1:2] and sys.argv[1] not in SHARED:
             return
         console.write_a_log()
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     console.speak_any_encoding()
     app()

@@ -177,7 +177,8 @@ DEFAULTS = {
     ATTENTION: Candidate("adamw", 1e-3, 1000, "own"),
 }
 """Recipes of networks with batch normalisation and with attention that have none of their own; ``own`` augmentation is
-the set's. Chosen on validation data over the reference sets (examples/reference/tuned.md).
+the set's. They follow what searches found on digits (cards/digits-ipc10-mtt/recipes); a search for the network at hand
+does better.
 """
 
 

@@ -1,0 +1,55 @@
+"""How many threads of a CPU a run computes with: by the size of its steps.
+
+The threads of a tiny step wait for each other longer than they compute, the more so on cores that other work keeps
+busy. Besides, the command line has them sleep soon instead of waiting in circles, which costs a busy machine up to
+eight times the time of one thread (examples/benchmarks/results/threads.md).
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distillkit.stages.checks import needs_experts
+from distillkit.stages.context import Prepared, Run
+
+THREADS_FROM_FLOP = 2e8
+"""Of a training step, from which two threads are 1.4 times as fast as one on a quiet machine, and at worst 0.7 times on
+a busy one."""
+
+
+def sample_flop(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
+    """Floating point operations of a forward pass of one image [C, H, W]."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(2, *image_shape))
+    return float(counter.get_total_flops()) / 2
+
+
+def settle_threads(run: Run, prepared: Prepared) -> None:
+    """Take as many threads as ``threads`` asks for; else as OMP_NUM_THREADS says; else one for small steps and one for
+    each core for large ones. Nothing to do on a GPU.
+    """
+    if run.device.type != "cpu":
+        return
+    asked = run.settings.threads
+    if asked is None and "OMP_NUM_THREADS" in os.environ:
+        return
+    torch.set_num_threads(asked or fitting_threads(_largest_step(run, prepared), torch.get_num_threads()))
+
+
+def fitting_threads(flop: float, cores: int) -> int:
+    """For a training step of so many operations."""
+    return cores if flop >= THREADS_FROM_FLOP else 1
+
+
+def _largest_step(run: Run, prepared: Prepared) -> float:
+    """Operations of the largest training step of the run: on the synthetic set, or of an expert."""
+    settings, size = run.settings, run.settings.ipc * prepared.num_classes
+    batches = [min(size, settings.distill.batch_size or size), min(size, settings.evaluate.batch_size)]
+    if needs_experts(settings):
+        batches.append(min(len(prepared.train_labels), settings.experts.batch_size))
+    model = prepared.build(prepared.network, 0, "threads")(0)
+    return 3 * max(batches) * sample_flop(model, prepared.image_shape)
