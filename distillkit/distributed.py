@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from distillkit.errors import ConfigError, Interrupted, LostError
 from distillkit.interrupt import StopRequest
@@ -39,8 +39,10 @@ GRACE = 20.0
 """Seconds that a process which was told to stop waits for the others to come to the same place."""
 UNTIL_SAID = 3.0
 """Seconds in which a process that ends says why."""
-FOREVER = timedelta(days=30)
-"""Of the library's own deadline: experts take hours, and who is alive is known from the signs of life."""
+MEETING = timedelta(minutes=5)
+"""In which all processes have to come."""
+FOREVER = timedelta(days=20)
+"""The library's own deadline after that: experts take hours, and who is alive is known from the signs of life."""
 ALIGNED = 16
 FAILED = "failed"
 
@@ -162,6 +164,7 @@ class Link:
 
     def __init__(self, stop: StopRequest | None = None) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self._group: Any = dist.new_group(timeout=FOREVER)
         self.sent_bytes = 0
         self._stop = stop
         self._ended = threading.Event()
@@ -194,16 +197,16 @@ class Link:
     def broadcast(self, content: bytes | None, source: int = 0) -> bytes:
         """``content`` of the process ``source``."""
         size = torch.tensor([0 if content is None else len(content)])
-        self._wait(dist.broadcast(size, source, async_op=True))
+        self._wait(dist.broadcast(size, source, self._group, async_op=True))
         payload = _as_tensor(content) if content is not None else torch.empty(int(size), dtype=torch.uint8)
-        self._wait(dist.broadcast(payload, source, async_op=True))
+        self._wait(dist.broadcast(payload, source, self._group, async_op=True))
         self.sent_bytes += 0 if content is None else len(content) * (self.size - 1)
         return content if content is not None else payload.numpy().tobytes()
 
     def gather(self, content: bytes) -> list[bytes]:
         """The contents of all processes in the order of their ranks."""
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        self._wait(dist.all_gather(sizes, torch.tensor([len(content)]), async_op=True))
+        self._wait(dist.all_gather(sizes, torch.tensor([len(content)]), self._group, async_op=True))
         return [
             part.numpy().tobytes() for part in self.gather_padded(_as_tensor(content), [int(size) for size in sizes])
         ]
@@ -215,7 +218,7 @@ class Link:
             return [payload] * self.size
         own = torch.cat([payload, payload.new_zeros(longest - len(payload))])
         found = [torch.empty_like(own) for _ in range(self.size)]
-        self._wait(dist.all_gather(found, own, async_op=True))
+        self._wait(dist.all_gather(found, own, self._group, async_op=True))
         self.sent_bytes += len(own) * (self.size - 1)
         return [part[:length] for part, length in zip(found, lengths, strict=True)]
 
@@ -311,8 +314,9 @@ def joined(stop: StopRequest | None = None) -> Iterator[World]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=FOREVER)
-    except (RuntimeError, ValueError) as error:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, timeout=MEETING, store=_store(rank), rank=rank, world_size=size)
+    except (RuntimeError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"the processes of the run do not find each other: {first}") from error
     link = Link(stop)
@@ -327,6 +331,16 @@ def joined(stop: StopRequest | None = None) -> Iterator[World]:
         raise
     finally:
         link.close()
+
+
+def _store(rank: int) -> Any:
+    """Where the processes find each other: torchrun's own, or the first one's. It may outlive a restart, and a process
+    that met the addresses of the attempt before would wait for ever.
+    """
+    own = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    found = TCPStore(address, port, is_master=own, timeout=MEETING, wait_for_workers=False)
+    return PrefixStore(f"distillkit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found)
 
 
 def is_launched() -> bool:
