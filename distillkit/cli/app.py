@@ -303,11 +303,19 @@ SHARED = ("compress", "evaluate")
 
 def main() -> None:
     """Entry point of the console script."""
-    if os.environ.get("RANK", "0") != "0" and "WORLD_SIZE" in os.environ:  # started by torchrun, and not the first
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if launched and os.environ.get("RANK") != "0":
         if sys.argv[1:2] and sys.argv[1] not in SHARED:
             return
         console.write_a_log()
     if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     console.speak_any_encoding()
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if launched:  # at once: connections to processes that are gone cannot be taken down in order
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
+        raise
