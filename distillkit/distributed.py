@@ -170,7 +170,8 @@ class Link:
         self._ended = threading.Event()
         self._watch: _Watch | None = None
         self._watch = self._meet()
-        threading.Thread(target=self._beat, daemon=True, name="signs of life").start()
+        self._heart = threading.Thread(target=self._beat, daemon=True, name="signs of life")
+        self._heart.start()
 
     def _meet(self) -> _Watch:
         """A board of the leader's on which every process leaves signs of life, and a failing one its reason."""
@@ -255,8 +256,9 @@ class Link:
             self._board.compare_set(FAILED, "", f"process {self.rank + 1} of {self.size}: {sentence}")
 
     def close(self) -> None:
-        """No more messages."""
+        """No more messages. A thread that is inside the library when the interpreter ends would abort the process."""
         self._ended.set()
+        self._heart.join(2 * BEAT)
         with contextlib.suppress(RuntimeError, ValueError):
             dist.destroy_process_group()
 
