@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help docs docs-serve demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
+.PHONY: help acceptance-gpu docs docs-serve demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -65,6 +65,9 @@ docs-serve: .venv/installed-docs  ## the same in a browser, while one writes
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
+
+acceptance-gpu: install  ## everything that is meant for a GPU, on this one: what works, how fast, sets (DATA: local CIFAR-10)
+	$(BIN)/python examples/gpu/acceptance.py --out runs/acceptance $(if $(DATA),--data-root $(DATA))
 
 format:  ## what ruff mends by itself
 	$(BIN)/ruff check --fix .
