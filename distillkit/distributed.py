@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ MEETING = timedelta(minutes=5)
 FOREVER = timedelta(days=20)
 """The library's own deadline after that: experts take hours, and who is alive is known from the signs of life."""
 ALIGNED = 16
+WAITING = "while it waited for the other processes"
 FAILED = "failed"
 
 
@@ -148,8 +150,8 @@ class World:
         other = next((rank for rank, own in sorted(found.items()) if own != found[0]), None)
         if other is not None:
             raise LostError(
-                f"process {other} of {self.size} has another {what} ({found[other]}) than the first ({found[0]}); all "
-                "need the same data, settings, versions and kind of device"
+                f"process {other + 1} of {self.size} has another {what} ({found[other]}) than the first ({found[0]}); "
+                "all need the same data, settings, versions and kind of device"
             )
 
 
@@ -168,12 +170,15 @@ class Link:
         self.sent_bytes = 0
         self._stop = stop
         self._ended = threading.Event()
-        self._watch: _Watch | None = None
-        self._watch = self._meet()
+        self._trouble: LostError | Interrupted | None = None
+        self._looked = time.monotonic()
+        self._meet()
         self._heart = threading.Thread(target=self._beat, daemon=True, name="signs of life")
         self._heart.start()
+        if stop is not None:
+            stop.watch = self.check
 
-    def _meet(self) -> _Watch:
+    def _meet(self) -> None:
         """A board of the leader's on which every process leaves signs of life, and a failing one its reason."""
         host = os.environ["MASTER_ADDR"]
         if self.rank == 0:
@@ -184,16 +189,35 @@ class Link:
             self._board = TCPStore(host, port, is_master=False, wait_for_workers=False)
         self._board.set(f"alive/{self.rank}", "0")
         self.gather(b"")  # all have come
-        return _Watch(self._board, self.rank, self.size)
 
     def _beat(self) -> None:
+        """Leave signs of life and look for those of the others; what is wrong is raised where the run looks."""
         board, count = self._board.clone(), 0
+        watch = _Watch(board, self.rank, self.size)
         while not self._ended.wait(BEAT):
             count += 1
             try:
                 board.set(f"alive/{self.rank}", str(count))
+                watch.look()
+                self._looked = time.monotonic()
             except (RuntimeError, ValueError):
-                return  # the leader is gone, as the next message will show
+                self._trouble = LostError(f"the first process of the run is gone; {_AGAIN}")
+                return
+            except (LostError, Interrupted) as error:
+                self._trouble = error
+                return
+
+    def check(self) -> None:
+        """Are the others well?
+
+        Raises:
+            LostError: one failed or is gone.
+            Interrupted: one was told to stop.
+        """
+        if self._trouble is not None:
+            raise self._trouble
+        if time.monotonic() - self._looked > GIVEN_UP_AFTER:
+            raise LostError(f"the first process was not heard of for {GIVEN_UP_AFTER:.0f} s; {_AGAIN}")
 
     def broadcast(self, content: bytes | None, source: int = 0) -> bytes:
         """``content`` of the process ``source``."""
@@ -230,30 +254,43 @@ class Link:
             LostError: another process failed or is gone.
             Interrupted: this one was told to stop, and the others do not come.
         """
-        begin = looked = time.monotonic()
+        begin = time.monotonic()
         stopping: float | None = None
         while not work.is_completed():
             now = time.monotonic()
-            if now - looked >= 1 and self._watch is not None:
-                looked = now
-                self._watch.look(now)
-                if self._stop:
-                    stopping = stopping or now
-                    if now - stopping > GRACE:
-                        self._stop.check("while it waited for the other processes")
+            if self._stop:
+                stopping = stopping or now
+                if now - stopping > GRACE:
+                    self._stop.raise_if_asked(WAITING)
+            try:
+                self.check()
+            except (LostError, Interrupted):
+                if work.is_completed():
+                    break  # the last message of one that is done
+                self._raise_stop()
+                raise
             time.sleep(0 if now - begin < 0.05 else 0.002)
         try:
             work.wait()
         except RuntimeError as error:
-            if self._stop:
-                self._stop.check("while it waited for the other processes")
-            reason = None if self._watch is None else self._watch.reason(UNTIL_SAID)
-            raise LostError(reason or f"another process of the run is gone; {_AGAIN}") from error
+            self._raise_stop()
+            until = time.monotonic() + UNTIL_SAID
+            while self._trouble is None and time.monotonic() < until:
+                time.sleep(0.05)
+            self.check()
+            raise LostError(f"another process of the run is gone; {_AGAIN}") from error
 
-    def failed(self, sentence: str) -> None:
+    def _raise_stop(self) -> None:
+        """Of what ended this process, its own signal is said first."""
+        if self._stop is not None:
+            self._stop.raise_if_asked(WAITING)
+
+    def failed(self, error: BaseException) -> None:
         """Tell the others why this process ends; the first that says so is heard."""
+        sentence = f"process {self.rank + 1} of {self.size}: {str(error) or type(error).__name__}"
+        told = json.dumps([isinstance(error, Interrupted), sentence])
         with contextlib.suppress(RuntimeError, ValueError):
-            self._board.compare_set(FAILED, "", f"process {self.rank + 1} of {self.size}: {sentence}")
+            self._board.compare_set(FAILED, "", told)
 
     def close(self) -> None:
         """No more messages. A thread that is inside the library when the interpreter ends would abort the process."""
@@ -269,37 +306,22 @@ _AGAIN = "run the same command again, with these or fewer processes, to continue
 class _Watch:
     """Looks at the board: did a process say that it failed, does each give signs of life?"""
 
-    def __init__(self, board: TCPStore, rank: int, size: int) -> None:
+    def __init__(self, board: Any, rank: int, size: int) -> None:
         self._board, self._others = board, [other for other in range(size) if other != rank]
         self._seen = {other: ("", time.monotonic()) for other in self._others}
 
-    def look(self, now: float) -> None:
-        """Raises LostError if a process failed or is silent."""
-        try:
-            reason = self.reason()
-            signs = [self._board.get(f"alive/{other}").decode() for other in self._others]
-        except (RuntimeError, ValueError) as error:
-            raise LostError(f"the first process of the run is gone; {_AGAIN}") from error
-        if reason is not None:
-            raise LostError(reason)
-        for other, sign in zip(self._others, signs, strict=True):
+    def look(self) -> None:
+        """Raises LostError if a process failed or is silent, Interrupted if one was told to stop."""
+        if self._board.check([FAILED]):
+            stopped, sentence = json.loads(self._board.get(FAILED))
+            raise (Interrupted if stopped else LostError)(sentence)
+        now = time.monotonic()
+        for other in self._others:
+            sign = self._board.get(f"alive/{other}").decode()
             if sign != self._seen[other][0]:
                 self._seen[other] = (sign, now)
             elif now - self._seen[other][1] > GIVEN_UP_AFTER:
                 raise LostError(f"process {other + 1} was not heard of for {GIVEN_UP_AFTER:.0f} s; {_AGAIN}")
-
-    def reason(self, patience: float = 0.0) -> str | None:
-        """Why a process failed, if one said so within ``patience`` seconds."""
-        until = time.monotonic() + patience
-        while True:
-            try:
-                if self._board.check([FAILED]):
-                    return str(self._board.get(FAILED).decode())
-            except (RuntimeError, ValueError):
-                return None
-            if time.monotonic() >= until:
-                return None
-            time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -317,7 +339,7 @@ def joined(stop: StopRequest | None = None) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(backend, timeout=MEETING, store=_store(rank), rank=rank, world_size=size)
+        dist.init_process_group(backend, timeout=MEETING, store=_store(rank, size), rank=rank, world_size=size)
     except (RuntimeError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"the processes of the run do not find each other: {first}") from error
@@ -327,7 +349,7 @@ def joined(stop: StopRequest | None = None) -> Iterator[World]:
         link.gather(b"")  # none leaves before all are done
     except BaseException as error:
         if not isinstance(error, LostError):  # which another one told
-            link.failed(str(error) or type(error).__name__)
+            link.failed(error)
         if link.rank == 0 and not isinstance(error, Interrupted):
             time.sleep(2 * BEAT)  # the board is this process's; the others look at it now
         raise
@@ -335,14 +357,41 @@ def joined(stop: StopRequest | None = None) -> Iterator[World]:
         link.close()
 
 
-def _store(rank: int) -> Any:
-    """Where the processes find each other: torchrun's own, or the first one's. It may outlive a restart, and a process
-    that met the addresses of the attempt before would wait for ever.
+def _store(rank: int, size: int) -> Any:
+    """Where the processes find each other: torchrun's own, or the first one's.
+
+    It may outlive a restart, and a process that met the addresses of an attempt before would wait for ever. So all
+    agree on a fresh name: each leaves a word of its own, the leader publishes all words with the name, the others
+    answer with it, and when all have answered it says go. Words of an earlier attempt are overwritten, and begin it
+    anew.
     """
     own = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    found = TCPStore(address, port, is_master=own, timeout=MEETING, wait_for_workers=False)
-    return PrefixStore(f"distillkit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found)
+    store = TCPStore(address, port, is_master=own, timeout=MEETING, wait_for_workers=False)
+    board, word, until = PrefixStore("distillkit", store), secrets.token_hex(8), time.monotonic() + MEETING.seconds
+    board.set(f"word/{rank}", word)
+    name, words = "", [""]
+    while time.monotonic() < until:
+        if rank == 0:
+            said = [_read(board, f"word/{other}") for other in range(size)]
+            if all(said) and said != words:
+                name, words = secrets.token_hex(8), said
+                board.set("world", json.dumps([name, words]))
+            if name and all(_read(board, f"answer/{other}") == name for other in range(1, size)):
+                board.set("go", name)
+                return PrefixStore(name, store)
+        else:
+            name, words = json.loads(_read(board, "world") or '["", []]')
+            if len(words) == size and words[rank] == word:
+                board.set(f"answer/{rank}", name)
+                if _read(board, "go") == name:
+                    return PrefixStore(name, store)
+        time.sleep(0.05)
+    raise ValueError(f"not all {size} came within {MEETING.seconds} s")
+
+
+def _read(board: PrefixStore, key: str) -> str:
+    return str(board.get(key).decode()) if board.check([key]) else ""
 
 
 def is_launched() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from distillkit.errors import Interrupted
@@ -17,12 +17,19 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.watch: Callable[[], None] = lambda: None
+        """Raises if something else than a signal ends the run, as another process of it that failed."""
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def check(self, where: str, advice: str = "run the same command again to continue") -> None:
         """Raise ``Interrupted`` if a stop was asked for; ``where`` says what was saved."""
+        self.raise_if_asked(where, advice)
+        self.watch()
+
+    def raise_if_asked(self, where: str, advice: str = "run the same command again to continue") -> None:
+        """The same, by a signal alone."""
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             raise Interrupted(f"stopped by {name} {where}; {advice}")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from distillkit import storage
@@ -33,7 +34,7 @@ from distillkit.methods import Layer
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.timm_models import prepare_model
 from distillkit.plan import fitted, with_sizes
-from distillkit.precision import arithmetic, steady
+from distillkit.precision import arithmetic, candidates, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
@@ -43,6 +44,7 @@ from distillkit.stages.context import Prepared, Run, make_run, prepare, run_iden
 from distillkit.stages.distillation import distilled, student_settings
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision
+from distillkit.stages.experts import expert_setup
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.package import package
@@ -109,10 +111,14 @@ def default_out(dataset: str, ipc: int, method: str) -> Path:
 
 def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     """All stages into ``out``; those that are done are not done again."""
+    settings = run.settings.model_dump(mode="json", exclude={"dataset": {"data_root"}})
+    run.world.agree("set of settings or versions", storage.fingerprint([settings, versions()]))
     check_distillation(run.settings)
     _check_place(out, run.settings.dataset)
     prepared = prepare(run)
     settle_threads(run, prepared)
+    if run.device.type == "cpu":
+        torch.set_num_threads(run.world.decided(torch.get_num_threads))
     for network in dict.fromkeys((prepared.network, student_settings(run, prepared))):
         check_network(run, prepared, network)  # before anything in the folder is touched
     run = _fitted(run, prepared, out)
@@ -150,12 +156,16 @@ def _agree(run: Run, prepared: Prepared) -> None:
     if run.world.size == 1:
         return
     if needs_experts(run.settings):
-        prepared.decided["experts"] = run.world.decided(lambda: expert_precision(run, prepared))
+        chosen = run.world.decided(lambda: expert_precision(run, prepared))
+        if chosen not in candidates(run.settings.precision, run.device):
+            raise ConfigError(f"the first process computes in {chosen}, which this one cannot; --precision fp32")
+        prepared.decided["experts"] = chosen
+        run.world.agree("set-up of experts", storage.fingerprint(expert_setup(run, prepared)))
     digest = hashlib.sha256()
     for tensor in prepared.preprocess.to_tensors().values():
         storage.sha256_tensor(digest, tensor)
     run.world.agree("preprocessing of the data", digest.hexdigest()[:16])
-    run.world.agree("run", storage.fingerprint([run_identity(run, prepared), versions()]))
+    run.world.agree("run", storage.fingerprint([run_identity(run, prepared), run.steady_precision]))
 
 
 def _check_place(out: Path, dataset: DatasetSettings) -> None:
@@ -318,6 +328,8 @@ def evaluate(
                 norm=parsed[name].replace_norm,
             )[1]
             listener.note(f"{name}: {'; '.join(notes) if notes else 'as timm makes it'}")
+    asked = [ds.config, ds.recipe, versions(), list(parsed), networks, seed, precision]
+    world.agree("artifact, version or wish", storage.fingerprint(asked))
     test = ds.load_source(data_root=data_root).test
     exam = Examination(ds.preprocess(test.images.to(place)), test.labels.to(place))
     training = TrainingSet(ds.images.to(place), ds.targets.to(place))

@@ -223,10 +223,10 @@ def evaluate(
 
     if save and not is_folder(artifact):
         raise ConfigError(f"--save writes into a folder, {artifact!r} is none; 'distillkit pull' it first")
-    ds = load_distilled(artifact, token=token)
-    if save:
-        pipeline.check_free(ds, arch or ["convnet"])
     with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
+        ds = load_distilled(artifact, token=token)
+        if save:
+            pipeline.check_free(ds, arch or ["convnet"])
         reports = pipeline.evaluate(
             ds,
             arch or ["convnet"],

@@ -173,7 +173,17 @@ def _dealt(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork
         ConfigError: this process cannot compute so.
         LostError: another one cannot.
     """
-    world, dealt = run.world, Dealt(task.objective, run.world, task.settings.segments)
+    world, settings = run.world, task.settings
+    uneven = settings.segments % world.size != 0
+    if settings.together == "always" and uneven:
+        raise ConfigError(
+            f"distill.together=always wants equally many students in each of {world.size} processes, there are "
+            f"distill.segments={settings.segments}"
+        )
+    if state.together:  # of another number of processes, which had other shares
+        state.kept = None
+        state.together = None if not uneven else False
+    dealt = Dealt(task.objective, world, settings.segments)
     task = replace(task, objective=dealt)
     if world.leads:
         task = settled(run, prepared, task, network, state)
@@ -183,6 +193,8 @@ def _dealt(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork
         task = settled(run, prepared, task, network, state)
     world.agree("form of computing", storage.canonical_json(state.form()))
     assert isinstance(task.objective, Dealt)
+    if state.together:
+        state.kept = None  # it is that of a share
     return replace(task, objective=task.objective.set_apart())
 
 
@@ -347,11 +359,12 @@ class _Recorder:
         if record.step % settings.picture_every == 0:
             picture = preview_png(state.synthetic(), self._prepared.preprocess)
             storage.write_bytes(self._folder.path / "images" / f"step-{record.step:06d}.png", picture)
-        if self._run.world.any(bool(self._run.stop)):
-            self._run.stop.follow()
-        if self._run.stop or state.selection_due or record.step % settings.checkpoint_every == 0:
+        stopping = self._run.world.any(bool(self._run.stop))
+        if stopping or state.selection_due or record.step % settings.checkpoint_every == 0:
             self._save(state)
-        self._run.stop.check(f"after outer step {record.step}, with a checkpoint")
+        if stopping:
+            self._run.stop.follow()
+            self._run.stop.raise_if_asked(f"after outer step {record.step}, with a checkpoint")
 
     def on_selection(self, accuracy: float | None, state: OuterState) -> None:
         """Write the accuracy as a metrics line of its own."""

@@ -18,11 +18,12 @@ def expert_precision(run: Run, prepared: Prepared) -> str:
 
     Decided once for ``prepared``: it is part of what the experts are.
     """
+    if "experts" in prepared.decided:
+        return prepared.decided["experts"]
     allowed = candidates(run.settings.precision, run.device)
     if len(allowed) == 1:
         return allowed[0]
-    if "experts" not in prepared.decided:
-        prepared.decided["experts"] = _fastest_that_agrees(run, prepared, allowed)
+    prepared.decided["experts"] = _fastest_that_agrees(run, prepared, allowed)
     return prepared.decided["experts"]
 
 

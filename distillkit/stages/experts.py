@@ -13,7 +13,7 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distributed import World
-from distillkit.errors import ConfigError, TrajectoryError
+from distillkit.errors import ConfigError, LostError, TrajectoryError
 from distillkit.experts.difficulty import find_score
 from distillkit.experts.recipe import CLIPPED, RANKED, expert_recipe
 from distillkit.precision import arithmetic
@@ -184,6 +184,7 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     if settings.source is not None:
         states = {index: store.state(index) for index in range(settings.count)}
         _check_given(store, states, data_setup(run, prepared))
+        _check_alike(run.world, store, range(settings.count))
         _tell_origins(run, store, states)
         return store
     raw_store = TrajectoryStore.for_setup(raw_setup(run, prepared))
@@ -201,7 +202,28 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
         _make_missing(run, prepared, store, raw_store, wanted, missing)
     if run.world.size > 1 and any(lacking.values()):
         _exchange(run.world, store, wanted)
+    _check_alike(run.world, store, wanted)
     return store
+
+
+def _check_alike(world: World, store: TrajectoryStore, experts: Iterable[int]) -> None:
+    """Caches of several hosts may hold the same experts from runs that ended at other bytes, as GPUs do.
+
+    Raises:
+        LostError: they do.
+    """
+    if world.size == 1:
+        return
+    records = [(index, store.record(index)) for index in experts]
+    found = world.shared({world.rank: [[index, record["epochs"], record["sha256"]] for index, record in records]})
+    firsts = {(index, epochs): sha256 for index, epochs, sha256 in found[0]}
+    for rank, own in found.items():
+        other = next((row for row in own if firsts.get((row[0], row[1]), row[2]) != row[2]), None)
+        if other is not None:
+            raise LostError(
+                f"process {rank + 1} of {world.size} has another expert {other[0]} in its cache than the first; "
+                f"'distillkit experts clear {store.folder.name}' on one of the hosts, and it is sent"
+            )
 
 
 def _make_missing(
@@ -239,6 +261,7 @@ def _exchange(world: World, store: TrajectoryStore, wanted: dict[int, int]) -> N
     Raises:
         TrajectoryError: an expert is nowhere.
     """
+    world.any(False)  # all are done
     own = [index for index, epochs in wanted.items() if store.state(index, epochs) != "good"]
     lacking = world.shared({world.rank: own})
     for index in sorted({index for some in lacking.values() for index in some}):

@@ -31,9 +31,9 @@ def workplace(run: Run, out: Path, identity: dict[str, Any], replace: bool) -> I
             yield folder
         return
     own = storage.cache_root() / "ranks" / f"{storage.fingerprint([str(out.absolute()), identity])}-{run.world.rank}"
+    files, _ = run.world.sent(lambda: ({}, None))  # once the leader holds the folder: another run may not have ended
     shutil.rmtree(own, ignore_errors=True)
     try:
-        files, _ = run.world.sent(lambda: ({}, None))
         for name, content in files.items():
             storage.write_bytes(own / name, content.numpy().tobytes())
         folder = RunFolder(own)

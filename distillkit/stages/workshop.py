@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -58,15 +59,24 @@ class Workshop:
         """
         world = self.run.world
         groups = [tuple(group) for group in world.decided(self._disjoint)]
-        own = [group for place, group in enumerate(groups) if world.owns(place)]
+        own = [group for group in groups if world.owns(group[0] // self.form.size)]
         shared = world.size > 1 and self._cache_is_shared()
         busy = [group for group in own if not self._make_group(group, wait=False)]
         if shared:
             for group in groups:
-                if group not in own and not all(self.store.record_path(index).exists() for index in group):
+                if group not in own and not all(self._seems_done(index) for index in group):
                     self._make_group(group, wait=False)
         for group in busy:
-            self._make_group(group)
+            while not self._make_group(group, wait=False):
+                self.run.stop.check("while another process made an expert that this one waited for")
+                time.sleep(0.2)
+
+    def _seems_done(self, index: int) -> bool:
+        """Whether an expert has all its epochs, by its record alone."""
+        try:
+            return int(self.store.record(index)["epochs"]) >= self.missing[index]
+        except (StorageError, KeyError, TypeError, ValueError):
+            return False
 
     def _disjoint(self) -> list[tuple[int, ...]]:
         """The groups, each expert in the first of its groups."""

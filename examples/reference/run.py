@@ -119,7 +119,9 @@ CPU_FULL = [
         10,
         "quick",
         ("rat",),
-        FULL | {"distill.outer_steps": 10, "distill.select_every": 10, "evaluate.lengths": []},
+        FULL
+        | {"distill.outer_steps": 10, "distill.select_every": 10, "evaluate.lengths": []}
+        | {"evaluate.baselines": ["random"]},
         (
             NARROW | {"distill.outer_steps": 400, "distill.select_every": 100},
             FALLING | {"distill.outer_steps": 300, "distill.select_every": 100},

@@ -81,7 +81,7 @@ def test_a_process_that_cannot_follow_is_named(tmp_path):
     started = in_processes(2, words, lambda rank: tmp_path / "cache")
     notes = [one.communicate(timeout=120)[1] for one in started]
     assert [one.returncode for one in started] == [1, 1]
-    assert "error: process 1 of 2 has another run" in notes[0]
+    assert "error: process 2 of 2 has another set of settings or versions" in notes[0]
     assert notes[0].count("error:") == 1
     assert notes[1] == ""
 
