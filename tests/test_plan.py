@@ -111,3 +111,13 @@ def test_stage_costs__count_the_networks_that_choose_the_baselines_learning_rate
     soft = counts("datm")  # hard labels too, and random images with the experts' labels, a third baseline
     assert (soft["evaluation networks"], soft["baselines' validation networks"]) == (6 * 4, 3 * 3 * 2)
     assert "baselines' validation networks" not in counts("mtt", **{"evaluate.lr": 0.01})
+
+
+def test_processes__share_experts_students_and_networks(tiny):
+    assert [plan.share(pieces, 4) for pieces in (1, 4, 5, 8)] == [1.0, 0.25, 0.4, 0.25]
+    asked = made(tiny, **{"distill.segments": 4, "experts.count": 5, "distill.select_networks": 3}).settings
+    costs = plan.Costs(10.0, 8.0, 3.0, dict.fromkeys(range(5), 2))
+    dealt = plan.dealt_costs(asked, costs, 2)
+    assert (dealt.expert_epoch, dealt.outer_step, dealt.fresh_network) == (6.0, 4.0, 2.0)  # 3 of 5, 2 of 4, 2 of 3
+    stage = plan.StageCost("expert epochs", 10, 10.0, 5)
+    assert [stage.seconds(processes) for processes in (1, 2, 5, 99)] == [100, 60, 20, 20]

@@ -5,9 +5,11 @@ import json
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from distillkit import distributed
 from distillkit.distributed import ALONE
@@ -52,6 +54,38 @@ def test_decisions_are_the_first_ones():
         in_threads(3, lambda world: world.each([4, 5, 6, 7], lambda number: [number, world.rank]))
         == [[[4, 1], [5, 2], [6, 0], [7, 1]]] * 3
     )
+
+
+def test_processes_meet_under_a_fresh_name_after_a_restart(monkeypatch):
+    """The store is torchrun's and outlives its workers: what an attempt before left there misleads nobody, also when
+    one process comes much later than the other.
+    """
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(server.port))
+
+    def attempt(late, size):
+        def come(rank):
+            time.sleep(0.3 if rank == late else 0)
+            store = distributed._store(rank, size)
+            store.set(f"was here {rank}", "yes")
+            store.wait([f"was here {other}" for other in range(size)])
+            return store
+
+        with ThreadPoolExecutor(size) as pool:
+            stores = list(pool.map(come, range(size)))
+        assert all(store.num_keys() == stores[0].num_keys() for store in stores)
+        return stores
+
+    before = attempt(late=1, size=3)
+    for late, size in ((0, 3), (2, 3), (1, 2)):
+        after = attempt(late, size)
+        key = f"only now: {late}, {size}"
+        after[0].set(key, "yes")
+        assert after[1].check([key])
+        assert not before[1].check([key])
+        before = after
 
 
 def test_one_process_asks_nobody():
