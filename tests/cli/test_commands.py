@@ -52,7 +52,8 @@ def test_option_names__are_a_contract():
     names = {option for parameter in get_command(app).commands["compress"].params for option in parameter.opts}
     wanted = """dataset --ipc --method --preset --out --set --config --seed --device --precision --plan --time-budget
         --data-root --image-column --label-column --train-split --test-split --class-names --image-size --skip-corrupt
-        --tracker --yes -y --json --quiet -q --debug --paper-protocol --dtype --arch --tune-budget"""
+        --tracker --yes -y --json --quiet -q --debug --paper-protocol --dtype --arch --tune-budget
+        --license --world"""
     assert names == set(wanted.split())
 
 
