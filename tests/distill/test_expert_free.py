@@ -132,6 +132,18 @@ def test_dsa__functional_form_and_several_networks():
     assert both.carried.shape == (2, task.engine.network.size)
 
 
+def test_dsa__each_network_of_a_step_goes_on_from_its_own__also_where_another_process_has_the_others():
+    task = dsa(restart_every=2, network_epochs=1, batch_size=4, network_lr=0.05, segments=2)
+    s = state()
+    rows = [flatten_parameters(build(10)), flatten_parameters(build(20))]
+    s.carried, s.step = torch.stack(rows), 1
+    both = task.gradient(s, [2, 3]).carried
+    assert torch.equal(both[1], task.gradient(s, [3]).carried[0])
+    for place in (0, 1):  # a pass does not lead far
+        gaps = [(both[place] - row).norm() for row in rows]
+        assert gaps[place] < gaps[1 - place]
+
+
 def test_dsa__the_network_is_trained_on_the_set_between_two_steps_and_fresh_after_them():
     task = dsa(restart_every=2, network_epochs=3, batch_size=4, network_lr=0.05)
     s = state()
