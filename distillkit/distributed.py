@@ -30,6 +30,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from distillkit.errors import ConfigError, Interrupted, LostError
 from distillkit.interrupt import StopRequest
+from distillkit.messages import as_tensor, flat, length_of, of_bytes, packed, shapes_of, unpacked
 
 T = TypeVar("T")
 BEAT = 2.0
@@ -44,7 +45,6 @@ MEETING = timedelta(minutes=5)
 """In which all processes have to come."""
 FOREVER = timedelta(days=20)
 """The library's own deadline after that: experts take hours, and who is alive is known from the signs of life."""
-ALIGNED = 16
 WAITING = "while it waited for the other processes"
 FAILED = "failed"
 
@@ -85,21 +85,21 @@ class World:
         """What ``make`` returns in the leader, something of JSON (tuples become lists), in every process."""
         if self.link is None:
             return make()
-        told = _packed({}, make()) if self.leads else None
-        value: T = _unpacked(self.link.broadcast(told))[1]
+        told = packed({}, make()) if self.leads else None
+        value: T = unpacked(self.link.broadcast(told))[1]
         return value
 
     def sent(self, make: Callable[[], tuple[Mapping[str, Tensor], Any]]) -> tuple[Mapping[str, Tensor], Any]:
         """Tensors (on the CPU) and JSON that ``make`` returns in the leader, in every process."""
         if self.link is None:
             return make()
-        return _unpacked(self.link.broadcast(_packed(*make()) if self.leads else None))
+        return unpacked(self.link.broadcast(packed(*make()) if self.leads else None))
 
     def of(self, rank: int, make: Callable[[], tuple[Mapping[str, Tensor], Any]]) -> tuple[Mapping[str, Tensor], Any]:
         """Tensors and JSON that ``make`` returns in the process of that rank, in every process."""
         if self.link is None:
             return make()
-        return _unpacked(self.link.broadcast(_packed(*make()) if self.rank == rank else None, rank))
+        return unpacked(self.link.broadcast(packed(*make()) if self.rank == rank else None, rank))
 
     def each(self, numbers: Sequence[int], work: Callable[[int], T]) -> list[T]:
         """``work`` of each of ``numbers`` in their order, done by the process that owns it; its results are of JSON."""
@@ -111,28 +111,28 @@ class World:
         """What any process found, by number; of JSON."""
         if self.link is None:
             return dict(found)
-        parts = self.link.gather(_packed({}, [[number, value] for number, value in found.items()]))
-        return {number: value for part in parts for number, value in _unpacked(part)[1]}
+        parts = self.link.gather(packed({}, [[number, value] for number, value in found.items()]))
+        return {number: value for part in parts for number, value in unpacked(part)[1]}
 
     def gathered(self, found: Mapping[int, Mapping[str, Tensor]], device: torch.device) -> dict[int, dict[str, Tensor]]:
         """The tensors of all processes by number and name, on ``device``, where they stay on their way."""
         if self.link is None:
             return {number: dict(tensors) for number, tensors in found.items()}
         heads = [
-            _unpacked(part)[1]
-            for part in self.link.gather(_packed({}, [[number, _shapes(own)] for number, own in found.items()]))
+            unpacked(part)[1]
+            for part in self.link.gather(packed({}, [[number, shapes_of(own)] for number, own in found.items()]))
         ]
-        flat = [_flat(tensor) for tensors in found.values() for tensor in tensors.values()]
-        lengths = [sum(_length(shape, dtype) for _, own in head for shape, dtype in own.values()) for head in heads]
-        payload = torch.cat(flat) if flat else torch.empty(0, dtype=torch.uint8, device=device)
+        parts = [flat(tensor) for tensors in found.values() for tensor in tensors.values()]
+        lengths = [sum(length_of(shape, dtype) for _, own in head for shape, dtype in own.values()) for head in heads]
+        payload = torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8, device=device)
         everything = {}
         for head, content in zip(heads, self.link.gather_padded(payload, lengths), strict=True):
             begin = 0
             for number, own in head:
                 tensors = {}
                 for name, (shape, dtype) in own.items():
-                    tensors[name] = _of_bytes(content[begin:], shape, dtype)
-                    begin += _length(shape, dtype)
+                    tensors[name] = of_bytes(content[begin:], shape, dtype)
+                    begin += length_of(shape, dtype)
                 everything[number] = tensors
         return everything
 
@@ -183,9 +183,9 @@ class Link:
         host = os.environ["MASTER_ADDR"]
         if self.rank == 0:
             self._board = TCPStore(host, 0, is_master=True, wait_for_workers=False)
-            self.broadcast(_packed({}, self._board.port))
+            self.broadcast(packed({}, self._board.port))
         else:
-            port = _unpacked(self.broadcast(None))[1]
+            port = unpacked(self.broadcast(None))[1]
             self._board = TCPStore(host, port, is_master=False, wait_for_workers=False)
         self._board.set(f"alive/{self.rank}", "0")
         self.gather(b"")  # all have come
@@ -223,7 +223,7 @@ class Link:
         """``content`` of the process ``source``."""
         size = torch.tensor([0 if content is None else len(content)])
         self._wait(dist.broadcast(size, source, self._group, async_op=True))
-        payload = _as_tensor(content) if content is not None else torch.empty(int(size), dtype=torch.uint8)
+        payload = as_tensor(content) if content is not None else torch.empty(int(size), dtype=torch.uint8)
         self._wait(dist.broadcast(payload, source, self._group, async_op=True))
         self.sent_bytes += 0 if content is None else len(content) * (self.size - 1)
         return content if content is not None else payload.numpy().tobytes()
@@ -233,7 +233,7 @@ class Link:
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         self._wait(dist.all_gather(sizes, torch.tensor([len(content)]), self._group, async_op=True))
         return [
-            part.numpy().tobytes() for part in self.gather_padded(_as_tensor(content), [int(size) for size in sizes])
+            part.numpy().tobytes() for part in self.gather_padded(as_tensor(content), [int(size) for size in sizes])
         ]
 
     def gather_padded(self, payload: Tensor, lengths: Sequence[int]) -> list[Tensor]:
@@ -397,48 +397,3 @@ def _read(board: PrefixStore, key: str) -> str:
 def is_launched() -> bool:
     """Whether ``torchrun``, or another launcher of its kind, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def _packed(tensors: Mapping[str, Tensor], value: Any) -> bytes:
-    """Eight bytes that say how long the head is, the head, the tensors."""
-    head = json.dumps([_shapes(tensors), value]).encode()
-    body = [_flat(tensor.detach().cpu()).numpy().tobytes() for tensor in tensors.values()]
-    return b"".join([len(head).to_bytes(8, "little"), head, *body])
-
-
-def _unpacked(content: bytes) -> tuple[dict[str, Tensor], Any]:
-    length = int.from_bytes(content[:8], "little")
-    shapes, value = json.loads(content[8 : 8 + length])
-    tensors, begin, body = {}, 0, _as_tensor(content[8 + length :])
-    for name, (shape, dtype) in shapes.items():
-        tensors[name] = _of_bytes(body[begin:], shape, dtype).clone()
-        begin += _length(shape, dtype)
-    return tensors, value
-
-
-def _as_tensor(content: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
-
-
-Shape = tuple[list[int], str]
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
-    return {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
-
-
-def _length(shape: Sequence[int], dtype: str) -> int:
-    """Bytes of a tensor on its way."""
-    count = torch.Size(shape).numel() * int(getattr(torch, dtype).itemsize)
-    return -(-count // ALIGNED) * ALIGNED
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """Its bytes, uint8, with zeros up to the next multiple of ``ALIGNED``."""
-    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return torch.cat([content, content.new_zeros(-len(content) % ALIGNED)])
-
-
-def _of_bytes(content: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
-    kind, count = getattr(torch, dtype), torch.Size(shape).numel()
-    return content[: count * kind.itemsize].view(kind).reshape(list(shape))

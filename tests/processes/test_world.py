@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-from distillkit import distributed
+from distillkit import distributed, messages
 from distillkit.distributed import ALONE
 from tests.conftest import TINY
 from tests.processes.worlds import in_processes, in_threads
@@ -30,7 +30,7 @@ def compress(out, **changes):
 def test_messages_come_out_as_they_went_in():
     tensors = {"a": torch.randn(3, 5), "b": torch.arange(7), "c": torch.zeros(0, 4), "d": torch.tensor(2.5).double()}
     tensors |= {"e": torch.randn(4).bfloat16(), "f": torch.tensor([True, False])}
-    found, value = distributed._unpacked(distributed._packed(tensors, {"x": [1, 0.1, None]}))
+    found, value = messages.unpacked(messages.packed(tensors, {"x": [1, 0.1, None]}))
     assert value == {"x": [1, 0.1, None]}
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in found)
