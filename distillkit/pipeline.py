@@ -309,52 +309,62 @@ def evaluate(
     request = StopRequest() if stop is None else stop  # an unset request is false
     place = world.place(resolve_device(device))
     ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
-    own = NetworkSettings.model_validate(ds.recipe["architecture"])
     precision = steady(str(ds.config["settings"].get("precision", "fp32")), place)
-    parsed = {}
-    for text in architectures:
-        network, note = ds.fitting(parse_architecture(text, own), keep="norm=" in text)
-        name = text if note is None else architecture_name(network)
-        parsed[name] = network
-        if note is not None:
-            listener.note(f"{name}: {note}")
-    for name in parsed:
-        if name.startswith("timm/"):
-            notes = prepare_model(
-                parsed[name].name,
-                num_classes=ds.num_classes,
-                image_size=ds.image_shape[1],
-                channels=ds.image_shape[0],
-                norm=parsed[name].replace_norm,
-            )[1]
-            listener.note(f"{name}: {'; '.join(notes) if notes else 'as timm makes it'}")
-    asked = [ds.config, ds.recipe, versions(), list(parsed), networks, seed, precision]
+    found = _networks(ds, architectures, listener)
+    recipes = {name: ds.recipe if common_recipe else ds.recipe_for(name) for name in found}
+    asked = [ds.config, recipes, versions(), networks, seed, precision]
     world.agree("artifact, version or wish", storage.fingerprint(asked))
     test = ds.load_source(data_root=data_root).test
     exam = Examination(ds.preprocess(test.images.to(place)), test.labels.to(place))
     training = TrainingSet(ds.images.to(place), ds.targets.to(place))
-    listener.stage("evaluating", networks * len(parsed))
+    listener.stage("evaluating", networks * len(found))
 
     def after_network(accuracy: float) -> None:
         listener.advance(1, accuracy=accuracy)
         request.check("during evaluation", "nothing was saved")
 
     reports = {}
-    for name, network in parsed.items():
+    for name, network in found.items():
 
         def build(index: int, network: NetworkSettings = network) -> nn.Module:
             return build_network(network, ds.image_shape, ds.num_classes, seed, "evaluate", index, "init")
 
-        own_recipe = ds.recipe if common_recipe else ds.recipe_for(name)
-        if own_recipe is not ds.recipe:
-            listener.note(f"{name}: {recipe_words(own_recipe)}")
-        recipe = recipe_from_json(own_recipe)
+        if recipes[name] is not ds.recipe:
+            listener.note(f"{name}: {recipe_words(recipes[name])}")
+        recipe = recipe_from_json(recipes[name])
         form = fresh_networks(place, recipe, len(ds.images), networks, note=listener.note, processes=world.size)
         with arithmetic(precision, place):
             reports[name] = evaluate_networks(
                 build, training, exam, recipe, seed, networks, after_network, form=form, world=world
             )
     return reports
+
+
+def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Progress) -> dict[str, NetworkSettings]:
+    """The networks by the names of their rows; what of them is changed so that the set can train them is told.
+
+    Raises:
+        ConfigError: an architecture is unknown or does not fit the images.
+    """
+    own = NetworkSettings.model_validate(ds.recipe["architecture"])
+    found = {}
+    for text in architectures:
+        network, note = ds.fitting(parse_architecture(text, own), keep="norm=" in text)
+        name = text if note is None else architecture_name(network)
+        found[name] = network
+        if note is not None:
+            listener.note(f"{name}: {note}")
+    for name, network in found.items():
+        if name.startswith("timm/"):
+            changed = prepare_model(
+                network.name,
+                num_classes=ds.num_classes,
+                image_size=ds.image_shape[1],
+                channels=ds.image_shape[0],
+                norm=network.replace_norm,
+            )[1]
+            listener.note(f"{name}: {'; '.join(changed) if changed else 'as timm makes it'}")
+    return found
 
 
 def check_free(ds: DistilledDataset, architectures: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from distillkit.cli.sharing import card, pull, push
 from distillkit.version import __version__
 
 if TYPE_CHECKING:
+    from distillkit.config import Composed
     from distillkit.distilled import DistilledDataset
     from distillkit.interrupt import StopRequest
     from distillkit.progress import Progress
@@ -121,12 +122,7 @@ def compress(
     composed = compose(dataset, ipc, method, preset, resolve_device(device).type, layers)
     folder = out or pipeline.default_out(dataset, ipc, method)
     if plan:
-        from distillkit.plan import make_plan
-
-        with console.progress(quiet) as progress:
-            run = make_run(composed, resolve_device(device), progress, command=console.command_line())
-            planned = make_plan(run, processes=world)
-        _print_plan(planned, as_json)
+        _plan(composed, device, world, quiet, as_json)
         return
     with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
         place = processes.place(resolve_device(device))
@@ -164,7 +160,14 @@ def _tuned(
     return ds
 
 
-def _print_plan(planned: dict[str, Any], as_json: bool) -> None:
+def _plan(composed: Composed, device: str, processes: int, quiet: bool, as_json: bool) -> None:
+    """Print what the run would cost so many processes."""
+    from distillkit.environment import resolve_device
+    from distillkit.plan import make_plan
+    from distillkit.stages.context import make_run
+
+    with console.progress(quiet) as progress:
+        planned = make_plan(make_run(composed, resolve_device(device), progress), processes=processes)
     if as_json:
         console.print_json(planned)
         return
