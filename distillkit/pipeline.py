@@ -8,6 +8,8 @@ Each stage leaves a file that the next one takes up, so an interrupted run conti
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from distillkit.evaluation.recipe import recipe_from_json, recipe_words
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
-from distillkit.methods import Layer
+from distillkit.methods import Layer, Method
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.timm_models import prepare_model
 from distillkit.plan import fitted, with_sizes
@@ -58,7 +60,7 @@ def compress(
     dataset: str,
     *,
     ipc: int,
-    method: str = "mtt",
+    method: str | Method = "mtt",
     preset: str = "quick",
     out: str | Path | None = None,
     device: str = "auto",
@@ -76,7 +78,7 @@ def compress(
     Args:
         dataset: registered name, Hub id or folder.
         ipc: images per class.
-        method: see ``METHODS``.
+        method: a name of ``METHODS``, ``FILE.py:NAME``, or a ``Method`` (whose run no command line can repeat).
         preset: ``smoke``, ``quick`` or ``paper``.
         out: artifact folder; default ``runs/<dataset>-ipc<N>-<method>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
@@ -96,12 +98,23 @@ def compress(
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
     place = world.place(resolve_device(device))
-    layers = [*overrides, *([Layer("argument", settings)] if settings else [])]
+    layers = [*overrides, *([Layer("argument", settings, asked=True)] if settings else [])]
     composed = compose(dataset, ipc, method, preset, place.type, layers)
-    folder = Path(out) if out is not None else default_out(dataset, ipc, method)
-    words = command or f"distillkit compress {dataset} --ipc {ipc} --method {method} --preset {preset}"
+    folder = Path(out) if out is not None else default_out(dataset, ipc, composed.method.name)
+    words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
     run = make_run(composed, place, progress, stop, words, tracker, world)
     return run_all(run, folder, replace=replace)
+
+
+def _command_words(dataset: str, ipc: int, method: str, preset: str, layers: Sequence[Layer]) -> str:
+    """The command line that repeats the call; absolute paths are shortened to their last part."""
+    name = dataset if dataset in DATASETS or not Path(dataset).is_dir() else Path(dataset).resolve().name
+    words = ["distillkit", "compress", name, "--ipc", str(ipc), "--method", method, "--preset", preset]
+    given = {key: value for layer in layers for key, value in layer.values.items() if key != "dataset.data_root"}
+    for key, value in given.items():
+        shown = Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        words += ["--set", f"{key}={json.dumps(shown)}"]
+    return shlex.join(words)
 
 
 def default_out(dataset: str, ipc: int, method: str) -> Path:
@@ -113,7 +126,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     """All stages into ``out``; those that are done are not done again."""
     settings = run.settings.model_dump(mode="json", exclude={"dataset": {"data_root"}})
     run.world.agree("set of settings or versions", storage.fingerprint([settings, versions()]))
-    check_distillation(run.settings)
+    check_distillation(run.settings, run.asked)
     _check_place(out, run.settings.dataset)
     prepared = prepare(run)
     settle_threads(run, prepared)

@@ -41,7 +41,7 @@ from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
 from distillkit.training.stack import Form, Stack, fit_stack
-from distillkit.trajectories.forms import find_form
+from distillkit.trajectories.forms import FORMS
 from distillkit.trajectories.store import TrajectoryStore
 
 PROBE_STEPS = 3  # steps timed after one that warms up
@@ -80,7 +80,7 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
     Where the settings have a time budget, of the run that fits into it. Time is that of so many ``processes``, each on
     a machine or device as this one.
     """
-    check_distillation(run.settings)
+    check_distillation(run.settings, run.asked)
     prepared = prepare(run) if prepared is None else prepared
     settle_threads(run, prepared)
     costs = measured_costs(run, prepared)
@@ -401,7 +401,7 @@ def _path_bytes(settings: DistillSettings, parameters: int) -> int:
 def _sizes(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> dict[str, Any]:
     settings = run.settings
     parameters = sum(p.numel() for p in prepared.build(student_settings(run, prepared), 0, "plan")(0).parameters())
-    form = find_form(settings.trajectories.form)
+    form = FORMS.chosen(settings)
     most = settings.experts.epochs
     disk = sum(form.size(settings.trajectories, most, epochs, parameters) for epochs in missing.values())
     path = _path_bytes(settings.distill, parameters)

@@ -315,7 +315,7 @@ class EvaluateSettings(Section):
     """The recipe that trains fresh networks on the synthetic set (released ``evaluate_synset``)."""
 
     recipe: Literal["own", "common"] = "own"
-    """With ``--preset paper``: train on the set as the method's paper does (AST differs), or as the others do."""
+    """With preset ``paper``: train on the set as the method's paper does (AST differs), or as the others do."""
     networks: int = Field(5, ge=1)
     """k, fresh networks of each row of the table."""
     epochs: int = Field(1001, ge=1)
@@ -334,7 +334,8 @@ class EvaluateSettings(Section):
     weight_decay: float = Field(5e-4, ge=0)
     """L2 weight decay, not Adam's."""
     lr_drop_epochs: tuple[int, ...] | None = None
-    """First epochs of the lower lr, each with a fresh optimiser; default epochs // 2 + 2: 502 of 1001 as released."""
+    """First epochs of the lower lr, each with a fresh optimiser; default (epochs - 1) // 2 + 2: 502 of
+    1001 as released."""
     lr_drop_factor: float = Field(0.1, gt=0)
     """Factor of each lr drop."""
     momentum_after_drop: float | None = Field(None, ge=0, lt=1)

@@ -106,28 +106,40 @@ def compress(
     data = opt.DataOptions(
         data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt, license_
     )
-    from distillkit.config import compose
+    from distillkit.config import compose, find_method
 
     flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
     flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
     layers = opt.layers(assignments, config, seed, precision, data, flags)
-    compose(dataset, ipc, method, preset, "cpu", layers)  # usage errors before torch is loaded
+    record = find_method(method)
+    compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
 
     from distillkit import pipeline
     from distillkit.distributed import is_launched, joined
     from distillkit.environment import resolve_device
     from distillkit.interrupt import stop_on_signals
-    from distillkit.stages.context import make_run
 
-    composed = compose(dataset, ipc, method, preset, resolve_device(device).type, layers)
-    folder = out or pipeline.default_out(dataset, ipc, method)
     if plan:
+        composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
         _plan(composed, device, world, quiet, as_json)
         return
+    folder = out or pipeline.default_out(dataset, ipc, record.name)
     with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
-        place = processes.place(resolve_device(device))
-        run = make_run(composed, place, progress, stop, console.command_line(), tracker, processes)
-        ds = pipeline.run_all(run, folder, replace=yes)
+        ds = pipeline.compress(
+            dataset,
+            ipc=ipc,
+            method=record,
+            preset=preset,
+            out=folder,
+            device=device,
+            overrides=layers,
+            replace=yes,
+            progress=progress,
+            stop=stop,
+            command=console.command_line(),
+            tracker=tracker,
+            world=processes,
+        )
         if processes.leads:
             ds = _tuned(ds, folder, arch or [], opt.seconds_of(tune_budget), device, data_root, progress, stop)
     if as_json:

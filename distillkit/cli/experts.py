@@ -60,6 +60,7 @@ def train(
 
 
 def _summary(folder: Path) -> dict[str, Any]:
+    from distillkit.experts.recipe import is_ranked
     from distillkit.experts.report import expert_report
     from distillkit.experts.schedule import schedule_of, seen_shares
     from distillkit.trajectories.store import TrajectoryStore
@@ -68,7 +69,7 @@ def _summary(folder: Path) -> dict[str, Any]:
     numbers = store.experts()
     report = expert_report([store.record(number) for number in numbers])
     recipe = store.setup["recipe"]
-    scheduled = recipe.get("order") == "easy-to-hard"
+    scheduled = is_ranked(recipe.get("order", ""))
     return {
         "fingerprint": folder.name,
         "dataset": store.setup["dataset"],

@@ -106,4 +106,4 @@ def layers(
     if precision != "auto":
         flags["precision"] = precision
     found = [read_config_file(config)] if config is not None else []
-    return [*found, Layer("command", flags), parse_assignments(assignments or [])]
+    return [*found, Layer("command", flags, asked=True), parse_assignments(assignments or [])]

@@ -21,7 +21,7 @@ from distillkit.artifact.layout import FILES, check_format
 from distillkit.artifact.schema import Home
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ArtifactError, ConfigError, StorageError, TrajectoryError
-from distillkit.experts.recipe import RANKED
+from distillkit.experts.recipe import is_ranked
 from distillkit.hub import client
 from distillkit.hub.address import Address
 from distillkit.hub.client import Cache, Token
@@ -177,7 +177,7 @@ def _contradictions(about: TrajectoriesFile, setup: dict[str, Any], fingerprint:
         (fingerprint != about.fingerprint or form.form != "convex", "the fingerprint is not that of its set-up"),
         (not named <= set(setup["network"]), "setup.network is not complete"),
         (set(setup["form"]) != set(TrajectorySettings.model_fields) - {"keep_raw"}, "setup.form is not complete"),
-        (recipe.order in RANKED and not scheduled <= set(setup["recipe"]), "setup.recipe lacks the data scheduler"),
+        (is_ranked(recipe.order) and not scheduled <= set(setup["recipe"]), "setup.recipe lacks the data scheduler"),
         ((about.setup.epochs is None) == (recipe.epochs is None), "setup says nowhere, or twice, how many epochs"),
         (any(not one.end <= one.epochs <= epochs for one in about.experts), "an expert has more epochs than all may"),
         (not whole, "a curve has not a number for every epoch"),

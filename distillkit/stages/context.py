@@ -20,6 +20,7 @@ from distillkit.environment import keep_freed_memory, repeatable
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
 from distillkit.interrupt import StopRequest
+from distillkit.methods import Method
 from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
 from distillkit.precision import steady
@@ -36,6 +37,8 @@ class Run:
 
     settings: RunSettings
     origins: dict[str, str]
+    method: Method
+    asked: frozenset[str]
     device: torch.device
     progress: Progress = field(default_factory=Silent)
     stop: StopRequest = field(default_factory=StopRequest)
@@ -45,7 +48,7 @@ class Run:
 
     @property
     def steady_precision(self) -> str:
-        """What everything else that is trained is trained in: networks that evaluate, validate, score images."""
+        """Precision of everything but experts and students: networks that evaluate, validate or score images."""
         return steady(self.settings.precision, self.device)
 
 
@@ -61,7 +64,7 @@ class Prepared:
     train_labels: Tensor
     validation: Examination
     decided: dict[str, str] = field(default_factory=dict, compare=False)
-    """What was decided once by looking at data and machine."""
+    """Choices measured once a run, by name: the experts' precision."""
 
     @property
     def num_classes(self) -> int:
@@ -95,14 +98,25 @@ def make_run(
     """A run of composed settings on a device; sets the arithmetic that they ask for.
 
     Raises:
-        ConfigError: the tracker is not to be had.
+        ConfigError: the tracker is unknown or not installed.
     """
     check_tracker(tracker)
     repeatable(composed.settings.deterministic, device)
     keep_freed_memory(device)
     listener = Silent() if progress is None else progress
     request = StopRequest() if stop is None else stop  # an unset request is false
-    return Run(composed.settings, composed.origins, device, listener, request, command, tracker, world)
+    return Run(
+        composed.settings,
+        composed.origins,
+        composed.method,
+        composed.asked,
+        device,
+        listener,
+        request,
+        command,
+        tracker,
+        world,
+    )
 
 
 def training_images(data: SourceData) -> Tensor:
@@ -188,7 +202,13 @@ def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
         "data": prepared.data.info.fingerprint,
         "device": run.device.type,
         "format": RUN_FORMAT,
+        **own_code(run),
     }
+
+
+def own_code(run: Run) -> dict[str, str]:
+    """What identifies the code of a method of somebody's own; nothing of the project's methods."""
+    return {} if run.method.code is None else {"code": run.method.code}
 
 
 def training_set(synthetic: SyntheticSet, device: torch.device) -> TrainingSet:

@@ -10,7 +10,6 @@ from distillkit import plots, storage
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import read_config
 from distillkit.artifact.write import ArtifactContent, write_artifact
-from distillkit.config import find_method
 from distillkit.data.registry import DATASETS
 from distillkit.environment import hardware, versions
 from distillkit.errors import ArtifactError
@@ -46,8 +45,7 @@ def package(
 ) -> None:
     """Write the artifact's files into the run's output folder; ``provenance``: default that of the method."""
     settings = run.settings
-    method = find_method(settings.method)
-    made_by = provenance or Provenance(method.name, method.title, method.citation)
+    made_by = provenance or Provenance(run.method.name, run.method.title, run.method.citation)
     architecture = prepared.network.model_dump(mode="json")
     recipe = evaluation_recipe(settings.evaluate, synthetic.lr, prepared.augmentation)
     results = _results_json(run, prepared, folder, selection, rows)

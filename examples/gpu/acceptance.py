@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from distillkit import compress, storage
-from distillkit.environment import hardware, versions
+from distillkit import compress
+from distillkit.lab import effective, hardware, storage, versions
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 METHODS = ("rat", "mtt", "ast", "mct", "pad", "datm", "dsa", "dm", "ftd", "best")
@@ -54,7 +54,7 @@ TOLERANCE["side by side"] = 1e-3
 
 def first_step(method, out, device, **changes):
     """Loss and norm of the gradient of the first outer step of a small run on digits."""
-    settings = SMALL | OWN.get(method, {}) | changes
+    settings = effective(SMALL | OWN.get(method, {}) | changes, "digits", 1, method, "smoke")
     compress("digits", ipc=1, method=method, preset="smoke", settings=settings, out=out, device=device)
     row = json.loads((out / "run" / "metrics.jsonl").read_text().splitlines()[1])
     return row["loss"], row["gradient_norm"]
