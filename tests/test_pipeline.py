@@ -12,6 +12,7 @@ from distillkit import compress, evaluate, load_distilled, storage
 from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DataError, Interrupted, StorageError
 from distillkit.interrupt import StopRequest, stop_on_signals
+from distillkit.lab import effective
 from distillkit.pipeline import save_reports
 from distillkit.progress import Silent
 from distillkit.records import EvalReport
@@ -331,7 +332,8 @@ def test_compress__soft_labels_are_measured_beside_hard_ones_and_random_images(t
 
 
 def test_compress__random_images_with_the_experts_labels_need_no_outer_step(tmp_path, tiny):
-    ds = run(tmp_path / "soft", tiny, method="datm", settings={"distill.outer_steps": 0, "distill.init": "real"})
+    settings = {"distill.outer_steps": 0, "distill.init": "real"}
+    ds = run(tmp_path / "soft", effective(tiny | settings, "digits", 2, "datm", "smoke"), method="datm")
     assert ds.config["label_kind"] == "logits"
     assert ds.results["selection"]["split"].startswith("nothing")
 

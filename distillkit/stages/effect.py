@@ -96,6 +96,9 @@ def _reason(key: str, settings: RunSettings) -> str:
         readers = {seam: names for seam, names in readers.items() if seam.startswith("distill.")}
         if section != "distill" and not readers:
             return f"no part of method {settings.method} matches or asks experts"
+    asleep = [seam for seam, names in readers.items() if value_of(settings, seam) in names]
+    if asleep:  # the part is chosen, but nobody asks for it
+        return _reason(asleep[0], settings).replace("it is", f"{asleep[0]} is", 1)
     ways = " or ".join(f"{seam}={'|'.join(names)}" for seam, names in readers.items())
     chosen = ", ".join(f"{seam}={value_of(settings, seam)}" for seam in readers)
     return f"it is read with {ways}, and this run has {chosen}"

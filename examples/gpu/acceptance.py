@@ -148,6 +148,7 @@ def cifar(method, ipc, seconds):
         changes |= {"evaluate.baselines": ["random"], "evaluate.networks": 3}
         out = args.out / "sets" / f"cifar10-ipc{ipc}-{method}"
         settings = changes | (SMALL | {"dataset.max_train": 600} if args.miniature else {})
+        settings = effective(settings, "cifar10", ipc, method, "paper")
         ds = compress("cifar10", ipc=ipc, method=method, preset="paper", settings=settings, out=out, device=args.device)
         row = ds.results["architectures"]["convnet"]
         return {"good": True, "accuracy": row["mean"], "std": row["std"], "seconds": ds.config["wall_time_seconds"]}

@@ -21,12 +21,13 @@ WITHOUT_EFFECT = {
     "distill.horizon": (30, "mtt", "distill.start=fresh"),
     "distill.expansion_end_step": (9, "mtt", "distill.sampler=curriculum"),
     "distill.real_batch": (9, "mtt", "distill.matching=real-loss"),
-    "distill.expert_epochs": (1, "rat", "distill.sampler=uniform|continuous|curriculum"),
+    "distill.expert_epochs": (1, "rat", "distill.sampler is read with distill.start=expert, and this run has"),
     "experts.epochs": (3, "rat", "distill.real_order=easy-to-hard, and this run has distill.real_order=shuffle"),
     "experts.count": (3, "rat", "no part of method rat matches or asks experts"),
     "trajectories.dtype": ("float16", "dm", "no part of method dm matches or asks experts"),
     "distill.lr_img": (3.0, "random", "method random learns nothing"),
     "distill.inner_steps": (3, "dm", "distill.objective=unroll"),
+    "distill.init_from": ("x", "rat", "distill.init=artifact, and this run has"),
     "experts.remove_epochs": ((2, 3), "dsa", "distill.real_order=easy-to-hard, and this run has"),
 }
 
