@@ -46,18 +46,22 @@ def pick_test(wanted: str | None, tables: dict[str, Any], train: str, label: str
     Raises:
         ConfigError: there is no such split, it has no labels, or it is the training split.
     """
-    if wanted is not None and wanted.lower() == NO_SPLIT:
+    if wanted is None:
+        return _usual_test(tables, train, label, notes)
+    if wanted.lower() == NO_SPLIT:
         return None
-    if wanted is not None and wanted not in tables:
+    if wanted not in tables:
         raise ConfigError(f"there is no split {wanted!r}; the data set has {', '.join(tables)}")
     if wanted == train:
         raise ConfigError(f"--test-split and --train-split are both {train!r}; test images must not be trained on")
-    if wanted is not None and not _has_labels(tables[wanted], label):
+    if not _has_labels(tables[wanted], label):
         raise ConfigError(
             f"split {wanted!r} has no labels to test on; name another, or --test-split none to cut one from {train!r}"
         )
-    if wanted is not None:
-        return wanted
+    return wanted
+
+
+def _usual_test(tables: dict[str, Any], train: str, label: str, notes: list[str]) -> str | None:
     for kind in ("test", "validation"):
         for name in sorted(tables, key=lambda name: name.lower() != kind):
             if name == train or SPLIT_NAMES.get(name.lower()) != kind:
@@ -65,6 +69,9 @@ def pick_test(wanted: str | None, tables: dict[str, Any], train: str, label: str
             if _has_labels(tables[name], label):
                 return name
             notes.append(f"split {name!r} has no labels, and was passed over")
+    others = [name for name in tables if name != train and SPLIT_NAMES.get(name.lower()) in (None, "train")]
+    if others:
+        notes.append(f"a test split is cut from {train!r}; --test-split uses another: {', '.join(others)}")
     return None
 
 
@@ -90,7 +97,7 @@ def image_column(wanted: str | None, table: Any) -> str:
     """
     if wanted is not None:
         return _named(wanted, table)
-    found = [name for name, feature in table.features.items() if _is_image(feature)]
+    found: list[str] = [name for name, feature in table.features.items() if _is_image(feature)]
     found = found or [
         name for name, feature in table.features.items() if holds_bytes(feature) and name.lower() not in LABEL_NAMES
     ]
@@ -147,8 +154,8 @@ def label_column(wanted: str | None, table: Any, notes: list[str]) -> str:
 
     if wanted is not None:
         return _named(wanted, table)
-    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-    found = found or [name for name in table.column_names if name.lower().rsplit(".", 1)[-1] in LABEL_NAMES]
+    found: list[str] = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
+    found = found or [name for name in table.column_names if is_label_name(name)]
     if len(found) == 1:
         return found[0]
     plain = _plainest(found)
@@ -159,6 +166,11 @@ def label_column(wanted: str | None, table: Any, notes: list[str]) -> str:
     what = "several label columns" if found else "no label column that could be found"
     names = ", ".join(found or table.column_names)
     raise ConfigError(f"the data set has {what} ({names}); name one with --label-column")
+
+
+def is_label_name(name: str) -> bool:
+    """Whether a column is called as those of labels are, in a record too (``json.label``)."""
+    return name.lower().rsplit(".", 1)[-1] in LABEL_NAMES
 
 
 def _plainest(names: Sequence[str]) -> str | None:

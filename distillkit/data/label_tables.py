@@ -64,12 +64,13 @@ class _Images:
 
 
 def read_label_tables(
-    folder: Path, label: str | None, asked: frozenset[str], notes: list[str]
+    folder: Path, image: str | None, label: str | None, asked: frozenset[str], notes: list[str]
 ) -> dict[str, Columns] | None:
     """Columns by split, ``image`` (paths) among them; None where no table tells the labels.
 
     Args:
         folder: of images and tables.
+        image: the column of image names, where it was named.
         label: the label column, where it was named.
         asked: names of splits that were asked for.
         notes: hear what was left out.
@@ -89,8 +90,9 @@ def read_label_tables(
     splits: dict[str, Columns] = {}
     for path in conventional or tables:
         columns = _read(path)
-        if columns and (path in conventional or _name_column(columns, path, images, asked) is not None):
-            _collect(path, columns, images, asked, splits, used, notes)
+        named = _name_column(columns, path, images, image, asked)
+        if columns and (path in conventional or named is not None):
+            _collect(path, columns, named, images, asked, splits, used, notes)
     if not any(_has_label(columns, label) for columns in splits.values()):
         return None
     left = len(images.by_path) - len(used)
@@ -168,6 +170,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _collect(
     path: Path,
     columns: Columns,
+    named: str | None,
     images: _Images,
     asked: frozenset[str],
     splits: dict[str, Columns],
@@ -175,7 +178,6 @@ def _collect(
     notes: list[str],
 ) -> None:
     """Lay the rows of one table into ``splits``; rows that name no image are counted."""
-    named = _name_column(columns, path, images, asked)
     if named is None:
         raise DataError(
             f"no column of {path.name} names the images beside it; expected a column file_name with paths from its "
@@ -185,12 +187,16 @@ def _collect(
     by_row = next((name for name in columns if name.lower() in SPLIT_COLUMNS), None)
     others = [name for name in columns if name not in (named, by_row, "image")]
     missing: list[str] = []
+    again = 0
     for row, name in enumerate(columns[named]):
         said = columns[by_row][row] if by_row else None
         split = (split_called(str(said), asked) or str(said)) if said else own
         found = images.find(str(name), path.parent, split, asked) if name is not None else None
         if found is None:
             missing.append(str(name))
+            continue
+        if found in used:
+            again += 1
             continue
         used.add(found)
         cells = splits.setdefault(split or images.split(found, asked) or "train", {})
@@ -201,18 +207,24 @@ def _collect(
             kept.append(columns[other][row])
         for kept in cells.values():  # columns that only other tables have
             kept.extend([None] * (count + 1 - len(kept)))
+    if again:
+        notes.append(f"{again} rows of {path.name} name an image once more; the first row of each counts")
     if missing:
         notes.append(f"{len(missing)} rows of {path.name} name no image here ({missing[0]}), and are left out")
 
 
-def _name_column(columns: Columns, path: Path, images: _Images, asked: frozenset[str]) -> str | None:
+def _name_column(
+    columns: Columns, path: Path, images: _Images, wanted: str | None, asked: frozenset[str]
+) -> str | None:
     """The column whose first values are images: usual names first, then, of tables of no convention, any other."""
+    if wanted in columns:
+        return wanted
     usual = sorted(
         (name for name in columns if name.lower() in NAME_COLUMNS), key=lambda name: NAME_COLUMNS.index(name.lower())
     )
     split = _split_of_table(path, images.folder, asked)
-    others = (name for name in columns if name not in usual and name.lower() not in LABEL_NAMES)
-    for name in [*usual, *(() if path.stem == "metadata" else others)]:
+    others = [name for name in columns if name not in usual and name.lower() not in LABEL_NAMES]
+    for name in usual if path.stem == "metadata" else usual + others:
         values = [str(value) for value in columns[name][:LOOKED_AT] if value is not None]
         found = sum(images.find(value, path.parent, split, asked) is not None for value in values)
         if values and 2 * found >= len(values):

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from distillkit.data.registry import KnownDataset
@@ -52,13 +53,13 @@ def _value(stored: Any, column: str) -> Value | None:
         stored = stored[0]
     if isinstance(stored, bytes):
         stored = stored.decode("utf-8", errors="replace")
-    if stored is None or stored == "" or (isinstance(stored, float) and math.isnan(stored)):
+    if stored is None or stored == "" or (isinstance(stored, (float, Decimal)) and math.isnan(stored)):
         return None
     if isinstance(stored, (bool, str)):
         return str(stored)
     if isinstance(stored, int):
         return stored
-    if isinstance(stored, float) and stored.is_integer():
+    if isinstance(stored, (float, Decimal)) and math.isfinite(stored) and stored == int(stored):
         return int(stored)
     several = isinstance(stored, (list, tuple))
     what = "one label an image" if several else "whole numbers, words or class labels"
@@ -94,7 +95,9 @@ def labelling(
 
     Raises:
         ConfigError: names that are not one for each class, or choices that are no classes.
+        DataError: no row has a label, or each has one of its own.
     """
+    _check_repeated(labels, declared)
     present = {value for value in labels if value is not None}
     values = _declared_values(present, declared)
     if known is not None and known.class_indices is not None and len(values) != len(known.class_indices):
@@ -117,6 +120,17 @@ def labelling(
         {values[position]: class_id for class_id, position in enumerate(used)},
         dict(zip(values, names, strict=True)),
     )
+
+
+def _check_repeated(labels: Sequence[Value | None], declared: Sequence[str] | None) -> None:
+    found = [value for value in labels if value is not None]
+    if not found and labels:
+        raise DataError("the training images have no labels; name another column with --label-column")
+    if declared is None and len(found) > 2 and len(set(found)) == len(found):
+        raise DataError(
+            f"each of the {len(found)} training images has a label of its own ({some([str(v) for v in found[:3]])}, "
+            "...): these are no classes; name another column with --label-column"
+        )
 
 
 def _declared_values(present: set[Value], declared: Sequence[str] | None) -> list[Value]:

@@ -21,6 +21,7 @@ from distillkit.settings import DatasetSettings
 
 LARGEST_CARD = 1_000_000
 """Bytes of a card that is looked at."""
+LONGEST_NAME = 4096
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 READABLE = (
     "expected a folder of class folders, of parquet files, of images with a metadata.csv, of webdataset tars, or one "
@@ -98,6 +99,8 @@ def _refuse_choices(settings: DatasetSettings) -> None:
 def _raise_unknown(name: str) -> None:
     if "/" in name or name.startswith("."):
         raise NotFoundError(f"there is no folder {name}{_similar(name)}")
+    if len(name) > LONGEST_NAME:
+        raise ConfigError(f"the name of the data set has {len(name):,} characters; no path or Hub id is so long")
     close = difflib.get_close_matches(name, DATASETS, 1)
     hint = f"did you mean {close[0]!r}?" if close else "'distillkit datasets' lists them"
     raise ConfigError(f"data set {name!r} is neither a registered name, a folder nor a Hub id org/name; {hint}")
@@ -108,7 +111,8 @@ def _similar(name: str) -> str:
     path = Path(name)
     if not is_folder(str(path.parent)):
         return ""
-    close = difflib.get_close_matches(path.name, [found.name for found in path.parent.iterdir()], 1)
+    names = [found.name for found in path.parent.iterdir() if found.name != path.name]
+    close = difflib.get_close_matches(path.name, names, 1)
     return f"; did you mean {path.parent / close[0]}?" if close else ""
 
 

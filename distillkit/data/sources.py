@@ -37,12 +37,12 @@ def read(location: Location, settings: DatasetSettings) -> RawDataset:
         tables = _folder_tables(Path(location.source), settings, notes)
     else:
         tables = load_tables(location, settings)
-    train_name = pick_train(_split_name(settings.train_split, known and known.train_split, tables), tables)
+    train_name = pick_train(_split_name(settings.train_split, known.train_split if known else None, tables), tables)
     first = tables[train_name]
-    image = image_column(settings.image_column or (known.image_column if known else None), first)
-    label = label_column(settings.label_column or (known.label_column if known else None), first, notes)
+    image = image_column(settings.image_column or _usual(known, "image_column", location, first), first)
+    label = label_column(settings.label_column or _usual(known, "label_column", location, first), first, notes)
     test_name = pick_test(
-        _split_name(settings.test_split, known and known.test_split, tables), tables, train_name, label, notes
+        _split_name(settings.test_split, known.test_split if known else None, tables), tables, train_name, label, notes
     )
     stored = read_labels(first, label)
     classes = labelling(stored, getattr(first.features[label], "names", None), settings, known, notes)
@@ -64,18 +64,27 @@ def _split_name(asked: str | None, usual: str | None, tables: dict[str, Any]) ->
     return meant if meant in tables else wanted
 
 
+def _usual(known: KnownDataset | None, which: str, location: Location, table: Any) -> str | None:
+    """The column of a registered data set; a local copy may have other names."""
+    name: str | None = getattr(known, which, None)
+    return name if location.kind == "hub" or name in table.column_names else None
+
+
 def _folder_tables(folder: Path, settings: DatasetSettings, notes: list[str]) -> dict[str, Any]:
     """Tables of a folder of images by split: labelled by a table beside them, else by the folders that they are in."""
     import datasets
 
-    asked = frozenset({settings.train_split, settings.test_split} - {None, NO_SPLIT})
-    labelled = read_label_tables(folder, settings.label_column, asked, notes)
+    given = (settings.train_split, settings.test_split)
+    asked = frozenset(name for name in given if name is not None and name.lower() != NO_SPLIT)
+    labelled = read_label_tables(folder, settings.image_column, settings.label_column, asked, notes)
     if labelled is None:
         return _class_tables(read_class_folders(folder, asked, notes))
     found = {}
     for split, columns in labelled.items():
         table = datasets.Dataset.from_dict(columns)
         found[split] = table.cast_column("image", datasets.Image())
+        if settings.image_column is not None:  # of names in the table, of images from here on
+            found[split] = found[split].rename_column("image", settings.image_column)
     return found
 
 

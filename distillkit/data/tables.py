@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distillkit.data.columns import is_label_name
 from distillkit.data.listing import files_below
 from distillkit.data.locate import Location
 from distillkit.data.parquet_bounds import check_parquet
@@ -29,7 +33,8 @@ def load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any]
 
     datasets.disable_progress_bars()
     try:
-        loaded = _READERS[location.kind](location, settings)
+        with _quiet():
+            loaded = _READERS[location.kind](location, settings)
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
         raise NotFoundError(f"{location.source} cannot be read: {_first_line(error)}") from error
     except ValueError as error:
@@ -38,14 +43,34 @@ def load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any]
         raise NetworkError(f"{location.source} cannot be fetched: {_first_line(error)}") from error
     except datasets.exceptions.DatasetsError as error:
         raise DataError(f"{location.source} cannot be read: {_first_line(error)}") from error
+    except (tarfile.TarError, LookupError, TypeError, AttributeError, EOFError, OSError) as error:
+        words = f"{type(error).__name__}: {_first_line(error)}"
+        raise DataError(f"{location.source} is damaged, or not what its name says ({words})") from error
     if isinstance(loaded, datasets.Dataset):
         return {str(loaded.split or "train"): loaded}
     return dict(loaded)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """``datasets`` without its own lines on errors that it raises as well."""
+    from datasets.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def _of_value_error(error: ValueError, location: Location) -> Exception:
+    import pyarrow as pa
+
     if isinstance(error, (ConfigError, DataError)):
         return error
+    if isinstance(error, pa.ArrowException):
+        return DataError(f"{location.source} is damaged: {_first_line(error)}")
     several = re.search(r"[Aa]vailable(?: configs)?: (\[.*?\])", str(error))
     if several is None:
         return ConfigError(f"{location.source} cannot be read: {_first_line(error)}")
@@ -72,7 +97,10 @@ def _parquet(location: Location, settings: DatasetSettings) -> Any:
 
 
 def _webdataset(location: Location, settings: DatasetSettings) -> Any:
-    """Members of a tar that share a name are a row; those in JSON become columns of their own (``json.label``)."""
+    """Members of a tar that share a name are a row; those in JSON become columns of their own (``json.label``).
+
+    A tar of class folders has no labels but these: its folders become the column ``label``.
+    """
     import datasets
 
     source = Path(location.source)
@@ -80,7 +108,7 @@ def _webdataset(location: Location, settings: DatasetSettings) -> Any:
         loaded = datasets.load_dataset("webdataset", data_files={"train": [str(source)]})
     else:
         loaded = datasets.load_dataset(location.source, settings.config_name)
-    return {name: _flat(table) for name, table in loaded.items()}
+    return {name: _with_folders(_flat(table)) for name, table in loaded.items()}
 
 
 def _flat(table: Any) -> Any:
@@ -95,6 +123,13 @@ def _flat(table: Any) -> Any:
     kept = table.remove_columns(records)
     assert images.keys() <= set(kept.column_names)
     return datasets.concatenate_datasets([kept, flat], axis=1)
+
+
+def _with_folders(table: Any) -> Any:
+    if any(is_label_name(name) for name in table.column_names):
+        return table
+    names = [Path(key).parent.name for key in table["__key__"][:]]
+    return table.add_column("label", names) if all(names) else table
 
 
 def _saved(location: Location, settings: DatasetSettings) -> Any:

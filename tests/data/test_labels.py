@@ -1,6 +1,7 @@
 """What a label column may hold, which classes it makes, and which of them are used."""
 
 import re
+from decimal import Decimal
 
 import datasets
 import numpy  # noqa: F401
@@ -42,6 +43,7 @@ def counts(data):
         ([-2, -1, 0], ("-2", "-1", "0")),
         ([b"cat", b"dog", b"cat"], ("cat", "dog")),
         ([[4], [6], [4]], ("4", "6")),
+        ([Decimal(1), Decimal(2), Decimal(1)], ("1", "2")),
     ],
 )
 def test_labels__words_truth_values_and_whole_floats_are_classes(tmp_path, labels, classes):
@@ -75,7 +77,15 @@ def test_labels__colours_go_with_their_class(tmp_path):
     assert dry[:, 1].min() > 100
 
 
-@pytest.mark.parametrize(("labels", "message"), [([0.5, 1.0], r"whole numbers.*0\.5"), ([[1, 2], [3]], "one label an")])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.5, 1.0], r"whole numbers.*0\.5"),
+        ([[1, 2], [3]], "one label an"),
+        ([None, None], "have no labels"),
+        (["a red dog", "a cat", "two cats"], "each of the 3 training images has a label of its own"),
+    ],
+)
 def test_labels__what_can_be_no_class_is_refused(tmp_path, labels, message):
     folder = tmp_path / "set"
     folder.mkdir()

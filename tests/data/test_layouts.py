@@ -131,6 +131,25 @@ def test_table__names_are_looked_up_and_never_opened(tmp_path):
     assert "2 images are in no row of metadata.csv" in said(data)
 
 
+def test_table__an_image_named_twice_is_used_once(tmp_path):
+    """Else the same image would be trained and tested on."""
+    flat(tmp_path)
+    rows = [f"{i % 8}.png,{KINDS[i % 2]}\n" for i in range(16)]
+    (tmp_path / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
+    data = load(tmp_path, image_column="file_name")
+    assert sum(sizes(data)) == 8
+    assert "8 rows of metadata.csv name an image once more" in said(data)
+
+
+def test_splits__of_other_names_are_told(tmp_path):
+    flat(tmp_path)
+    rows = [f"{i}.png,{KINDS[i % 2]},{'train' if i < 6 else 'PublicTest'}\n" for i in range(8)]
+    (tmp_path / "metadata.csv").write_text("file_name,label,split\n" + "".join(rows))
+    assert "a test split is cut from 'train'; --test-split uses another: PublicTest" in said(load(tmp_path))
+    data = load(tmp_path, test_split="PublicTest")
+    assert (data.info.test_split, sizes(data)) == ("PublicTest", (6, 2))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -176,6 +195,14 @@ def test_tiny_imagenet__as_distributed(tmp_path):
         load(tmp_path / "tiny-imagenet-200")
 
 
+def test_registered__a_local_copy_in_class_folders_has_other_columns(tmp_path):
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        for index in range(4):
+            put(tmp_path / "cifar10" / name / f"{index}.png", COLOURS[name.endswith("dog")], (32, 32))
+    data = load("cifar10", data_root=str(tmp_path))  # on the Hub its images are in a column img
+    assert (data.info.source, sizes(data)) == ("uoft-cs/cifar10", (8, 8))
+
+
 def shard(path, count, member):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
@@ -205,6 +232,24 @@ def test_webdataset__single_tar(tmp_path):
     shard(tmp_path / "shades.tar", 10, lambda index: ("cls", str(index % 2).encode()))
     data = load(tmp_path / "shades.tar")
     assert (sizes(data), data.info.source) == ((8, 2), "shades.tar")
+
+
+def test_webdataset__of_class_folders_is_labelled_by_them(tmp_path):
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        for index in range(10):
+            info = tarfile.TarInfo(f"pets/{KINDS[index % 2]}/{index}.png")
+            info.size = len(png(COLOURS[index % 2]))
+            archive.addfile(info, io.BytesIO(png(COLOURS[index % 2])))
+    data = load(tmp_path / "pets.tar")
+    assert data.classes == KINDS
+    assert is_right(data)
+
+
+@pytest.mark.parametrize(("name", "content"), [("x.tar", b"no tar"), ("dataset_dict.json", b"{}")])
+def test_damaged__is_told_by_its_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="is damaged, or not what its name says"):
+        load(tmp_path)
 
 
 def test_save_to_disk__with_and_without_splits(tmp_path):
