@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from distillkit.data.listing import files_below, folders_in, is_image, split_called
+from distillkit.data.listing import files_below, folders_in, is_hidden, is_image, split_called
 from distillkit.errors import DataError
 
 Classes = dict[str, list[Path]]
@@ -24,6 +24,10 @@ def read_class_folders(folder: Path, asked: frozenset[str], notes: list[str]) ->
         DataError: there are no class folders with images.
     """
     splits = {name: _images_of(path, notes) for name, path in split_folders(folder, asked, notes).items()}
+    holders = [path for path in folders_in(folder) if holds_images(path)]
+    if not splits and len(holders) == 1 and kind_of(holders[0]) == "classes":  # an archive unpacked into its own folder
+        notes.append(f"the data set is what {holders[0].name}/ holds")
+        return read_class_folders(holders[0], asked, notes)
     return splits or {"train": _images_of(folder, notes)}
 
 
@@ -60,6 +64,11 @@ def kind_of(folder: Path) -> str:
     below = {path.relative_to(folder).parts[0] for path in images if path.parent != folder}
     annotated = (folder / ANNOTATIONS.format(folder.name)).is_file()
     return "classes" if annotated or (below and below != {"images"}) else "images"
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is any image below ``folder``; the first that is found ends the search."""
+    return any(is_image(path) and not is_hidden(path, folder) for path in folder.rglob("*"))
 
 
 def _images_of(folder: Path, notes: list[str]) -> Classes:

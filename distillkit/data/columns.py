@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ LABEL_NAMES = (
     *("label", "labels", "fine_label", "class", "classes", "class_name", "class_label", "category", "categories"),
     *("target", "targets", "cls", "y", "label_name", "class_id", "category_id", "label_id"),
 )
-"""Usual names of a label column, in lower case; the first two are taken although others are there."""
+"""Usual names of a label column, as ``plain`` writes them; the first two are taken although others are there."""
 NO_SPLIT = "none"
 LOOKED_AT = 1000
 """Labels of a split that tell whether it has any."""
@@ -99,7 +100,7 @@ def image_column(wanted: str | None, table: Any) -> str:
         return _named(wanted, table)
     found: list[str] = [name for name, feature in table.features.items() if _is_image(feature)]
     found = found or [
-        name for name, feature in table.features.items() if holds_bytes(feature) and name.lower() not in LABEL_NAMES
+        name for name, feature in table.features.items() if holds_bytes(feature) and not is_label_name(name)
     ]
     if len(found) == 1:
         return found[0]
@@ -170,7 +171,12 @@ def label_column(wanted: str | None, table: Any, notes: list[str]) -> str:
 
 def is_label_name(name: str) -> bool:
     """Whether a column is called as those of labels are, in a record too (``json.label``)."""
-    return name.lower().rsplit(".", 1)[-1] in LABEL_NAMES
+    return plain(name).rsplit(".", 1)[-1] in LABEL_NAMES
+
+
+def plain(name: str) -> str:
+    """A column's name in lower case, with ``_`` for spaces and dashes: ``Class Name`` is ``class_name``."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def _plainest(names: Sequence[str]) -> str | None:

@@ -6,6 +6,7 @@ A table names images, it opens none: a name is looked up among the images found 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.data.class_folders import kind_of
-from distillkit.data.columns import LABEL_NAMES
-from distillkit.data.listing import files_below, folders_in, is_image, split_called
+from distillkit.data.columns import is_label_name, plain
+from distillkit.data.listing import files_below, folders_in, is_hidden, is_image, split_called
 from distillkit.data.parquet_bounds import check_parquet
 from distillkit.errors import DataError
 
@@ -25,8 +26,8 @@ NAME_COLUMNS = (
     *("file_name", "filename", "file", "path", "filepath", "file_path", "filepaths", "image_path", "image_name"),
     *("image", "img", "image_id", "id", "name"),
 )
-"""Usual names of a column of image names, in lower case."""
-SPLIT_COLUMNS = ("split", "set", "subset", "partition", "data set", "dataset")
+"""Usual names of a column of image names, as ``plain`` writes them."""
+SPLIT_COLUMNS = ("split", "set", "subset", "partition", "data_set", "dataset")
 LARGEST_TABLE = 1 << 30
 """Bytes of a table that is read."""
 LOOKED_AT = 50
@@ -35,7 +36,7 @@ LOOKED_AT = 50
 
 @dataclass
 class _Images:
-    """The images below a folder, by path, by name and by name without its suffix."""
+    """The images below a folder, by path, and by name with and without its suffix, whatever its case."""
 
     folder: Path
     by_path: dict[str, Path] = field(default_factory=dict)
@@ -43,7 +44,7 @@ class _Images:
 
     def add(self, path: Path) -> None:
         self.by_path[path.relative_to(self.folder).as_posix()] = path
-        for name in {path.name, path.stem}:
+        for name in {path.name.casefold(), path.stem.casefold()}:
             self.by_name.setdefault(name, []).append(path)
 
     def split(self, path: Path, asked: frozenset[str]) -> str | None:
@@ -57,7 +58,7 @@ class _Images:
         for path in ((place / clean).as_posix(), clean):
             if path in self.by_path:
                 return self.by_path[path]
-        found = self.by_name.get(clean.rsplit("/", 1)[-1], [])
+        found = self.by_name.get(clean.rsplit("/", 1)[-1].casefold(), [])
         if len(found) > 1:
             found = [path for path in found if self.split(path, asked) == split]
         return found[0] if len(found) == 1 else None
@@ -78,7 +79,7 @@ def read_label_tables(
     Raises:
         DataError: a table names none of the images, or is too large.
     """
-    tables = [path for path in files_below(folder) if _is_table(path, folder)]
+    tables = _tables(folder)
     conventional = [path for path in tables if path.stem == "metadata"]
     if not conventional and not (tables and _is_flat(folder, asked)):
         return None
@@ -94,6 +95,7 @@ def read_label_tables(
         if columns and (path in conventional or named is not None):
             _collect(path, columns, named, images, asked, splits, used, notes)
     if not any(_has_label(columns, label) for columns in splits.values()):
+        notes += _useless(conventional or tables, splits)
         return None
     left = len(images.by_path) - len(used)
     if left:
@@ -101,12 +103,21 @@ def read_label_tables(
     return {split: _typed(columns) for split, columns in splits.items()}
 
 
-def _is_table(path: Path, folder: Path) -> bool:
-    depth = len(path.relative_to(folder).parts)
-    suffix = path.suffix.lower()
-    if path.stem == "metadata":
-        return suffix in (".csv", ".tsv", ".jsonl", ".parquet")
-    return suffix in (".csv", ".tsv") and depth <= 2
+def _useless(tables: Sequence[Path], splits: dict[str, Columns]) -> list[str]:
+    """Why tables beside images tell nothing of their labels."""
+    names = ", ".join(path.name for path in tables)
+    columns = [name for name in dict.fromkeys(name for found in splits.values() for name in found) if name != "image"]
+    if not columns:
+        return [f"{names} beside the images names none of them"]
+    return [f"{names} beside the images has no column of labels ({', '.join(columns)}); name one with --label-column"]
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Tables that may tell of images: ``metadata`` up to three levels down, any CSV here or one level down."""
+    found = {path for level in ("", "*/", "*/*/") for path in folder.glob(f"{level}metadata.*")}
+    found = {path for path in found if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet")}
+    found |= {path for level in ("", "*/") for suffix in (".csv", ".tsv") for path in folder.glob(f"{level}*{suffix}")}
+    return sorted(path for path in found if path.is_file() and not is_hidden(path, folder))
 
 
 def _is_flat(folder: Path, asked: frozenset[str]) -> bool:
@@ -121,7 +132,7 @@ def _is_flat(folder: Path, asked: frozenset[str]) -> bool:
 
 
 def _has_label(columns: Columns, label: str | None) -> bool:
-    return label in columns if label is not None else any(name.lower() in LABEL_NAMES for name in columns)
+    return label in columns if label is not None else any(is_label_name(name) for name in columns)
 
 
 # rows
@@ -142,7 +153,9 @@ def _read(path: Path) -> Columns:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with path.open("rb") as start:
+        wide = start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    with path.open(encoding="utf-16" if wide else "utf-8-sig", errors="replace", newline="") as file:
         head = file.readline()
         file.seek(0)
         delimiter = max("\t;,", key=head.count)
@@ -184,7 +197,7 @@ def _collect(
             "folder, such as train/0001.png"
         )
     own = _split_of_table(path, images.folder, asked)
-    by_row = next((name for name in columns if name.lower() in SPLIT_COLUMNS), None)
+    by_row = next((name for name in columns if plain(name) in SPLIT_COLUMNS), None)
     others = [name for name in columns if name not in (named, by_row, "image")]
     missing: list[str] = []
     again = 0
@@ -220,10 +233,10 @@ def _name_column(
     if wanted in columns:
         return wanted
     usual = sorted(
-        (name for name in columns if name.lower() in NAME_COLUMNS), key=lambda name: NAME_COLUMNS.index(name.lower())
+        (name for name in columns if plain(name) in NAME_COLUMNS), key=lambda name: NAME_COLUMNS.index(plain(name))
     )
     split = _split_of_table(path, images.folder, asked)
-    others = [name for name in columns if name not in usual and name.lower() not in LABEL_NAMES]
+    others = [name for name in columns if name not in usual and not is_label_name(name)]
     for name in usual if path.stem == "metadata" else usual + others:
         values = [str(value) for value in columns[name][:LOOKED_AT] if value is not None]
         found = sum(images.find(value, path.parent, split, asked) is not None for value in values)

@@ -78,7 +78,10 @@ def _folder_tables(folder: Path, settings: DatasetSettings, notes: list[str]) ->
     asked = frozenset(name for name in given if name is not None and name.lower() != NO_SPLIT)
     labelled = read_label_tables(folder, settings.image_column, settings.label_column, asked, notes)
     if labelled is None:
-        return _class_tables(read_class_folders(folder, asked, notes))
+        try:
+            return _class_tables(read_class_folders(folder, asked, notes))
+        except DataError as error:
+            raise DataError("; ".join([str(error), *notes])) from error
     found = {}
     for split, columns in labelled.items():
         table = datasets.Dataset.from_dict(columns)

@@ -38,7 +38,7 @@ def load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any]
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
         raise NotFoundError(f"{location.source} cannot be read: {_first_line(error)}") from error
     except ValueError as error:
-        raise _of_value_error(error, location) from error
+        raise _of_value_error(error, location, settings.config_name) from error
     except ConnectionError as error:
         raise NetworkError(f"{location.source} cannot be fetched: {_first_line(error)}") from error
     except datasets.exceptions.DatasetsError as error:
@@ -64,7 +64,7 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def _of_value_error(error: ValueError, location: Location) -> Exception:
+def _of_value_error(error: ValueError, location: Location, config: str | None) -> Exception:
     import pyarrow as pa
 
     if isinstance(error, (ConfigError, DataError)):
@@ -74,10 +74,8 @@ def _of_value_error(error: ValueError, location: Location) -> Exception:
     several = re.search(r"[Aa]vailable(?: configs)?: (\[.*?\])", str(error))
     if several is None:
         return ConfigError(f"{location.source} cannot be read: {_first_line(error)}")
-    return ConfigError(
-        f"{location.source} has several configurations, {several.group(1)}; name one with "
-        "--set dataset.config_name=NAME"
-    )
+    what = "several configurations," if config is None else f"no configuration {config!r} but"
+    return ConfigError(f"{location.source} has {what} {several.group(1)}; name one with --set dataset.config_name=NAME")
 
 
 def _first_line(error: BaseException) -> str:

@@ -55,12 +55,13 @@ KINDS = ("cat", "dog")
             "".join(json.dumps({"file_name": f"{i}.png", "label": KINDS[i % 2]}) + "\n" for i in range(8)),
         ),
         ("train.csv", "id,Category\n" + "".join(f"{i},{KINDS[i % 2]}\n" for i in range(8))),
+        ("list.csv", "Image,Class Name\n" + "".join(f"{i}.PNG,{KINDS[i % 2]}\n" for i in range(8))),
         ("labels.tsv", "who\tclass\n" + "".join(f"old\\{i}.png\t{KINDS[i % 2]}\n" for i in range(8))),
     ],
 )
 def test_table__beside_the_images_tells_their_labels(tmp_path, name, content):
     flat(tmp_path / "set")
-    (tmp_path / "set" / name).write_text("\ufeff" + content, encoding="utf-8")
+    (tmp_path / "set" / name).write_text("\ufeff" + content, encoding="utf-8" if ";" not in content else "utf-16-le")
     data = load(tmp_path / "set", label_column="animal" if "animal" in content else None)
     assert data.classes == ("cat", "dog")
     assert sizes(data) == (6, 2)
@@ -156,7 +157,8 @@ def test_splits__of_other_names_are_told(tmp_path):
         ("metadata.csv", "file,label\nx1,0\nx2,1\n", "no column of metadata.csv names the images"),
         ("metadata.jsonl", "{nonsense\n", "line 1 of metadata.jsonl is not JSON"),
         ("metadata.jsonl", "[1]\n", "line 1 of metadata.jsonl is not an object"),
-        ("notes.csv", "a,b\n1,2\n", "has no class folders with images.*metadata.csv"),
+        ("notes.csv", "a,b\nx,y\n", "has no class folders with images.*metadata.csv.*notes.csv .* names none of them"),
+        ("list.csv", "image,red,green\n1,0,1\n", r"list.csv .* no column of labels \(red, green\).*--label-column"),
     ],
 )
 def test_table__that_does_not_fit_is_told(tmp_path, name, content, message):
@@ -164,6 +166,15 @@ def test_table__that_does_not_fit_is_told(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         load(tmp_path)
+
+
+def test_folders__of_an_archive_unpacked_into_its_own(tmp_path):
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        for index in range(4):
+            put(tmp_path / "set" / "set" / name / f"{index}.png", COLOURS[name.endswith("dog")])
+    data = load(tmp_path / "set")
+    assert (data.classes, sizes(data)) == (("cat", "dog"), (8, 8))
+    assert "the data set is what set/ holds" in said(data)
 
 
 def tiny_imagenet(folder):
