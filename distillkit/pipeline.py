@@ -245,6 +245,7 @@ def import_files(
     lost: Lost,
     *,
     title: str | None = None,
+    experiment: int | None = None,
     preset: str = "quick",
     out: Path | None = None,
     device: str = "auto",
@@ -257,11 +258,12 @@ def import_files(
     """The field's files as an artifact, measured: what ``distillkit import`` does.
 
     Args:
-        paths: ``images*.pt``, ``labels*.pt``, ``lr*.pt``, or a folder of them, or a ``res_*.pt``.
+        paths: ``images*.pt``, ``labels*.pt``, ``lr*.pt``, or a folder of them, a ``res_*.pt``, or IDC's ``data.pt``.
         kind: ``mtt``, ``datm`` or ``pt``: whose they are.
         dataset: registered name, Hub id or folder that they were distilled from.
         lost: what the files do not say.
         title: of the method, for the card.
+        experiment: which of several in a ``res_*.pt``, the first being 0.
         preset: of the evaluation recipe and network.
         out: artifact folder; default ``runs/<dataset>-ipc<N>-<kind>-imported``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
@@ -275,7 +277,7 @@ def import_files(
         DataError: the files hold no distilled set.
         ConfigError: what they lost was not said, or does not fit.
     """
-    files = read_field_files(paths)
+    files = read_field_files(paths, experiment)
     made_by = provenance(kind, title, files)
     layer = preprocessing_layer(kind, dataset, files, lost)
     place, ipc = resolve_device(device), images_per_class(files)

@@ -80,6 +80,8 @@ def compress(
     image_size: opt.ImageSize = None,
     skip_corrupt: opt.SkipCorrupt = False,
     license_: opt.License = None,
+    classes: opt.Classes = None,
+    without_classes: opt.WithoutClasses = None,
     paper_protocol: Annotated[
         bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
     ] = False,
@@ -104,7 +106,17 @@ def compress(
     Started by torchrun, its processes share the work.
     """
     data = opt.DataOptions(
-        data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt, license_
+        data_root=data_root,
+        image_column=image_column,
+        label_column=label_column,
+        train_split=train_split,
+        test_split=test_split,
+        class_names=class_names,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
+        license=license_,
+        classes=classes,
+        without_classes=without_classes,
     )
     from distillkit.config import compose, find_method
 

@@ -25,7 +25,9 @@ from torch import Tensor
 
 from distillkit import storage
 from distillkit.data import decode, sources, splits
-from distillkit.data.sources import Location, RawDataset, RawSplit
+from distillkit.data.labels import chosen_classes, named_classes
+from distillkit.data.locate import Location
+from distillkit.data.raw import RawDataset, RawSplit
 from distillkit.errors import DataError, StorageError
 from distillkit.progress import Progress
 from distillkit.records import ImageSet, SourceData, SourceInfo
@@ -74,6 +76,10 @@ def _digits(settings: DatasetSettings) -> Decoded:
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     parts = train_test_split(np.arange(len(labels)), test_size=0.25, stratify=bunch.target, random_state=0)
     train, test = (torch.from_numpy(np.sort(part)) for part in parts)
+    names = named_classes([str(digit) for digit in range(10)], settings)
+    chosen = chosen_classes(names, settings)
+    train, test = (part[torch.isin(labels[part], torch.tensor(chosen))] for part in (train, test))
+    labels = torch.tensor([chosen.index(digit) if digit in chosen else -1 for digit in range(10)])[labels]
     tensors = {
         "train.images": images[train],
         "train.labels": labels[train],
@@ -81,7 +87,7 @@ def _digits(settings: DatasetSettings) -> Decoded:
         "test.labels": labels[test],
     }
     facts = {
-        "classes": list(sources.named_classes([str(digit) for digit in range(10)], settings)),
+        "classes": [names[position] for position in chosen],
         "license": "cc-by-4.0",
         "train_split": "train_test_split(test_size=0.25, stratify, random_state=0)",
         "test_split": "the other quarter of it",
@@ -97,6 +103,8 @@ def _decoded_from_cache(location: Location, settings: DatasetSettings, progress:
         "image_column",
         "label_column",
         "class_names",
+        "classes",
+        "without_classes",
         "train_split",
         "test_split",
         "image_size",

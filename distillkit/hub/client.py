@@ -1,6 +1,6 @@
 """The one module that talks to the Hub about artifacts: resolve, peek, fetch, create, upload, tag.
 
-(Source data sets come through ``datasets``, see ``data.sources``, which asks here for their revision.)
+(Source data sets come through ``datasets``, see ``data.locate``, which asks here for their revision.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distillkit.errors import ArtifactError, AuthError, ConfigError, NetworkError, NotFoundError
-from distillkit.hub.address import Address
+from distillkit.hub.address import REVISION, Address
 from distillkit.hub.failures import LOGIN, is_transient, translated
 from distillkit.version import __version__
 
@@ -83,6 +83,25 @@ def source_revision(repo: str, revision: str | None) -> tuple[str, str | None]:
         info = retried(lambda: _api(None).dataset_info(repo, revision=revision))
     stated = None if info.card_data is None else info.card_data.get("license")
     return str(info.sha), ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+
+
+def cached_source(repo: str, revision: str | None) -> Path | None:
+    """The folder of a source data set in the Hub's cache: of ``revision``, or else ``main``, or of the newest commit
+    that is there; None where there is none. No network is used.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
+        return None
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=KIND)
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    if commit is not None:
+        snapshot = folder / "snapshots" / commit
+        return snapshot if snapshot.is_dir() else None
+    found = [path for path in (folder / "snapshots").glob("*") if path.is_dir()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 @dataclass(frozen=True)

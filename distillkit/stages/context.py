@@ -27,6 +27,7 @@ from distillkit.precision import steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
+from distillkit.stages.ipc import check_ipc
 from distillkit.tracking import check_tracker
 from distillkit.version import RUN_FORMAT
 
@@ -130,7 +131,7 @@ def prepare(run: Run, fit_on: Callable[[SourceData], Tensor] = training_images) 
     data = load_data(settings.dataset, run.progress)
     for note in data.info.notes:
         run.progress.note(note)
-    _check_ipc(data, settings)
+    check_ipc(data, settings)
     preprocess = fit_preprocess(settings.dataset, fit_on(data))
     network = settings.network
     if network.name == "convnet" and network.depth is None:
@@ -165,21 +166,9 @@ def fit_preprocess(settings: DatasetSettings, images: Tensor) -> Preprocess:
     return Standardise(torch.tensor(settings.mean).double(), torch.tensor(settings.std).double())
 
 
-def _check_ipc(data: SourceData, settings: RunSettings) -> None:
-    counts, ipc = data.train.class_counts(), settings.ipc
-    limit = settings.dataset.max_train
-    why = f" and dataset.max_train={limit} cuts the rest" if limit else ""
-    fewest = min(range(len(counts)), key=counts.__getitem__)
-    if counts[fewest] < ipc:
-        raise ConfigError(
-            f"--ipc {ipc} is more than class {data.classes[fewest]!r} has: {counts[fewest]} training images "
-            f"(the validation split is held out of them{why})"
-        )
-
-
 def place_of(name: str) -> str:
-    """A data set's name, or where its folder lies: however it is spelled, it is the same data set."""
-    return str(Path(name).resolve()) if name not in DATASETS and Path(name).is_dir() else name
+    """A data set's name, or where its folder or file lies: however it is spelled, it is the same data set."""
+    return str(Path(name).resolve()) if name not in DATASETS and Path(name).exists() else name
 
 
 def determining(settings: RunSettings) -> dict[str, Any]:
