@@ -7,8 +7,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-import yaml
-
+from distillkit.artifact import front_matter as head
 from distillkit.artifact import own_section
 from distillkit.artifact.card_words import (
     LABEL_WORDS,
@@ -164,7 +163,7 @@ def _identity(about: ArtifactConfig) -> dict[str, str]:
         at = f" (revision `{about.source.revision}`)" if about.source.revision else ""
         source = f"[{about.source.hub_id}](https://huggingface.co/datasets/{about.source.hub_id}){at}"
     return {
-        "front_matter": yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=1000).strip(),
+        "front_matter": head.dump(front_matter(about)),
         "title": _title(about),
         "count": str(about.size),
         "kind": "learned" if about.learned or about.imported_from else "real",

@@ -211,11 +211,12 @@ def tensor_header(address: Address, name: str, token: Token = None) -> tuple[dic
 
 @dataclass(frozen=True)
 class RemoteState:
-    """A branch as it is: its commit, its files by content hash, whether the repository is private."""
+    """A branch as it is: its commit, its files by content hash and by size, whether the repository is private."""
 
     head: str
     files: dict[str, str] = field(default_factory=dict)
     private: bool = False
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def content_hashes(content: bytes) -> tuple[str, str]:
@@ -258,8 +259,9 @@ def remote_state(repo: str, revision: str | None, token: Token) -> RemoteState:
     with translated(str(Address(repo, revision))):
         info = retried(lambda: api.repo_info(repo, repo_type=KIND, revision=revision))
         tree = retried(lambda: list(api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=KIND)))
-        files = {entry.path: _hash(entry) for entry in tree if hasattr(entry, "blob_id")}
-        return RemoteState(str(info.sha), files, bool(info.private))
+        files = [entry for entry in tree if hasattr(entry, "blob_id")]
+        hashes, sizes = ({entry.path: what(entry) for entry in files} for what in (_hash, lambda entry: entry.size))
+        return RemoteState(str(info.sha), hashes, bool(info.private), sizes)
 
 
 def _hash(entry: Any) -> str:

@@ -26,7 +26,7 @@ from distillkit.hub import client
 from distillkit.hub.address import Address
 from distillkit.hub.client import Cache, Token
 from distillkit.settings import NetworkSettings, TrajectorySettings
-from distillkit.sharing.experts_card import render_experts_card
+from distillkit.sharing.experts_card import front_matter, render_experts_card
 from distillkit.sharing.experts_schema import TrajectoriesFile
 from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
 from distillkit.trajectories.compact import decode
@@ -97,6 +97,14 @@ class PublishedExperts:
         with contextlib.suppress(StorageError, ValidationError):
             return Home.model_validate(storage.read_json(path))
         return None
+
+    def metadata(self, marker: bytes) -> dict[str, Any]:
+        """The card's metadata as they are generated for this list.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return front_matter(TrajectoriesFile.model_validate_json(marker))
 
     def owns(self, name: str) -> bool:
         """Whether it is one of our files."""

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from distillkit import storage
-from distillkit.artifact import own_section
+from distillkit.artifact import front_matter, own_section
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.schema import Home
-from distillkit.errors import ConfigError, DistillkitError
+from distillkit.errors import ConfigError, DistillkitError, StorageError
 from distillkit.hub import client
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Published, References, RemoteState, Token
@@ -53,6 +53,13 @@ class Publication(Protocol):
     @property
     def home(self) -> Home | None:
         """Where the folder says it was pushed to."""
+
+    def metadata(self, marker: bytes) -> dict[str, Any]:
+        """The card's metadata as they are generated for a repository whose marker file is ``marker``.
+
+        Raises:
+            ValueError: that is not such a file.
+        """
 
     def owns(self, name: str) -> bool:
         """Whether a file of this name in the repository is part of the publication, to be deleted when it has none."""
@@ -104,6 +111,23 @@ class PushReport:
 
 
 @dataclass(frozen=True)
+class _Card:
+    """The card on the Hub: its text, its metadata, and those that were generated for what is there (None: not ours)."""
+
+    text: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    generated: dict[str, Any] | None = None
+
+    def kept(self, card: str, options: PushOptions) -> str:
+        """A card of ours with the metadata of the owner of this one."""
+        if not self.metadata:
+            return card
+        ours = front_matter.read(card, "the card")
+        merged = front_matter.merge(ours, self.metadata, self.generated, ours_wins=options.replace)
+        return card if merged == ours else front_matter.replace(card, merged)
+
+
+@dataclass(frozen=True)
 class _Push:
     """One push: what, where it goes, whose token, the user's section, and the Hub as it was found."""
 
@@ -114,10 +138,12 @@ class _Push:
     own: str
     remote: RemoteState
     known: References
+    card: _Card
 
     def content(self, revision: str | None) -> dict[str, bytes]:
-        """The files with a card that names ``revision``."""
-        return self.publication.content(self.repo, revision, self.own)
+        """The files with a card that names ``revision`` and keeps what the owner wrote into the one on the Hub."""
+        files = self.publication.content(self.repo, revision, self.own)
+        return {**files, FILES.card: self.card.kept(files[FILES.card].decode(), self.options).encode()}
 
 
 def plan_publication(publication: Publication, repo: str, options: PushOptions) -> dict[str, int]:
@@ -148,9 +174,10 @@ def publish(
         client.create_branch(repo, options.branch, token)
     remote = client.remote_state(repo, options.branch, token)
     _check_repository(publication, repo, remote, options)
-    own = _merged_section(publication, repo, remote, options, token)
+    card = _remote_card(publication, repo, remote, options, token)
+    own = _merged_section(publication, repo, card, options)
     known = client.references(repo, token)
-    one = _Push(publication, repo, options, token, own, remote, known)
+    one = _Push(publication, repo, options, token, own, remote, known, card)
     report = _unchanged_request(one) if options.create_pr else _unchanged(one)
     report = report or _publish(one)
     if update_folder and not options.create_pr:
@@ -184,13 +211,30 @@ def _check_repository(publication: Publication, repo: str, remote: RemoteState, 
         )
 
 
-def _merged_section(
-    publication: Publication, repo: str, remote: RemoteState, options: PushOptions, token: Token
-) -> str:
-    if options.replace or FILES.card not in remote.files:
+def _remote_card(publication: Publication, repo: str, remote: RemoteState, options: PushOptions, token: Token) -> _Card:
+    content = client.remote_file(repo, FILES.card, remote.head, token) if FILES.card in remote.files else None
+    if content is None:
+        return _Card()
+    text = content.decode("utf-8", errors="replace")
+    try:
+        metadata = front_matter.read(text, f"the card of {repo}")
+    except ConfigError:
+        if not options.replace:
+            raise
+        metadata = {}
+    if publication.marker not in remote.files:
+        return _Card(text, metadata)
+    marker = client.remote_file(repo, publication.marker, remote.head, token) or b""
+    try:
+        return _Card(text, metadata, publication.metadata(marker))
+    except (ValueError, RecursionError):  # of a newer version, or damaged: what is not as we would write it stays
+        return _Card(text, metadata, {})
+
+
+def _merged_section(publication: Publication, repo: str, card: _Card, options: PushOptions) -> str:
+    if options.replace or not card.text:
         return publication.own_section
-    card = client.remote_file(repo, FILES.card, remote.head, token) or b""
-    theirs = own_section.find(card.decode("utf-8", errors="replace"), f"the card of {repo}")
+    theirs = own_section.find(card.text, f"the card of {repo}")
     home = publication.home
     return own_section.merge(publication.own_section, theirs, home.own_section if home else None, ours_wins=False)
 
@@ -242,10 +286,46 @@ def _publish(one: _Push) -> PushReport:
     revision = None if options.create_pr else options.tag or _next_version(known.tags)
     content = one.content(revision)
     published = _commit(one, content)
+    _check_commit(one, content, published)
     if revision is not None:
         _tag(one, revision, published.commit)
     url = published.url if options.create_pr else client.repository_url(one.repo)
     return PushReport(one.repo, url, published.commit, published.pull_request or revision, True, _sizes(content))
+
+
+def _check_commit(one: _Push, content: dict[str, bytes], published: Published) -> None:
+    """Whether the commit holds exactly what was to be published: an ignore file may have kept files out of it.
+
+    Raises:
+        StorageError: it does not; the message names the files.
+    """
+    done = f"published as commit {published.commit}"
+    try:
+        found = client.remote_state(one.repo, published.pull_request or published.commit, one.token)
+    except DistillkitError as error:
+        raise type(error)(f"{done}, but it could not be checked: {error}; push again to check and tag it") from error
+    wrong = {
+        "lacks": [name for name in content if name not in found.files],
+        "has other bytes in": [name for name in content if name in found.files and not _is_there(name, content, found)],
+        "still has": [name for name in found.files if one.publication.owns(name) and name not in content],
+    }
+    faults = [f"{what} {', '.join(sorted(names))}" for what, names in wrong.items() if names]
+    if not faults:
+        return
+    ignored = [name for name in found.files if Path(name).name == ".gitignore"]
+    cause = (
+        f"{', '.join(ignored)} in the repository" if ignored else "an ignore file in the repository or of the account"
+    )
+    raise StorageError(
+        f"{done}, but it {' and '.join(faults)}; the likely cause is {cause}: mend it on the Hub and push again "
+        "(nothing was tagged)"
+    )
+
+
+def _is_there(name: str, content: dict[str, bytes], found: RemoteState) -> bool:
+    """By size and checksum."""
+    size = found.sizes.get(name, len(content[name]))
+    return size == len(content[name]) and found.files[name] in client.content_hashes(content[name])
 
 
 def _tag(one: _Push, tag: str, commit: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from distillkit import storage
 from distillkit.artifact import own_section
-from distillkit.artifact.card import render_card
+from distillkit.artifact.card import front_matter, render_card
 from distillkit.artifact.layout import FILES, is_published
-from distillkit.artifact.schema import Home
+from distillkit.artifact.schema import ArtifactConfig, Home
 from distillkit.errors import StorageError
 from distillkit.hub.client import Token
 from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
@@ -78,6 +78,14 @@ class PublishedArtifact:
     def home(self) -> Home | None:
         """Where it was pushed to."""
         return self.checked.about.hub
+
+    def metadata(self, marker: bytes) -> dict[str, Any]:
+        """The card's metadata as they are generated for this config.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return front_matter(ArtifactConfig.model_validate_json(marker))
 
     def owns(self, name: str) -> bool:
         """Whether it is one of an artifact's files."""

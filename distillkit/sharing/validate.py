@@ -6,9 +6,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from PIL import Image, UnidentifiedImageError
 
+from distillkit.artifact import front_matter as head
 from distillkit.artifact.card import front_matter
 from distillkit.artifact.layout import FILES, PUBLISHED, recipe_files
 from distillkit.artifact.read import Artifact, largest_sizes, read_artifact
@@ -83,8 +83,7 @@ def _check_parquet(folder: Path, about: ArtifactConfig) -> None:
 def _check_front_matter(folder: Path, about: ArtifactConfig) -> None:
     """The Hub's validator wants lists of texts; it is asked too, but only when there is a network."""
     matter = front_matter(about)
-    again = yaml.safe_load(yaml.safe_dump(matter, sort_keys=False, allow_unicode=True))
-    if again != matter:
+    if head.parse(head.dump(matter)) != matter:
         raise ArtifactError(
             f"{folder}: the card's metadata cannot be written as YAML (a name in it has odd characters)"
         )

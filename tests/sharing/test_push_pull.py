@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import constants
 
 from distillkit import load_distilled, rng
-from distillkit.artifact import own_section
+from distillkit.artifact import front_matter, own_section
 from distillkit.artifact.layout import FILES, PUBLISHED
 from distillkit.artifact.write import write_config
 from distillkit.errors import (
@@ -20,6 +20,7 @@ from distillkit.errors import (
     DataError,
     NetworkError,
     NotFoundError,
+    StorageError,
 )
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
@@ -265,7 +266,8 @@ def test_push__by_xet_as_the_client_does_by_default(hub, copy, tmp_path, monkeyp
     report = push(copy, REPO, PushOptions())
     stored = files_of(hub, "v1")
     assert (report.changed, commits(hub)) == (True, 1)
-    assert stored[FILES.tensors] == b"xet:" + hashlib.sha256((copy / FILES.tensors).read_bytes()).hexdigest().encode()
+    content = (copy / FILES.tensors).read_bytes()
+    assert stored[FILES.tensors].decode() == f"xet:{hashlib.sha256(content).hexdigest()}:{len(content)}"
     assert hub.asked("xet-write-token")
     assert not hub.asked("PUT /large/")
 
@@ -615,3 +617,167 @@ def test_address__two_revisions_are_one_too_many(copy):
         parse_address("org/x@a", "b")
     with pytest.raises(ConfigError, match="has no revisions"):
         load_distilled(copy, revision="v1")
+
+
+# what a commit holds, and whose the card is
+
+
+def test_push__an_ignore_file_in_the_repository_is_found_out(hub, copy):
+    """A commit that lacks files is no success, is not tagged, and is completed once the cause is gone."""
+    push(copy, REPO, PushOptions())
+    repo = hub.repos[REPO]
+    repo.commit("main", {".gitattributes": b"", ".gitignore": b"*.png\ndata/*\n", FILES.config: b"{}"}, "mine")
+    with pytest.raises(StorageError, match=r"lacks curves\.png, data/train.*parquet, preview\.png; .*\.gitignore"):
+        push(copy, REPO, PushOptions())
+    assert list(repo.tags) == ["v1"]
+    repo.commit("main", {name: text for name, text in files_of(hub).items() if name != ".gitignore"}, "mended")
+    report = push(copy, REPO, PushOptions())
+    assert (report.revision, repo.tags["v2"]) == ("v2", report.commit)
+    assert set(PUBLISHED) <= set(files_of(hub, "v2"))
+
+
+def test_push__a_commit_with_other_bytes_is_found_out(hub, copy):
+    original = hub.commit
+
+    def swapped(name, repo, *others):
+        try:
+            original(name, repo, *others)
+        finally:
+            files = repo.commits[repo.branches["main"]]
+            files[FILES.recipe], files["recipes/old.json"] = files[FILES.recipe] + b" ", b"{}"
+
+    hub.commit = swapped
+    with pytest.raises(StorageError, match=r"has other bytes in recipe\.json and still has recipes/old\.json"):
+        push(copy, REPO, PushOptions())
+    assert hub.repos[REPO].tags == {}
+
+
+def test_push__that_cannot_look_at_its_commit_says_so(hub, copy):
+    original = hub.commit
+
+    def then_out_of_order(*arguments):
+        hub.fail("GET .*/tree/", 403, 1)
+        original(*arguments)
+
+    hub.commit = then_out_of_order
+    with pytest.raises(AuthError, match=r"published as commit [0-9a-f]{40}, but it could not be checked: .*refuses"):
+        push(copy, REPO, PushOptions())
+
+
+def change_head(hub, change):
+    """What the owner of the repository does to the head of its card, in the browser."""
+    files = dict(files_of(hub))
+    _, head, body = files[FILES.card].decode().split("---\n", 2)
+    files[FILES.card] = f"---\n{change(head)}---\n{body}".encode()
+    hub.repos[REPO].commit("main", files, "card edited")
+
+
+OWNERS = """language: no
+extra_gated_prompt: "Be kind: yes?"
+extra_gated_fields:
+  Affiliation: text
+  I agree: checkbox
+doi: 10.57967/hf/1234
+viewer: false
+released: 2026-01-02
+"""
+
+
+def matter_of(hub):
+    return front_matter.read(files_of(hub)[FILES.card].decode(), "the card")
+
+
+def test_card__what_its_owner_wrote_on_the_hub_survives_a_push(hub, copy, made, tmp_path):
+    push(copy, REPO, PushOptions())
+    before = matter_of(hub)
+
+    def edited(head):
+        head = head.replace("license: cc-by-4.0", "license: other\nlicense_name: ours\nlicense_link: LICENSE")
+        return head.replace("- distillkit\n", "- distillkit\n- my-own-tag\n").replace("n<1K", "1M<n<10M") + OWNERS
+
+    change_head(hub, edited)
+    write_own(copy, "again")
+    assert push(copy, REPO, PushOptions()).changed
+    after = matter_of(hub)
+    assert after["tags"] == [*before["tags"], "my-own-tag"]
+    assert (after["license"], after["license_name"], after["license_link"]) == ("other", "ours", "LICENSE")
+    assert (after["language"], after["viewer"], after["doi"]) == ("no", False, "10.57967/hf/1234")
+    assert after["extra_gated_prompt"] == "Be kind: yes?"
+    assert after["extra_gated_fields"] == {"Affiliation": "text", "I agree": "checkbox"}
+    assert str(after["released"]) == "2026-01-02"
+    assert after["size_categories"] == ["n<1K"]  # of the content: ours
+    assert {key: after[key] for key in ("configs", "dataset_info", "pretty_name")} == {
+        key: before[key] for key in ("configs", "dataset_info", "pretty_name")
+    }
+    assert "again" in files_of(hub)[FILES.card].decode()
+    fresh = shutil.copytree(made, tmp_path / "fresh")  # a folder that knows nothing of all this
+    for folder in (copy, fresh):
+        assert push(folder, REPO, PushOptions()).changed is False
+    write_own(copy, "and again")
+    push(copy, REPO, PushOptions())
+    assert matter_of(hub) == after
+
+
+def licensed(folder, name):
+    config = json.loads((folder / FILES.config).read_text())
+    write_config(folder, {**config, "source": {**config["source"], "license": name}})
+
+
+def test_card__a_licence_changed_here_and_there_is_asked_about(hub, copy):
+    push(copy, REPO, PushOptions())
+    licensed(copy, "mit")
+    push(copy, REPO, PushOptions())
+    assert matter_of(hub)["license"] == "mit"  # changed here alone
+    change_head(hub, lambda head: head.replace("license: mit", "license: cc0-1.0"))
+    licensed(copy, "apache-2.0")
+    count = commits(hub)
+    with pytest.raises(ConfigError, match="'cc0-1.0', that of this folder is 'apache-2.0', and both were changed"):
+        push(copy, REPO, PushOptions())
+    assert commits(hub) == count
+    push(copy, REPO, PushOptions(replace=True))
+    assert matter_of(hub)["license"] == "apache-2.0"
+
+
+def test_card__of_no_yaml_on_the_hub_is_not_written_over(hub, copy):
+    push(copy, REPO, PushOptions())
+    change_head(hub, lambda head: head + "tags: [\n")
+    write_own(copy, "again")
+    with pytest.raises(ConfigError, match=rf"the metadata of the card of {REPO} are no YAML"):
+        push(copy, REPO, PushOptions())
+    push(copy, REPO, PushOptions(replace=True))
+    assert matter_of(hub)["license"] == "cc-by-4.0"
+
+
+def test_card__gating_of_somebody_elses_repository_stays_and_its_licence_does_not(hub, copy, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / FILES.card).write_text("---\nlicense: mit\ntags: [x]\nextra_gated_prompt: ask\n---\n# Other")
+    hub.add(REPO, tmp_path / "other")
+    push(copy, REPO, PushOptions(replace=True))
+    matter = matter_of(hub)
+    assert (matter["extra_gated_prompt"], matter["license"]) == ("ask", "cc-by-4.0")
+    assert "x" not in matter["tags"]
+
+
+TEXTS = [
+    "1e3",
+    "no",
+    "0o17",
+    "0x1F",
+    "1_000",
+    "010",
+    "1:20",
+    "2024-01-01",
+    "a\x85b",
+    "c\u2028d",
+    ".5",
+    "~",
+    "True",
+    "<<",
+]
+
+
+def test_front_matter__texts_stay_texts_for_readers_of_either_yaml():
+    assert front_matter.parse(front_matter.dump({"names": TEXTS})) == {"names": TEXTS}
+    assert yaml.safe_load(front_matter.dump({"names": TEXTS})) == {"names": TEXTS}
+    lines = front_matter.dump({"names": TEXTS}).splitlines()[1:]
+    assert all(line.removeprefix("- ")[0] in "'\"" for line in lines), lines
