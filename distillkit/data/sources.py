@@ -18,7 +18,7 @@ import yaml
 from distillkit import storage
 from distillkit.data.registry import DATASETS, KnownDataset
 from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
-from distillkit.hub.client import source_revision
+from distillkit.hub.client import source_revision, source_token
 from distillkit.settings import DatasetSettings
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif", ".jp2", ".tga")
@@ -226,7 +226,7 @@ def _load_tables(location: Location, settings: DatasetSettings, notes: list[str]
         if location.kind == "parquet":
             loaded = datasets.load_dataset(location.source, settings.config_name)
         else:
-            loaded = datasets.load_dataset(location.source, config, revision=location.version)
+            loaded = datasets.load_dataset(location.source, config, revision=location.version, token=source_token())
     except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
         raise NotFoundError(f"{location.source} cannot be read: {_first_line(error)}") from error
     except ValueError as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,6 +73,23 @@ def retried(action: Callable[[], T], before_retry: Callable[[], T | None] = lamb
 
 # reading
 
+_SOURCE_TOKEN: ContextVar[Token] = ContextVar("distillkit_source_token", default=None)
+
+
+@contextlib.contextmanager
+def sources_read_with(token: Token) -> Iterator[None]:
+    """Inside the block, source data sets are read from the Hub with this token (None: the saved one)."""
+    before = _SOURCE_TOKEN.set(clean_token(token))
+    try:
+        yield
+    finally:
+        _SOURCE_TOKEN.reset(before)
+
+
+def source_token() -> Token:
+    """What source data sets are read with."""
+    return _SOURCE_TOKEN.get()
+
 
 def source_revision(repo: str, revision: str | None) -> tuple[str, str | None]:
     """The commit of a source data set that ``revision`` stands for, and the licence that its card states.
@@ -80,7 +98,7 @@ def source_revision(repo: str, revision: str | None) -> tuple[str, str | None]:
         DistillkitError: as ``translated`` says.
     """
     with translated(str(Address(repo, revision))):
-        info = retried(lambda: _api(None).dataset_info(repo, revision=revision))
+        info = retried(lambda: _api(source_token()).dataset_info(repo, revision=revision))
     stated = None if info.card_data is None else info.card_data.get("license")
     return str(info.sha), ", ".join(map(str, stated)) if isinstance(stated, list) else stated
 

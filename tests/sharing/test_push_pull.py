@@ -731,7 +731,7 @@ def test_card__a_licence_changed_here_and_there_is_asked_about(hub, copy):
     change_head(hub, lambda head: head.replace("license: mit", "license: cc0-1.0"))
     licensed(copy, "apache-2.0")
     count = commits(hub)
-    with pytest.raises(ConfigError, match="'cc0-1.0', that of this folder is 'apache-2.0', and both were changed"):
+    with pytest.raises(ConfigError, match=r"'cc0-1\.0', that of this folder is 'apache-2\.0', and both were changed"):
         push(copy, REPO, PushOptions())
     assert commits(hub) == count
     push(copy, REPO, PushOptions(replace=True))
