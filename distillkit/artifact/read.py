@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.artifact.encoding import decode
 from distillkit.artifact.layout import FILES, check_format, recipe_file, recipe_files
-from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, TunedRecipeFile
+from distillkit.artifact.schema import AGREEMENT, ArtifactConfig, RecipeFile, ResultsFile, TunedRecipeFile
 from distillkit.data import preprocess
 from distillkit.data.augment import parse_augmentation
 from distillkit.data.preprocess import Preprocess
 from distillkit.errors import ArtifactError, ConfigError, StorageError
+from distillkit.hub.address import looks_like_address
 from distillkit.records import SyntheticSet
 
 MAX_JSON = 2**20  # bytes; a JSON value may take twenty times its text in memory
@@ -68,10 +70,28 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
                 raise StorageError(f"{FILES.preprocess}: std is not positive")
         preprocessing = preprocess.from_tensors(tensors, config.image_shape)
         synthetic = _synthetic(_read(folder / FILES.tensors, tensors_layout(config)), config, preprocessing)
+        _check_agreement(raw, storage.read_metadata(folder / FILES.tensors), recipe, synthetic.lr)
         _check_sums(folder, config)  # last: what is wrong with a file says more than that it is another
     except StorageError as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
     return Artifact(synthetic, preprocessing, raw, recipe, results, folder, recipes)
+
+
+OF_THE_TENSORS = ("label_kind", "ipc", "uint8_range")
+"""What both the config and the header of the tensors say; a reader of the tensors goes by them."""
+
+
+def _check_agreement(config: dict[str, Any], header: Any, recipe: dict[str, Any], lr: float) -> None:
+    """Whether the files say the same of what is in several of them."""
+    for key in OF_THE_TENSORS if isinstance(header, dict) else ():  # older artifacts do not say all of it
+        if key in header and header[key] != config.get(key):
+            said, found = (str(value)[:60] for value in (config.get(key), header[key]))
+            raise StorageError(f"{FILES.config} says {key} {said}, {FILES.tensors} says {found}")
+    chosen = config["settings"].get("evaluate")
+    asked = chosen.get("lr") if isinstance(chosen, dict) else None  # instead of the set's own, if it was set
+    expected = asked if isinstance(asked, (int, float)) else lr
+    if abs(recipe["lr"] - expected) > AGREEMENT * abs(expected):
+        raise StorageError(f"{FILES.recipe} says lr {recipe['lr']:g}, {FILES.tensors} has {expected:g}")
 
 
 def _check_sums(folder: Path, config: ArtifactConfig) -> None:
@@ -100,13 +120,21 @@ def read_config(folder: Path, name: str | None = None) -> dict[str, Any]:
     path = folder / FILES.config
     if not path.is_file():
         what = f"has no {FILES.config}" if folder.is_dir() else "does not exist"
-        raise ArtifactError(f"{name} is not a distillkit artifact: it {what}")
+        raise ArtifactError(f"{name} is not a distillkit artifact: it {what}{_pull_first(folder)}")
     try:
         value = storage.read_json(path, MAX_JSON)
         check_format(value.get("format_version") if isinstance(value, dict) else None)
         return _fitting(value, path, ArtifactConfig)
     except StorageError as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
+
+
+def _pull_first(folder: Path) -> str:
+    """What to do where the folder that is not there has the name of a repository."""
+    text = re.sub(r"^(hf|https?):/+", r"\1://", str(folder))  # a path has but one slash
+    if folder.exists() or not looks_like_address(text):
+        return ""
+    return f"; if it is on the Hub, fetch it first: distillkit pull {text}"
 
 
 def tensors_layout(config: ArtifactConfig) -> Layout:

@@ -15,6 +15,8 @@ Text = Annotated[str, Field(max_length=20_000)]
 Line = Annotated[str, Field(max_length=2_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+AGREEMENT = 1e-4
+"""How far figures that say the same may be apart: a hundredth of a point of accuracy, a ten thousandth of a rate."""
 Dtype = Literal["float32", "float16", "uint8"]
 
 
@@ -188,6 +190,9 @@ class Row(_Open):
     def _counted(self) -> Row:
         if len(self.accuracies) != self.n:
             raise ValueError(f"n is {self.n}, there are {len(self.accuracies)} accuracies")
+        mean = sum(self.accuracies) / self.n
+        if abs(self.mean - mean) > AGREEMENT:
+            raise ValueError(f"mean is {self.mean:g}, that of the accuracies is {mean:g}")
         return self
 
 
@@ -235,3 +240,4 @@ class Identity(_Open):
     train_images: Count = 0
     lr: Finite
     accuracy: dict[Line, Row] = {}
+    uint8_range: Range | None = None

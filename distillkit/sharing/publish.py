@@ -24,6 +24,8 @@ from distillkit.hub.address import parse_address
 from distillkit.hub.client import Published, References, RemoteState, Token
 
 TAG = re.compile(r"[A-Za-z0-9_](?:[\w-]|\.(?!\.))*(?<!\.)(?<!\.lock)", re.ASCII)
+LONGEST_TAG = 200
+"""Characters; the name of the file that Git keeps it in has room for no more than 255."""
 BRANCH_WORDS = ("main", "HEAD")
 OF_THE_HUB = (".gitattributes",)  # what a fresh repository holds
 
@@ -66,6 +68,13 @@ class Publication(Protocol):
 
     def content(self, repo: str, revision: str | None, own: str) -> dict[str, bytes]:
         """Exactly what is to be published, by file name: the card names ``repo`` and ``revision``, holds ``own``."""
+
+    def in_public(self, options: PushOptions) -> Publication:
+        """What is published where anybody may read it: nothing that says more of a private source than it must.
+
+        Raises:
+            ConfigError: it cannot be published so without being told to.
+        """
 
     def settle(self, repo: str, revision: str | None, own: str) -> None:
         """Let the folder say where it is published, if it can be written."""
@@ -152,7 +161,7 @@ def plan_publication(publication: Publication, repo: str, options: PushOptions) 
     Raises:
         ConfigError: a name, tag or branch is not acceptable.
     """
-    check_names(repo, options)
+    repo = check_names(repo, options)
     revision = None if options.create_pr else options.tag or "v1"
     return _sizes(publication.content(repo, revision, publication.own_section))
 
@@ -168,36 +177,76 @@ def publish(
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach; nothing was
             published then, or the message says what was.
     """
-    check_names(repo, options)
-    client.create_repository(repo, options.private, token)
+    repo = check_names(repo, options)
+    created = client.create_repository(repo, options.private, token)
+    try:
+        one = _looked_at(publication, repo, options, token)
+        report = _unchanged_request(one) if options.create_pr else _unchanged(one)
+        report = report or _publish(one)
+    except DistillkitError as error:
+        left = _left_empty(repo, token) if created else ""
+        raise type(error)(f"{error}{left}") from error
+    if update_folder and not options.create_pr:
+        publication.settle(repo, report.revision, one.own)
+    return report
+
+
+def _looked_at(publication: Publication, repo: str, options: PushOptions, token: Token) -> _Push:
+    """The push, with the Hub as it is now; the branch is there then."""
+    known = client.references(repo, token)
+    _check_references(repo, options, known)
     if options.branch is not None and not options.create_pr:
         client.create_branch(repo, options.branch, token)
     remote = client.remote_state(repo, options.branch, token)
     _check_repository(publication, repo, remote, options)
     card = _remote_card(publication, repo, remote, options, token)
     own = _merged_section(publication, repo, card, options)
-    known = client.references(repo, token)
-    one = _Push(publication, repo, options, token, own, remote, known, card)
-    report = _unchanged_request(one) if options.create_pr else _unchanged(one)
-    report = report or _publish(one)
-    if update_folder and not options.create_pr:
-        publication.settle(repo, report.revision, own)
-    return report
+    shown = publication if remote.private else publication.in_public(options)
+    return _Push(shown, repo, options, token, own, remote, known, card)
 
 
-def check_names(repo: str, options: PushOptions) -> None:
-    """Are repository, branch and tag acceptable together?
+def _left_empty(repo: str, token: Token) -> str:
+    """What to say of a repository that was created for a push that failed."""
+    try:
+        empty = set(client.remote_state(repo, None, token).files) <= set(OF_THE_HUB)
+    except DistillkitError:
+        empty = False
+    return f"; {repo} was created for it and is empty: push again, or delete it on the Hub" if empty else ""
+
+
+def _check_references(repo: str, options: PushOptions, known: References) -> None:
+    """A name is that of a tag or of a branch: the Hub resolves one that is both to either.
+
+    Raises:
+        ConfigError: it would be both.
+    """
+    if options.branch is not None and options.branch in known.tags:
+        raise ConfigError(f"{repo} has a tag {options.branch}; choose another branch")
+    if options.tag is not None and options.tag in known.branches:
+        raise ConfigError(f"{repo} has a branch {options.tag}; choose another --tag")
+
+
+def check_names(repo: str, options: PushOptions) -> str:
+    """Are repository, branch and tag acceptable together? Returns the repository as ``org/name``.
 
     Raises:
         ConfigError: no.
     """
-    address = parse_address(repo, options.branch)
-    if "@" in repo or address.repo != repo:
+    address = parse_address(repo)
+    if address.revision is not None:
         raise ConfigError(f"push expects org/name, got {repo!r}; name a branch with --revision, a tag with --tag")
-    if options.tag is not None and (not TAG.fullmatch(options.tag) or options.tag in BRANCH_WORDS):
-        raise ConfigError(f"{options.tag!r} is no tag; use letters, digits, dash, underscore and single dots")
+    if options.branch is not None:
+        parse_address(address.repo, options.branch)
+    if options.tag is not None and (
+        len(options.tag) > LONGEST_TAG or not TAG.fullmatch(options.tag) or options.tag in BRANCH_WORDS
+    ):
+        raise ConfigError(
+            f"{options.tag[:100]!r} is no tag; use letters, digits, dash, underscore and single dots, at most "
+            f"{LONGEST_TAG} of them"
+        )
     if options.tag is not None and options.create_pr:
         raise ConfigError("a pull request has no tag; leave out --tag, and tag it after it is merged")
+    return address.repo
 
 
 def _check_repository(publication: Publication, repo: str, remote: RemoteState, options: PushOptions) -> None:
@@ -254,7 +303,7 @@ def _unchanged(one: _Push) -> PushReport | None:
     """The report of a push that has nothing to add but perhaps the tag of an interrupted one."""
     home, tags, head = one.publication.home, one.known.tags, one.remote.head
     named = home.revision if home is not None and home.repo == one.repo else None
-    candidates = [one.options.tag] if one.options.tag is not None else [named, *tags, _next_version(tags)]
+    candidates = [one.options.tag] if one.options.tag is not None else [named, *tags, _next_version(one.known)]
     for revision in dict.fromkeys(candidates):
         content = one.content(revision)
         if not _same(one, content, one.remote) or (revision is not None and tags.get(revision, head) != head):
@@ -281,9 +330,7 @@ def _publish(one: _Push) -> PushReport:
         raise ConfigError(
             f"{one.repo} has a tag {options.tag} on other content, and a tag is never moved; choose another --tag"
         )
-    if options.tag is not None and options.tag in known.branches:
-        raise ConfigError(f"{one.repo} has a branch {options.tag}; choose another --tag")
-    revision = None if options.create_pr else options.tag or _next_version(known.tags)
+    revision = None if options.create_pr else options.tag or _next_version(known)
     content = one.content(revision)
     published = _commit(one, content)
     _check_commit(one, content, published)
@@ -360,6 +407,6 @@ def _commit(one: _Push, content: dict[str, bytes]) -> Published:
         )
 
 
-def _next_version(taken: dict[str, str]) -> str:
-    used = [int(tag[1:]) for tag in taken if re.fullmatch(r"v\d{1,9}", tag)]
+def _next_version(known: References) -> str:
+    used = [int(name[1:]) for name in (*known.tags, *known.branches) if re.fullmatch(r"v\d{1,9}", name)]
     return f"v{max(used, default=0) + 1}"
