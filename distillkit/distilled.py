@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distillkit.artifact.layout import LOADED
-from distillkit.artifact.read import Artifact, read_artifact
+from distillkit.artifact.read import Artifact, check_unchanged, read_artifact
 from distillkit.artifact.source import asked_data
 from distillkit.artifact.views import eight_bit, parquet_bytes
 from distillkit.data.augment import parse_augmentation
@@ -365,24 +365,29 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
         Raises:
             ConfigError: the folder is there and not empty.
-            StorageError: it cannot be written, or the files that were loaded are gone.
+            StorageError: it cannot be written, or the files that were loaded are gone or others by now.
         """
         path = Path(folder)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} is there already and not an empty folder; choose another one")
-        source = self._whole_folder()
-        missing = [name for name in LOADED if not (source / name).is_file()]
-        if missing:
-            raise StorageError(f"could not save: {source / missing[0]} is gone since the set was loaded")
-        copy_files(source, path)
+        copy_files(self._whole_folder(), path)
         return path
 
     def _whole_folder(self) -> Path:
-        """Where all files of the artifact are; loading from the Hub fetches only what it needs."""
+        """Where all files of the artifact are, which are what was loaded; loading from the Hub fetches what it needs.
+
+        Raises:
+            StorageError: a file is gone, or another than was loaded.
+        """
+        missing = [name for name in LOADED if not (self.folder / name).is_file()]
+        if missing and self._origin is None:
+            raise StorageError(f"could not save: {self.folder / missing[0]} is gone since the set was loaded")
         if self._origin is None:
-            return self.folder
-        address = Address(self._origin.address.repo, self.revision)
-        return fetch(address, self._origin.cache, whole=True).artifact.folder
+            now = read_artifact(self.folder)
+        else:
+            now = fetch(Address(self._origin.address.repo, self.revision), self._origin.cache, whole=True).artifact
+        check_unchanged(self._artifact, now)
+        return now.folder
 
     @property
     def folder(self) -> Path:
@@ -423,6 +428,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             token: default the saved one.
 
         Raises:
+            StorageError: the files that were loaded are gone or others by now.
             DistillkitError: as ``distillkit.sharing.push.push`` says.
         """
         options = PushOptions(private, revision, tag, create_pr, commit_message, replace)

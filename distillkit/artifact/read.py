@@ -47,6 +47,8 @@ class Artifact:
     folder: Path
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of further networks, by architecture."""
+    sums: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the files that were read, but for the config."""
 
 
 def read_artifact(folder: Path, name: str | None = None) -> Artifact:
@@ -71,10 +73,23 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
         preprocessing = preprocess.from_tensors(tensors, config.image_shape)
         synthetic = _synthetic(_read(folder / FILES.tensors, tensors_layout(config)), config, preprocessing)
         _check_agreement(raw, storage.read_metadata(folder / FILES.tensors), recipe, synthetic.lr)
-        _check_sums(folder, config)  # last: what is wrong with a file says more than that it is another
+        sums = _sums(folder, config)  # last: what is wrong with a file says more than that it is another
     except StorageError as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
-    return Artifact(synthetic, preprocessing, raw, recipe, results, folder, recipes)
+    return Artifact(synthetic, preprocessing, raw, recipe, results, folder, recipes, sums)
+
+
+def check_unchanged(artifact: Artifact, now: Artifact) -> None:
+    """Whether ``now``, read later, is what ``artifact`` was, wherever it was pushed to in between.
+
+    Raises:
+        StorageError: a file is another.
+    """
+    before, after = ({**one.config, "hub": None, "checksums": None} for one in (artifact, now))
+    changed = [name for name in artifact.sums | now.sums if artifact.sums.get(name) != now.sums.get(name)]
+    changed += [FILES.config] if before != after else []
+    if changed:
+        raise StorageError(f"{now.folder / changed[0]} was changed since the set was loaded; load it again")
 
 
 OF_THE_TENSORS = ("label_kind", "ipc", "uint8_range")
@@ -94,12 +109,14 @@ def _check_agreement(config: dict[str, Any], header: Any, recipe: dict[str, Any]
         raise StorageError(f"{FILES.recipe} says lr {recipe['lr']:g}, {FILES.tensors} has {expected:g}")
 
 
-def _check_sums(folder: Path, config: ArtifactConfig) -> None:
+def _sums(folder: Path, config: ArtifactConfig) -> dict[str, str]:
+    """SHA-256 of the files that are read, by name; those that the config knows are what it says."""
     read = (FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results, *recipe_files(config.recipes))
-    for name in read:
-        expected = config.checksums.get(name)
-        if expected is not None and storage.sha256_file(folder / name) != expected:
+    found = {name: storage.sha256_file(folder / name) for name in read}
+    for name, digest in found.items():
+        if config.checksums.get(name, digest) != digest:
             raise StorageError(f"{name} is not the file that {FILES.config} names (its SHA-256 is another)")
+    return found
 
 
 def _tuned(folder: Path, architecture: str) -> dict[str, Any]:

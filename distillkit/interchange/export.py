@@ -58,7 +58,7 @@ def _pt(artifact: Artifact) -> dict[str, bytes]:
     return {
         "images_best.pt": _saved(artifact.synthetic.images),
         "labels_best.pt": _saved(_labels(artifact, probabilities=False)),
-        "lr_best.pt": _saved(torch.tensor(artifact.synthetic.lr)),
+        "lr_best.pt": _saved(torch.tensor(artifact.synthetic.lr, dtype=torch.float64)),
     }
 
 

@@ -31,6 +31,7 @@ from distillkit.hub.client import Cache
 from distillkit.networks.convnet import ConvNet
 from distillkit.sharing.pull import glance, pull
 from distillkit.sharing.push import PushOptions, plan_push, push
+from tests.artifact.small import write_small
 from tests.hub_stand_in import Answer, Repository
 
 REPO = "org/digits-ipc2"
@@ -989,3 +990,37 @@ def test_push__the_name_of_a_public_source_is_told(hub, copy, tmp_path):
     of_source(copy, "acme/flowers")
     push(copy, REPO, PushOptions())
     assert b"source_datasets:\n- acme/flowers" in files_of(hub)[FILES.card]
+
+
+# what was loaded is what is saved
+
+
+def test_save_and_push__of_a_folder_that_was_changed_since_are_refused(hub, copy, tmp_path):
+    ds = load_distilled(copy)
+    ds.push_to_hub(REPO)
+    write_own(copy, "mine")
+    ds.push_to_hub("org/again")  # where it was pushed to, and the user's section, are no change of the set
+    results = json.loads((copy / FILES.results).read_text())
+    (copy / FILES.results).write_text(json.dumps({**results, "more": 1}))
+    write_config(copy, json.loads((copy / FILES.config).read_text()))
+    for attempt in (lambda: ds.save(tmp_path / "saved"), lambda: ds.push_to_hub("org/third")):
+        with pytest.raises(StorageError, match=r"results\.json was changed since the set was loaded; load it again"):
+            attempt()
+    assert not (tmp_path / "saved").exists()
+    assert "org/third" not in hub.repos
+    again = load_distilled(copy)
+    again.save(tmp_path / "saved")
+    write_config(copy, {**again.config, "seed": 99})
+    with pytest.raises(StorageError, match=r"distill_config\.json was changed since"):
+        again.save(tmp_path / "more")
+
+
+def test_save__of_another_set_in_the_same_folder_is_refused(copy, tmp_path):
+    ds = load_distilled(copy)
+    shutil.rmtree(copy)
+    write_small(copy)
+    with pytest.raises(StorageError, match="was changed since the set was loaded"):
+        ds.save(tmp_path / "saved")
+    (copy / FILES.tensors).unlink()
+    with pytest.raises(StorageError, match=r"distilled\.safetensors is gone since the set was loaded"):
+        ds.save(tmp_path / "saved")
