@@ -147,12 +147,17 @@ def _parse_json(content: str | bytes, path: Path) -> Any:
     def refuse(word: str) -> Any:
         raise ValueError(f"{word[:40]} is no number that can be held")
 
+    escape: Any = b"\\u" if isinstance(content, bytes) else "\\u"
+
     def number(word: str) -> float:
         value = float(word)
         return value if math.isfinite(value) else refuse(word)
 
     try:
-        return json.loads(content, parse_constant=refuse, parse_float=number)
+        value = json.loads(content, parse_constant=refuse, parse_float=number)
+        if escape in content:  # half of a surrogate pair is no text, and no file takes it
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise DamagedError(f"{path} is not valid JSON: {error}") from error
 

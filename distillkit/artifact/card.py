@@ -236,11 +236,11 @@ def _preprocessing(about: ArtifactConfig) -> str:
 
 def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
     return {
-        "table": results_table(how, measured),
+        "table": results_table(about, how, measured),
         "network_words": network_words(how),
         "lr_words": lr_words(how, measured),
         "selection": selection_words(about, measured.selection),
-        "tuned": tuned_table(measured),
+        "tuned": tuned_table(about, measured),
         "curves": curves_line(about),
         "limits": limits(about, how, measured),
     }

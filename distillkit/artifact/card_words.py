@@ -33,7 +33,12 @@ def byte_count(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
-def results_table(how: RecipeFile, measured: ResultsFile) -> str:
+def _stored(row: Row, about: ArtifactConfig) -> str:
+    """What to say beside a row that was measured when the images were stored otherwise."""
+    return f" (measured on {row.dtype} images)" if row.dtype not in (None, about.dtype) else ""
+
+
+def results_table(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str:
     """Architectures down; the set, its 8-bit view and the baselines across. Only the recipe's network has them all."""
     main = how.architecture.name
     names = [name for name in (main, *sorted(measured.architectures)) if name in measured.architectures]
@@ -43,7 +48,7 @@ def results_table(how: RecipeFile, measured: ResultsFile) -> str:
     for name in dict.fromkeys(names):
         others = [measured.uint8, *(measured.baselines[key] for key in baselines)]
         cells = [percent(measured.architectures[name]), *(percent(row if name == main else None) for row in others)]
-        lines.append("| " + " | ".join([plain(name), *cells]) + " |")
+        lines.append("| " + " | ".join([plain(name) + _stored(measured.architectures[name], about), *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -117,7 +122,7 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     return f"Test data chose nothing; kept: {kept}, selected on {plain(selection.split)}{length}."
 
 
-def tuned_table(measured: ResultsFile) -> str:
+def tuned_table(about: ArtifactConfig, measured: ResultsFile) -> str:
     """The networks that have a recipe of their own, with it and with what they reach."""
     if not measured.tuned:
         return ""
@@ -131,7 +136,7 @@ def tuned_table(measured: ResultsFile) -> str:
     ]
     for architecture, row in measured.tuned.items():
         others = "".join(f" {percent(row.baselines[name]) if name in row.baselines else '-'} |" for name in beside)
-        words = f"`{one_line(architecture)}` | {plain(row.recipe)}"
+        words = f"`{one_line(architecture)}` | {plain(row.recipe)}{_stored(row, about)}"
         lines.append(f"| {words} | {percent(row)} |{others} {row.seconds:.0f} |")
     return "\n\n" + "\n".join(lines)
 

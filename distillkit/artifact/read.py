@@ -64,7 +64,7 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
         recipe = _checked_json(folder / FILES.recipe, RecipeFile)
         _check_augmentation(recipe)
         results = _checked_json(folder / FILES.results, ResultsFile)
-        recipes = {architecture: _tuned(folder, architecture) for architecture in config.recipes}
+        recipes = {architecture: read_recipe(folder, architecture) for architecture in config.recipes}
         tensors = _read(folder / FILES.preprocess, preprocess_layout(config))
         for key, tensor in tensors.items():
             _check_finite(FILES.preprocess, key, tensor)
@@ -102,6 +102,8 @@ def _check_agreement(config: dict[str, Any], header: Any, recipe: dict[str, Any]
         if key in header and header[key] != config.get(key):
             said, found = (str(value)[:60] for value in (config.get(key), header[key]))
             raise StorageError(f"{FILES.config} says {key} {said}, {FILES.tensors} says {found}")
+    if isinstance(header, dict) and "uint8_range" in header and FILES.tensors not in config.get("checksums", {}):
+        raise StorageError(f"{FILES.config} has lost the checksums of the other files")
     chosen = config["settings"].get("evaluate")
     asked = chosen.get("lr") if isinstance(chosen, dict) else None  # instead of the set's own, if it was set
     expected = asked if isinstance(asked, (int, float)) else lr
@@ -114,12 +116,17 @@ def _sums(folder: Path, config: ArtifactConfig) -> dict[str, str]:
     read = (FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results, *recipe_files(config.recipes))
     found = {name: storage.sha256_file(folder / name) for name in read}
     for name, digest in found.items():
-        if config.checksums.get(name, digest) != digest:
+        if config.checksums and config.checksums.get(name) != digest:
             raise StorageError(f"{name} is not the file that {FILES.config} names (its SHA-256 is another)")
     return found
 
 
-def _tuned(folder: Path, architecture: str) -> dict[str, Any]:
+def read_recipe(folder: Path, architecture: str) -> dict[str, Any]:
+    """The recipe of a further network, checked.
+
+    Raises:
+        StorageError: it is missing, damaged, or that of another network.
+    """
     recipe = _checked_json(folder / recipe_file(architecture), TunedRecipeFile)
     _check_augmentation(recipe)
     if recipe["tuned_for"] != architecture:

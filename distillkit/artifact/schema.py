@@ -185,6 +185,8 @@ class Row(_Open):
     n: int = Field(ge=1, le=100_000)
     accuracies: Annotated[list[Share], Field(min_length=1, max_length=100_000)]
     lr: Finite | None = None
+    dtype: Dtype | None = None
+    """As what the images were stored when it was measured, where they were packed again since."""
 
     @model_validator(mode="after")
     def _counted(self) -> Row:

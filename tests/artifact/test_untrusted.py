@@ -1,6 +1,7 @@
 """Whatever stands in a folder, the loader raises its own errors, opens nothing else, and takes no undue memory.
 
-Ten thousand damaged artifacts: bytes, JSON values, safetensors headers and tensors, each kind 2,500 times.
+Ten thousand damaged artifacts: bytes, JSON values, safetensors headers and tensors, each kind 2,500 times. (More of it,
+by hand and for long: ``fuzz.py``.)
 """
 
 import json
@@ -323,6 +324,30 @@ def test_number__that_cannot_be_held_is_refused_in_any_key(tmp_path, word):
     (folder / FILES.config).write_text(text.replace("{", '{"extra": [' + word + "],", 1))
     with pytest.raises(ArtifactError, match=rf"{word} is no number that can be held"):
         load_distilled(folder)
+
+
+def test_text__of_half_a_character_is_refused(tmp_path):
+    folder = write_small(tmp_path / "artifact")
+    config = json.loads((folder / FILES.config).read_text())
+    (folder / FILES.config).write_text(json.dumps({**config, "hardware": "\ud83d\ude00"}))
+    assert load_distilled(folder).config["hardware"] == "\U0001f600"
+    (folder / FILES.config).write_text(json.dumps({**config, "hardware": "\ud83d"}))
+    with pytest.raises(ArtifactError, match=r"is not valid JSON: .* surrogates not allowed"):
+        load_distilled(folder)
+
+
+def test_checksums__that_were_lost_do_not_let_other_files_in(tmp_path):
+    folder = write_small(tmp_path / "artifact")
+    config = json.loads((folder / FILES.config).read_text())
+    recipe = config["checksums"].pop(FILES.recipe)
+    for known in ({}, config["checksums"]):
+        (folder / FILES.config).write_text(json.dumps({**config, "checksums": known}))
+        with pytest.raises(ArtifactError, match=r"has lost the checksums|recipe\.json is not the file"):
+            load_distilled(folder)
+    (folder / FILES.config).write_text(
+        json.dumps({**config, "checksums": {**config["checksums"], FILES.recipe: recipe}})
+    )
+    load_distilled(folder)
 
 
 @pytest.mark.parametrize(
