@@ -6,6 +6,7 @@ import math
 import re
 
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
+from distillkit.data.registry import DATASETS
 
 BASELINES = {
     "random": "random real images",
@@ -186,6 +187,9 @@ def load_lines(about: ArtifactConfig) -> str:
     if about.hub is not None:
         at = f', revision="{about.hub.revision}"' if about.hub.revision else ""
         source = f'"{about.hub.repo}"{at}'
+    asked, of = "", "the data set that was distilled"
+    if about.source.hub_id is None and about.settings.dataset.name not in DATASETS:
+        asked, of = ', "path/to/the/images"', "the folder of images that it was made of"
     channels, height, _ = about.image_shape
     shape = f"num_classes=ds.num_classes, image_size={height}, channels={channels}"
     return (
@@ -193,7 +197,7 @@ def load_lines(about: ArtifactConfig) -> str:
         f"ds = load_distilled({source})\n"
         f'model, notes = prepare_model("resnet18", {shape})\n'
         "ds.train(model)  # learning rate, labels, augmentation and preprocessing come from the artifact\n"
-        "print(ds.evaluate(model))  # on the test split of the data set that was distilled"
+        f"print(ds.evaluate(model{asked}))  # on the test split of {of}"
     )
 
 

@@ -106,7 +106,10 @@ def _check_agreement(config: dict[str, Any], header: Any, recipe: dict[str, Any]
         raise StorageError(f"{FILES.config} has lost the checksums of the other files")
     chosen = config["settings"].get("evaluate")
     asked = chosen.get("lr") if isinstance(chosen, dict) else None  # instead of the set's own, if it was set
-    expected = asked if isinstance(asked, (int, float)) else lr
+    try:
+        expected = float(asked) if isinstance(asked, (int, float)) else lr
+    except OverflowError as error:
+        raise StorageError(f"{FILES.config}: settings.evaluate.lr is no learning rate") from error
     if abs(recipe["lr"] - expected) > AGREEMENT * abs(expected):
         raise StorageError(f"{FILES.recipe} says lr {recipe['lr']:g}, {FILES.tensors} has {expected:g}")
 

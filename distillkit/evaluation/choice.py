@@ -42,7 +42,7 @@ def choose_recipe(
     name = model if isinstance(model, str) else architecture_of(model)
     if name == architecture_name(network):
         name = "convnet"
-    if name in others:
+    if name is not None and name in others:
         return others[name]
     if name is not None:
         relatives = [known for known in others if family_of(known) == family_of(name)]

@@ -308,7 +308,7 @@ def remote_state(repo: str, revision: str | None, token: Token) -> RemoteState:
         info = retried(lambda: api.repo_info(repo, repo_type=KIND, revision=revision))
         tree = retried(lambda: list(api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=KIND)))
         files = [entry for entry in tree if hasattr(entry, "blob_id")]
-        hashes, sizes = ({entry.path: what(entry) for entry in files} for what in (_hash, lambda entry: entry.size))
+        hashes, sizes = {entry.path: _hash(entry) for entry in files}, {entry.path: int(entry.size) for entry in files}
         return RemoteState(str(info.sha), hashes, bool(info.private), sizes)
 
 

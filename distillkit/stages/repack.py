@@ -77,7 +77,7 @@ def _same_set(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for section, value in settings.items():
         inner = value if isinstance(value, dict) else {"": value}
         flat |= {f"{section}.{key}".rstrip("."): one for key, one in inner.items()}

@@ -85,6 +85,11 @@ def test_load_lines__name_the_repository_and_revision_once_there_is_one():
     assert 'create_dataset("hfds/org/shades", split="train")' in text
 
 
+def test_load_lines__a_set_made_of_a_folder_says_that_the_folder_is_to_be_named():
+    assert 'ds.evaluate(model, "path/to/the/images")' in card()
+    assert "ds.evaluate(model))" in card(config(source={"hub_id": "org/shades"}))
+
+
 def test_load_lines__run_as_written(made):
     code = re.search(r"```python\n(.*?)```", (made / FILES.card).read_text(), re.S).group(1)
     code = code.replace("path/to/this/folder", str(made)).replace("resnet18", "test_resnet")
