@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ConfigError
+from distillkit.hub.address import spelled
 from distillkit.methods import METHODS, Layer, Method, Problem
 from distillkit.methods import presets as shared_presets
 from distillkit.methods.own import read_method
@@ -65,10 +66,13 @@ def compose(
     if ipc < 1:
         raise ConfigError(f"ipc must be 1 or more, got {ipc}")
     record = find_method(method)
+    dataset, revision = spelled(dataset)
     known = DATASETS.get(dataset)
     problem = Problem(dataset, ipc, device, known.num_classes if known else None)
     chosen = {key: value for layer in overrides for key, value in layer.values.items()}
     layers = [_dataset_layer(dataset), *_preset_layers(record, problem, preset), *_habits(record, preset, chosen)]
+    if revision is not None:
+        layers.append(Layer(f"data set ({dataset})", {"dataset.revision": revision}))
     layers += overrides
     values: dict[str, Any] = {"method": record.name, "preset": preset, "ipc": ipc, "dataset.name": dataset}
     origins = dict.fromkeys(values, "command")

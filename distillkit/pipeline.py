@@ -38,7 +38,7 @@ from distillkit.networks.timm_models import prepare_model
 from distillkit.plan import fitted, with_sizes
 from distillkit.precision import arithmetic, candidates, steady
 from distillkit.progress import Progress, Silent
-from distillkit.records import EvalReport
+from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.run_folder import RunFolder
 from distillkit.settings import DatasetSettings, NetworkSettings
 from distillkit.stages.checks import check_distillation, needs_experts
@@ -100,7 +100,7 @@ def compress(
     place = world.place(resolve_device(device))
     layers = [*overrides, *([Layer("argument", settings, asked=True)] if settings else [])]
     composed = compose(dataset, ipc, method, preset, place.type, layers)
-    folder = Path(out) if out is not None else default_out(dataset, ipc, composed.method.name)
+    folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
     run = make_run(composed, place, progress, stop, words, tracker, world)
     return run_all(run, folder, replace=replace)
@@ -282,7 +282,7 @@ def import_files(
     layer = preprocessing_layer(kind, dataset, files, lost)
     place, ipc = resolve_device(device), images_per_class(files)
     composed = compose(dataset, ipc, "random", preset, place.type, [layer, *overrides])
-    folder = out or Path("runs") / f"{Path(dataset).name}-ipc{ipc}-{kind}-imported"
+    folder = out or Path("runs") / f"{Path(composed.settings.dataset.name).name}-ipc{ipc}-{kind}-imported"
     run = make_run(composed, place, progress, stop, command)
     import_set(run, files, made_by, lost, folder, replace=replace)
     return load_distilled(folder)
@@ -292,6 +292,7 @@ def evaluate(
     artifact: str | Path | DistilledDataset,
     architectures: Sequence[str] = ("convnet",),
     *,
+    dataset: str | Path | ImageSet | SourceData | None = None,
     networks: int = 5,
     seed: int = 0,
     device: str = "auto",
@@ -306,6 +307,8 @@ def evaluate(
     Args:
         artifact: folder, or a loaded set.
         architectures: ``convnet``, ``convnet:width=64,depth=2``, ``resnet18`` or ``timm/<name>:norm=instance``.
+        dataset: whose test split is asked: a name or folder, data already loaded, or None for the data set that was
+            distilled. A set that was made of a folder needs it: a config decides no folder that is read.
         networks: k of each.
         seed: root seed; another one gives other networks.
         device: where.
@@ -317,7 +320,8 @@ def evaluate(
         world: the processes that train networks, each its share of them.
 
     Raises:
-        ConfigError: an architecture is unknown or does not fit the images.
+        ConfigError: an architecture is unknown or does not fit the images, or the data were not named and must be.
+        DataError: the data set is not what it was when it was distilled.
         ArtifactError: no artifact.
     """
     listener = Silent() if progress is None else progress
@@ -329,7 +333,7 @@ def evaluate(
     recipes = {name: ds.recipe if common_recipe else ds.recipe_for(name) for name in found}
     asked = [ds.config, recipes, versions(), networks, seed, precision]
     world.agree("artifact, version or wish", storage.fingerprint(asked))
-    test = ds.load_source(data_root=data_root).test
+    test = ds.test_images(dataset, data_root)
     exam = Examination(ds.preprocess(test.images.to(place)), test.labels.to(place))
     training = TrainingSet(ds.images.to(place), ds.targets.to(place))
     listener.stage("evaluating", networks * len(found))

@@ -131,11 +131,12 @@ def compress(
     from distillkit.environment import resolve_device
     from distillkit.interrupt import stop_on_signals
 
+    composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
+    name = composed.settings.dataset.name
     if plan:
-        composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
         _plan(composed, device, world, quiet, as_json)
         return
-    folder = out or pipeline.default_out(dataset, ipc, record.name)
+    folder = out or pipeline.default_out(name, ipc, record.name)
     with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
         ds = pipeline.compress(
             dataset,
@@ -153,7 +154,8 @@ def compress(
             world=processes,
         )
         if processes.leads:
-            ds = _tuned(ds, folder, arch or [], opt.seconds_of(tune_budget), device, data_root, progress, stop)
+            seconds = opt.seconds_of(tune_budget)
+            ds = _tuned(ds, folder, arch or [], seconds, name, device, data_root, progress, stop)
     if as_json:
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return
@@ -165,6 +167,7 @@ def _tuned(
     folder: Path,
     architectures: list[str],
     seconds: float,
+    dataset: str,
     device: str,
     data_root: str | None,
     progress: Progress,
@@ -177,7 +180,14 @@ def _tuned(
     for name in architectures:
         if name_on(ds, name) not in ds.recipes:
             found = tune(
-                ds, name, TuneOptions(seconds), device=device, data_root=data_root, progress=progress, stop=stop
+                ds,
+                name,
+                TuneOptions(seconds),
+                dataset=dataset,
+                device=device,
+                data_root=data_root,
+                progress=progress,
+                stop=stop,
             )
             keep_recipe(folder, found)
             ds = load_distilled(folder)
@@ -230,6 +240,7 @@ def evaluate(
         bool, typer.Option("--common-recipe", help="Train all by the headline's recipe, as the field's tables do.")
     ] = False,
     seed: opt.Seed = None,
+    dataset: opt.OtherData = None,
     device: opt.Device = "auto",
     data_root: opt.DataRoot = None,
     save: Annotated[bool, typer.Option("--save", help="Add the rows to the artifact's results.json.")] = False,
@@ -254,13 +265,16 @@ def evaluate(
         ds = load_distilled(artifact, token=token)
         if save:
             pipeline.check_free(ds, arch or ["convnet"])
+        data = ds.load_source(dataset, data_root)
+        if save and not ds.is_source(data):
+            raise ConfigError(f"--save is for figures on the data set that was distilled, and {dataset} is another")
         reports = pipeline.evaluate(
             ds,
             arch or ["convnet"],
+            dataset=data,
             networks=networks,
             seed=seed or 0,
             device=device,
-            data_root=data_root,
             progress=progress,
             stop=stop,
             common_recipe=common_recipe,
@@ -292,6 +306,7 @@ def tune(
         str, typer.Option("--baselines", help="Tuned by the same search beside it: random, kmeans or random,kmeans.")
     ] = "",
     seed: opt.Seed = None,
+    dataset: opt.OtherData = None,
     device: opt.Device = "auto",
     data_root: opt.DataRoot = None,
     as_json: opt.Json = False,
@@ -311,7 +326,9 @@ def tune(
     options = TuneOptions(opt.seconds_of(time_budget), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
     ds = load_distilled(artifact)
     with console.progress(quiet) as progress, stop_on_signals() as stop:
-        found = tuned_recipe(ds, arch, options, device=device, data_root=data_root, progress=progress, stop=stop)
+        found = tuned_recipe(
+            ds, arch, options, dataset=dataset, device=device, data_root=data_root, progress=progress, stop=stop
+        )
     keep_recipe(artifact, found)
     if as_json:
         console.print_json({"artifact": str(artifact), "architecture": found.architecture, **found.row()})

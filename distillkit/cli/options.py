@@ -35,6 +35,10 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1
 _PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, tf32 or bf16.")]
 DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder with local copies of registered data sets.")]
+OtherData = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Name or folder; default what was distilled. Sets made of a folder need it."),
+]
 ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of the images.")]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the class labels.")]
 TrainSplit = Annotated[str | None, typer.Option("--train-split", help="Split to learn from.")]

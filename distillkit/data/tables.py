@@ -14,7 +14,7 @@ from distillkit.data.listing import files_below
 from distillkit.data.locate import Location
 from distillkit.data.parquet_bounds import check_parquet
 from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
-from distillkit.hub.client import cached_source
+from distillkit.hub.client import cached_source, source_token
 from distillkit.settings import DatasetSettings
 
 OF_SHARDS = re.compile(r"(.*)-\d{5}-of-(\d{5})\.")
@@ -141,7 +141,9 @@ def _hub(location: Location, settings: DatasetSettings) -> Any:
 
     config = settings.config_name or (location.known.config_name if location.known else None)
     try:
-        builder = datasets.load_dataset_builder(location.source, config, revision=location.version)
+        builder = datasets.load_dataset_builder(
+            location.source, config, revision=location.version, token=source_token()
+        )
         if not Path(builder.cache_dir).exists():
             check_parquet(_fetched_parquet(builder))
             builder.download_and_prepare()
@@ -158,7 +160,8 @@ def _fetched_parquet(builder: Any) -> list[Path]:
     import datasets
 
     files = [file for part in (builder.config.data_files or {}).values() for file in part if ".parquet" in str(file)]
-    manager = datasets.DownloadManager(dataset_name=builder.dataset_name)
+    access = datasets.DownloadConfig(token=source_token())
+    manager = datasets.DownloadManager(dataset_name=builder.dataset_name, download_config=access)
     return [Path(path) for path in manager.download(files)] if files else []
 
 

@@ -56,11 +56,11 @@ def _labels(artifact: Artifact, *, probabilities: bool) -> torch.Tensor:
 
 
 def _pt(artifact: Artifact) -> dict[str, bytes]:
-    """images_best.pt (input space), labels_best.pt (ids, probabilities or logits, as stored), lr_best.pt (a number)."""
+    """images_best.pt (input space), labels_best.pt (ids, probabilities or logits, as stored), lr_best.pt: tensors."""
     return {
         "images_best.pt": _saved(artifact.synthetic.images),
         "labels_best.pt": _saved(_labels(artifact, probabilities=False)),
-        "lr_best.pt": _saved(artifact.synthetic.lr),
+        "lr_best.pt": _saved(torch.tensor(artifact.synthetic.lr, dtype=torch.float64)),
     }
 
 

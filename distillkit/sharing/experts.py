@@ -26,8 +26,9 @@ from distillkit.hub import client
 from distillkit.hub.address import Address
 from distillkit.hub.client import Cache, Token
 from distillkit.settings import NetworkSettings, TrajectorySettings
-from distillkit.sharing.experts_card import render_experts_card
+from distillkit.sharing.experts_card import front_matter, render_experts_card
 from distillkit.sharing.experts_schema import TrajectoriesFile
+from distillkit.sharing.private_source import private_source
 from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
 from distillkit.trajectories.compact import decode
 from distillkit.trajectories.convex import waypoint_epochs
@@ -98,6 +99,14 @@ class PublishedExperts:
             return Home.model_validate(storage.read_json(path))
         return None
 
+    def metadata(self, marker: bytes) -> dict[str, Any]:
+        """The card's metadata as they are generated for this list.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return front_matter(TrajectoriesFile.model_validate_json(marker))
+
     def owns(self, name: str) -> bool:
         """Whether it is one of our files."""
         return name in (FILES.card, LIST) or EXPERT_FILE.fullmatch(name) is not None
@@ -109,6 +118,20 @@ class PublishedExperts:
         card = render_experts_card(about, sizes, own)
         listed = about.model_dump(mode="json") | {"setup": self.store.setup}  # as it is: the fingerprint hangs on it
         return {FILES.card: card.encode(), LIST: storage.json_bytes(listed), **self.files}
+
+    def in_public(self, options: PushOptions) -> PublishedExperts:
+        """As they are: the name of their data is part of what they are found by.
+
+        Raises:
+            ConfigError: the data are private, and ``replace`` does not say that their name may be published.
+        """
+        hub_id = private_source(self.about.source)
+        if hub_id is not None and not options.replace:
+            raise ConfigError(
+                f"these trajectories were trained on {hub_id}, which is not public, and name it; --private publishes "
+                "them for you alone, --yes for all to see"
+            )
+        return self
 
     def settle(self, repo: str, revision: str | None, own: str) -> None:
         """The store remembers where it was published, if it can be written."""

@@ -48,6 +48,8 @@ def test_round_trip__an_exported_set_comes_back_and_trains_as_before(made, tmp_p
     ds = load_distilled(made)
     files = ds.export("pt", tmp_path / "pt")
     assert {path.name for path in files} == {"images_best.pt", "labels_best.pt", "lr_best.pt", "distillkit.json"}
+    rate = torch.load(tmp_path / "pt" / "lr_best.pt", weights_only=True)  # DATM: syn_lr = torch.load(...).to(device)
+    assert (rate.shape, float(rate)) == ((), ds.lr)
     notes = json.loads((tmp_path / "pt" / "distillkit.json").read_text())
     lost = Lost(False, mean=tuple(notes["preprocess"]["mean"]), std=tuple(notes["preprocess"]["std"]))
     again = import_set(tmp_path, tmp_path / "pt", lost=lost)
