@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit import rng
+from distillkit.training.epoch import plan_epoch, to_device
 from distillkit.training.recipe import Batch, Recipe
 from distillkit.training.standing import START, Begin, Memory, memory_of, recall
 
@@ -63,17 +64,11 @@ def fit(
         if recipe.cosine:
             set_lr(optimizer, recipe.lr_of(epoch, lr))
         model.train()
-        order = recipe.order(len(images), epoch, rng.generator(seed, *names, "order", epoch)).to(images.device)
-        augment_generator = rng.generator(seed, *names, "augment", epoch)
+        (steps,) = to_device([plan_epoch(recipe, images, epoch, seed, *names)], images.device)
         losses = []
         with rng.global_seed(seed, *names, "network", epoch):  # dropout and drop path draw from the global generator
-            for indices in order.split(recipe.batch_size):
-                clean = images[indices]
-                seen = clean if recipe.augmentation is None else recipe.augmentation(clean, augment_generator)
-                wanted = targets[indices]
-                if recipe.mixing is not None:
-                    seen, wanted = recipe.mixing(seen, wanted, augment_generator)
-                losses.append(_step(model, optimizer, recipe, Batch(seen, clean, wanted), epoch))
+            for step in steps:
+                losses.append(_step(model, optimizer, recipe, step.batch(images, targets), epoch))
         yield EpochSummary(epoch, torch.stack(losses).mean(), lr, optimizer)
 
 
