@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distillkit import rng
 from distillkit.training.epoch import plan_epoch, to_device
+from distillkit.training.memory import in_pieces
 from distillkit.training.recipe import Batch, Recipe
 from distillkit.training.standing import START, Begin, Memory, memory_of, recall
 
@@ -112,13 +113,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
     """Logits [n, K] of ``images`` [n, C, H, W] in evaluation mode; in smaller batches where memory asks for it."""
-    model.eval()
-    try:
-        return torch.cat([model(chunk) for chunk in images.split(batch_size)])
-    except torch.OutOfMemoryError:
-        if batch_size == 1:
-            raise
-    return predict(model, images, batch_size // 2)
+    return in_pieces(model.eval(), batch_size, images)
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

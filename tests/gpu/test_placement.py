@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from distillkit import rng
 from distillkit.data import augment
 from distillkit.data.augment import OPERATIONS, Augmentation, CutMix, parse_augmentation
 from distillkit.data.preprocess import fit as fit_preprocess
@@ -520,3 +521,40 @@ def test_planted__float64_and_size_are_seen():
             torch.zeros(1001, device=CUDA)
     assert torch.zeros(3).device == CPU
     assert not torch.cuda.is_available() or torch.cuda.device_count()
+
+
+def test_default_device__of_the_program_that_calls(gpu, made):
+    """Draws are made on the host all the same, and the numbers are those of without."""
+    images = drawn(3, *load_distilled(made).image_shape)
+
+    def all_of_it():
+        ds = load_distilled(made)
+        model = ds.train(ds.network(1), epochs=1, device="cuda")
+        batch, _ = next(iter(ds.loader(5, "cuda")))
+        augmented = ds.augment(images, torch.Generator().manual_seed(1))
+        tested = ImageSet(PIXEL_IMAGES, torch.arange(12, device="cpu") % ds.num_classes, ds.classes)
+        return flatten_parameters(model).cpu(), batch.cpu(), augmented.cpu(), ds.evaluate(model, tested)
+
+    expected = all_of_it()
+    with torch.device("cuda"):  # what torch.set_default_device does
+        assert torch.zeros(1).is_cuda
+        found = all_of_it()
+    assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
+    assert found[3] == expected[3]
+
+
+def test_augment__by_a_generator_of_another_device(made, monkeypatch):
+    class Elsewhere:
+        device = torch.device("cuda")
+
+    draws = []
+    monkeypatch.setattr(
+        torch, "randint", lambda high, size, generator, device: draws.append(device) or torch.tensor([7])
+    )
+    found = rng.on_the_host(Elsewhere())
+    monkeypatch.undo()
+    assert draws == [Elsewhere.device]
+    assert (found.device, found.initial_seed()) == (CPU, 7)
+    own = torch.Generator()
+    assert rng.on_the_host(own) is own
+    assert rng.on_the_host(None) is torch.default_generator
