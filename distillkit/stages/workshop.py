@@ -209,23 +209,30 @@ class Workshop:
             ConfigError: it does not hold a single one.
         """
         group = Unfinished(self.store.folder, indices)
-        if len(indices) <= self.fitting.get("together", len(indices)):
+        if len(indices) <= max(1, self.fitting.get("together", len(indices))):
             with needed_for("the training of an expert", "lower experts.batch_size or network.width"):
                 try:
-                    self._train_together(group, standings, remembered)
-                    return
+                    return self._train_together(group, standings, remembered)
                 except torch.OutOfMemoryError:
-                    if len(indices) == 1:
+                    if len(indices) == 1 and (self._form(1).plain or self.form.must):
                         raise
             give_back(self.run.device, compiled=self.form.compiled)
             fitting = self.fitting["together"] = len(indices) // 2
-            self.run.progress.note(f"{len(indices)} experts at once do not fit into memory; taking {fitting}")
+            said = f"{fitting}" if fitting else "it operation by operation, which takes half"
+            self.run.progress.note(f"{len(indices)} experts at once do not fit into memory; taking {said}")
             with contextlib.suppress(StorageError):  # else no epoch is over
                 standings, remembered = group.load(self._builders_each)
+            if not fitting:
+                return self._train_fitting(indices, standings, remembered)
         middle = -(-len(indices) // 2)
         for part in (slice(middle), slice(middle, None)):
             self._train_fitting(indices[part], standings[part], remembered[part])
-        group.clear()  # not before all are stored: a kill would take what they had learned
+        return group.clear()  # not before all are stored: a kill would take what they had learned
+
+    def _form(self, count: int) -> Form:
+        """Of so many experts; of one whose compiled step did not fit, plain: it frees as it goes back."""
+        plain = count == 1 and self.fitting.get("together") == 0
+        return Form(note=self.form.note) if plain and not self.form.must else replace(self.form, size=count)
 
     def _train_together(self, group: Unfinished, standings: list[Standing], remembered: Remembered) -> None:
         settings, prepared, indices = self.run.settings, self.prepared, group.members
@@ -255,7 +262,7 @@ class Workshop:
             self.seed,
             [journal.keep for journal in journals],
             self._after_epoch,
-            self.form if self.form.size == len(indices) else replace(self.form, size=len(indices)),
+            self._form(len(indices)),
             lambda module: in_precision(module, expert_precision(self.run, prepared)),
             standings,
             save,

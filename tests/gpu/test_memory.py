@@ -7,12 +7,14 @@ import torch
 
 from distillkit.config import compose
 from distillkit.distill.loop import _advance
+from distillkit.distill.step_functions import Adjoint, CompiledFunctions
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.experts import train as training_of_experts
 from distillkit.experts.difficulty import SCORES, score_images
 from distillkit.methods import Layer
 from distillkit.progress import Silent
+from distillkit.stages import backing_off as backing_off_module
 from distillkit.stages import workshop
 from distillkit.stages.backing_off import BackingOff
 from distillkit.stages.context import make_run, prepare
@@ -21,7 +23,20 @@ from distillkit.training.memory import in_pieces
 from distillkit.training.stack import Form
 from distillkit.trajectories.forms import open_trajectories
 from tests.gpu.pretended import PretendedGpu
-from tests.gpu.test_placement import CPU, CUDA, FRESH, IDS, IMAGES, MANY, RECIPES, build, equal, outer_task, stepped
+from tests.gpu.test_placement import (
+    CPU,
+    CUDA,
+    FRESH,
+    IDS,
+    IMAGES,
+    MANY,
+    OF_REAL_IMAGES,
+    RECIPES,
+    build,
+    equal,
+    outer_task,
+    stepped,
+)
 
 
 class Notes(Silent):
@@ -144,3 +159,86 @@ def test_experts__halved_in_the_middle_of_their_training__go_on_from_there(tmp_p
     assert sizes == [(4, 0), (2, 1), (2, 1)]
     assert torch.allclose(found, whole, atol=1e-5)
     assert not list((tmp_path / "halved").rglob("training-*"))
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_outer_step__without_graphs_where_one_cannot_be_recorded(graphs, monkeypatch):
+    """A recording that fails falls back with one line; any other error of the GPU is not hidden."""
+    told, expected = stepped(CPU, MANY)
+    task, state = outer_task(CPU, MANY, "functional")
+    engine, notes, forgotten = task.objective.engine, [], []
+    monkeypatch.setattr(backing_off_module, "give_back", lambda device, compiled: forgotten.append(compiled))
+
+    class Invalidated(CompiledFunctions):
+        def gradient(self, *arguments):
+            if self.recorded or not graphs:
+                raise torch.AcceleratorError(
+                    "CUDA error: operation failed due to a previous error during capture\nmore"
+                )
+            return super().gradient(*arguments)
+
+    inner = Invalidated(engine.inner._loss, backend=None, cuda_graphs=graphs)
+    inner._begin = lambda: None
+    failing = task.objective.run_by(replace(engine, inner=inner, compiled=True))
+    backing = BackingOff(failing, CPU, notes.append)
+    if not graphs:
+        with pytest.raises(torch.AcceleratorError):
+            _advance(replace(task, objective=backing), state)
+        return
+    assert _advance(replace(task, objective=backing), state) == pytest.approx(told, rel=1e-4)
+    assert torch.allclose(state.images, expected.images, atol=1e-4)
+    assert forgotten == [True]
+    assert notes == [
+        "a step could not be recorded as a CUDA graph (CUDA error: operation failed due to a previous error during "
+        "capture); going on without (distill.cuda_graphs=false)"
+    ]
+
+
+class Replayed:
+    """Step functions whose results are overwritten at the next call, as those of a recording are; which read theirs
+    before they write.
+    """
+
+    def __init__(self, inner):
+        self.inner, self.last = inner, []
+
+    def _given(self, *results):
+        for old in self.last:
+            old.fill_(float("nan"))
+        self.last = [own for own in results if own is not None]
+
+    def gradient(self, *arguments):
+        found = self.inner.gradient(*(own.clone() for own in arguments)).clone()
+        self._given(found)
+        return found
+
+    def adjoint(self, theta, seen, labels, w, wanted):
+        found = self.inner.adjoint(theta.clone(), seen.clone(), labels.clone(), w.clone(), wanted)
+        parts = [own if own is None else own.clone() for own in (found.value, found.images, found.labels, found.theta)]
+        self._given(*parts)
+        return Adjoint(*parts)
+
+
+REPLAYED = {
+    "plain": {},
+    "intermediate": {**MANY, "segments": 1},
+    "adam": {"inner_optimizer": "adam", "labels": "soft"},
+    "truncated, scaled": {"hypergradient": "truncated", "inner_scale": "log-balanced", "inner_momentum": 0.5},
+    "together": MANY,
+    "fresh": FRESH,
+    "gradients": OF_REAL_IMAGES,
+}
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_replays__nothing_is_held_across_them(name):
+    chosen = {**REPLAYED[name], "inner_steps": 4, "horizon": 6 if "horizon" in REPLAYED[name] else None}
+    form = "together" if name == "together" else "functional"
+    task, state = outer_task(CPU, chosen, form)
+    told = _advance(task, state)
+    again, found = outer_task(CPU, chosen, form)
+    engine = again.objective.engine
+    replayed = replace(engine, inner=Replayed(engine.inner))
+    assert _advance(replace(again, objective=again.objective.run_by(replayed)), found) == told
+    assert torch.equal(found.images, state.images)
+    assert torch.equal(found.labels, state.labels)
