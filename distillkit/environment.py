@@ -37,7 +37,8 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def made_on_the_host(function: Callable[P, R]) -> Callable[P, R]:
