@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help acceptance-gpu package docs docs-serve demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
+.PHONY: help acceptance-gpu package docs docs-serve demo reference benchmark benchmark-gpu test test-fast test-gpu install install-dev lint type-check test-only format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -36,6 +36,9 @@ type-check:  ## mypy
 
 test-only:  ## the tests alone, in as many processes as there are cores: a thread a process: tensors are tiny here, and threads would only wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+test-gpu: install-dev  ## the tests that need a GPU, and where everything lies: arithmetic, graphs, methods (minutes, on one GPU)
+	$(BIN)/python -m pytest tests/gpu
 
 RESULTS := examples/benchmarks/results
 benchmark: install-dev  ## what the README's speed tables were made with (an hour on two CPU cores)

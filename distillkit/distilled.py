@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from distillkit import rng
 from distillkit.artifact.layout import LOADED
 from distillkit.artifact.read import Artifact, check_unchanged, read_artifact
 from distillkit.artifact.source import asked_data
@@ -22,7 +23,7 @@ from distillkit.data.augment import parse_augmentation
 from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import to_inputs
-from distillkit.environment import resolve_device
+from distillkit.environment import made_on_the_host, resolve_device
 from distillkit.errors import ConfigError, FewImagesWarning, StorageError
 from distillkit.evaluation.choice import BATCH_NORM_NEEDS, choose_recipe, fitting_network
 from distillkit.evaluation.recipe import recipe_from_json
@@ -87,6 +88,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """Label probabilities [S, K]."""
         return self._targets
 
+    @made_on_the_host
     def preprocess(self, images: Tensor | Image.Image) -> Tensor:
         """Real images to the space the networks are trained in.
 
@@ -117,13 +119,18 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         tensor: Tensor = pil_to_tensor(resize(to_mode(image, gray=channels == 1), size))
         return tensor
 
+    @made_on_the_host
     def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One DSA draw of the recipe on ``images`` [B, C, H, W]; as they are if the recipe has no augmentation."""
+        """One DSA draw of the recipe on ``images`` [B, C, H, W]; as they are if the recipe has no augmentation.
+
+        ``generator`` may be one of any device; draws are made on the CPU.
+        """
         augmentation = parse_augmentation(self.recipe["augmentation"].get("strategy", "none"))
         if augmentation is None:
             return images
-        return augmentation(images, generator or torch.default_generator)
+        return augmentation(images, rng.on_the_host(generator))
 
+    @made_on_the_host
     def loader(
         self,
         batch_size: int | None = None,
@@ -155,6 +162,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """The loss that fits the targets, probabilities or class ids: cross-entropy, mean over the batch."""
         return F.cross_entropy
 
+    @made_on_the_host
     def train(
         self,
         model: nn.Module,
@@ -209,6 +217,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
                 progress(summary.epoch, float(summary.loss))
         return model.eval()
 
+    @made_on_the_host
     def recipe_for(self, model: nn.Module | str) -> dict[str, Any]:
         """The recipe that ``train`` takes for a model, or an architecture by name, in the form of ``recipe.json``."""
         return choose_recipe(model, self.recipe, self.recipes, self.image_shape, self.num_classes, len(self))
@@ -223,12 +232,14 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
                 stacklevel=3,
             )
 
+    @made_on_the_host
     def fitting(self, network: NetworkSettings, *, keep: bool) -> tuple[NetworkSettings, str | None]:
         """``network`` as this set can train it: a timm network whose normalisation nobody chose (``keep``: somebody
         did) has its batch normalisation replaced where there are few images a class. The note says so, or is None.
         """
         return (network, None) if keep else fitting_network(network, self.image_shape, self.num_classes, self._ipc)
 
+    @made_on_the_host
     def network(self, seed: int = 0) -> nn.Module:
         """A fresh network of the architecture that the headline figure belongs to; another one for every ``seed``."""
         settings = NetworkSettings.model_validate(self.recipe["architecture"])
@@ -260,6 +271,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         if shape[1:] != (self.num_classes,):
             raise ConfigError(f"the model gives outputs of shape {shape[1:]}, the set has {self.num_classes} classes")
 
+    @made_on_the_host
     def evaluate(
         self,
         model: nn.Module,
@@ -319,6 +331,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         own = torch.tensor([self.classes.index(name) for name in images.classes])
         return ImageSet(images.images, own[images.labels], self.classes)
 
+    @made_on_the_host
     def load_source(
         self, dataset: str | Path | None = None, data_root: str | None = None, token: Token = None
     ) -> SourceData:
@@ -348,6 +361,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """Whether ``data`` are those that were distilled, split as then."""
         return bool(data.info.fingerprint == self.config["source"].get("fingerprint"))
 
+    @made_on_the_host
     def to_hf_dataset(self) -> Any:
         """The 8-bit view as a ``datasets.Dataset`` with columns image, label, soft_label."""
         import io
@@ -394,6 +408,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """Where the artifact was read: the folder, or a snapshot in the Hub's cache."""
         return self._artifact.folder
 
+    @made_on_the_host
     def export(self, form: str, folder: str | Path, *, replace: bool = False) -> list[Path]:
         """Write the set in another form, ``pt`` (MTT's files), ``ddranking`` or ``imagefolder``; return the files.
 
@@ -448,6 +463,7 @@ def _positive(name: str, value: float | None) -> float | None:
     return value
 
 
+@made_on_the_host
 def load_distilled(
     source: str | Path,
     *,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -32,6 +35,26 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name} asks for a GPU, this machine has {torch.cuda.device_count()}")
     return device
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def made_on_the_host(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` as it is where the program that calls it has said ``torch.set_default_device("cuda")``.
+
+    Tensors that name no device, what is drawn among them, are made on the CPU: every device sees the same draws.
+    """
+
+    @functools.wraps(function)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.get_default_device().type == "cpu":  # a device context costs each call of torch a little
+            return function(*args, **kwargs)
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return inside
 
 
 def repeatable(wanted: bool, device: torch.device) -> None:

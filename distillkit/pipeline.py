@@ -25,7 +25,7 @@ from distillkit.config import compose
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.distributed import ALONE, World
-from distillkit.environment import resolve_device, versions
+from distillkit.environment import made_on_the_host, resolve_device, versions
 from distillkit.errors import ArtifactError, ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import recipe_from_json, recipe_words
@@ -56,6 +56,7 @@ from distillkit.stages.training_form import fresh_networks
 from distillkit.stages.workplace import workplace
 
 
+@made_on_the_host
 def compress(
     dataset: str,
     *,
@@ -238,6 +239,7 @@ def _last_part(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) else value
 
 
+@made_on_the_host
 def import_files(
     paths: Sequence[Path],
     kind: str,
@@ -288,6 +290,7 @@ def import_files(
     return load_distilled(folder)
 
 
+@made_on_the_host
 def evaluate(
     artifact: str | Path | DistilledDataset,
     architectures: Sequence[str] = ("convnet",),

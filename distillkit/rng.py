@@ -29,6 +29,16 @@ def generator(seed: int, *names: Name) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
+def on_the_host(given: torch.Generator | None) -> torch.Generator:
+    """``given``, or torch's default one, if it is a CPU's; else a CPU generator seeded by a draw of it."""
+    if given is None:
+        return torch.default_generator
+    if given.device.type == "cpu":
+        return given
+    seed = torch.randint(2**62, (1,), generator=given, device=given.device)
+    return torch.Generator().manual_seed(int(seed))
+
+
 @contextlib.contextmanager
 def global_seed(seed: int, *names: Name) -> Iterator[None]:
     """Set torch's global seeds inside the block and restore their states after it.

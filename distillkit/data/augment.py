@@ -183,11 +183,15 @@ class Composed:
                 raise ConfigError(f"augmentation {name!r} is unknown; join any of {', '.join(OPERATIONS)} with '+'")
         return Composed(names)
 
+    def draws(self, batch: int, height: int, width: int, generator: torch.Generator) -> tuple[Draw, ...]:
+        """The random part for a batch of ``batch`` images of ``height`` x ``width`` pixels, one draw an operation."""
+        return tuple(Draw(name, _OPERATIONS[name][0](batch, height, width, generator)) for name in self.operations)
+
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw and apply each to ``images`` [B, C, H, W]."""
         batch, _, height, width = images.shape
-        for operation in self.operations:
-            images = apply(images, Draw(operation, _OPERATIONS[operation][0](batch, height, width, generator)))
+        for draw in self.draws(batch, height, width, generator):
+            images = apply(images, draw)
         return images
 
 
@@ -201,25 +205,46 @@ def parse_augmentation(strategy: str) -> Augmentation | Composed | None:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """The random part of CutMix: ``partner`` int64 [B], whose box each image gets; the box: first and end of its rows
+    and columns.
+    """
+
+    partner: Tensor
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class CutMix:
     """CutMix (Yun et al., ICCV 2019): a box of another image of the batch, and as much of its label.
 
     One share λ ~ Beta(1, 1) and one box a batch, as timm has it; the share of the label is that of the pixels.
     """
 
-    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``images`` [B, C, H, W] and label probabilities ``targets`` [B, K], mixed."""
-        batch, _, height, width = images.shape
-        partner = torch.randperm(batch, generator=generator).to(images.device)
+    def draw(self, batch: int, height: int, width: int, generator: torch.Generator) -> Mix:
+        """The random part for a batch of ``batch`` images of ``height`` x ``width`` pixels."""
+        partner = torch.randperm(batch, generator=generator)
         share, row, column = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
         side = (1 - share) ** 0.5
         rows, columns = int(height * side), int(width * side)
         top, left = int(row * (height - rows + 1)), int(column * (width - columns + 1))
-        mixed = images.clone()
-        box = (..., slice(top, top + rows), slice(left, left + columns))
+        return Mix(partner, (top, top + rows), (left, left + columns))
+
+    @staticmethod
+    def mixed(images: Tensor, targets: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
+        """``images`` [B, C, H, W] and label probabilities ``targets`` [B, K], mixed as ``mix`` says."""
+        partner, mixed = mix.partner.to(images.device), images.clone()
+        box = (..., slice(*mix.rows), slice(*mix.columns))
         mixed[box] = images[partner][box]
-        kept = 1 - rows * columns / (height * width)
+        pixels = (mix.rows[1] - mix.rows[0]) * (mix.columns[1] - mix.columns[0])
+        kept = 1 - pixels / (images.shape[2] * images.shape[3])
         return mixed, kept * targets + (1 - kept) * targets[partner]
+
+    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw and mix ``images`` [B, C, H, W] and label probabilities ``targets`` [B, K]."""
+        batch, _, height, width = images.shape
+        return self.mixed(images, targets, self.draw(batch, height, width, generator))
 
 
 @dataclass(frozen=True)
@@ -249,6 +274,10 @@ class Augmentation:
         choice = int(torch.randint(len(self.operations), (1,), generator=generator))
         operation = self.operations[choice]
         return Draw(operation, _OPERATIONS[operation][0](batch, height, width, generator))
+
+    def draws(self, batch: int, height: int, width: int, generator: torch.Generator) -> tuple[Draw, ...]:
+        """The same, as one of the draws that are applied one after the other."""
+        return (self.draw(batch, height, width, generator),)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw and apply."""

@@ -54,9 +54,10 @@ def layerwise_distance(
         g, h = g.flatten(1), h.flatten(1)
         if kept is not None:
             rows = kept.flatten(1)
-            g, h = (torch.where(rows, side, 0)[rows.any(1)] for side in (g, h))
-        cosines = (g * h).sum(1) / (g.norm(dim=1) * h.norm(dim=1) + GUARD)
-        total = total + (1 - cosines).sum()
+            g, h = (torch.where(rows, side, 0) for side in (g, h))
+        distances = 1 - (g * h).sum(1) / (g.norm(dim=1) * h.norm(dim=1) + GUARD)
+        # rows are not chosen but multiplied by 0: their number would be asked of a GPU, and the host would wait
+        total = total + (distances if kept is None else distances * rows.any(1)).sum()
     return total
 
 

@@ -222,6 +222,15 @@ class CompiledFunctions:
         with functorch_config.patch(aggressive_recomputation=True):
             return Trace(self._gradient(theta, seen, labels), theta, seen, labels)
 
+    @property
+    def recorded(self) -> bool:
+        """Whether kernels are recorded and replayed."""
+        return self._cuda_graphs
+
+    def unrecorded(self) -> CompiledFunctions:
+        """The same functions, whose kernels are launched one by one."""
+        return CompiledFunctions(self._loss, self._backend)
+
     def _begin(self) -> None:
         if self._cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation, Draw
+from distillkit.data.transfer import at_once
 
 
 @dataclass(frozen=True)
@@ -58,23 +59,9 @@ def plan_inner_steps(
 
 def to_device(steps: list[InnerStep], device: torch.device) -> list[InnerStep]:
     """The same steps with all their numbers on ``device``, in one transfer that the host does not wait for."""
-    if device.type == "cpu" or not steps:
-        return steps
-    return unpacked(packed(steps).pin_memory().to(device, non_blocking=True), steps)
-
-
-def packed(steps: list[InnerStep]) -> Tensor:
-    """All numbers of the steps in one float64 vector, which holds every index exactly."""
-    return torch.cat([numbers.double().flatten() for step in steps for numbers in _numbers(step)])
-
-
-def unpacked(values: Tensor, like: list[InnerStep]) -> list[InnerStep]:
-    """Steps of the form of ``like`` with the numbers of ``values``, where those are."""
-    shapes = [numbers for step in like for numbers in _numbers(step)]
-    pieces = values.split([numbers.numel() for numbers in shapes])
-    there = iter([piece.view(old.shape).to(old.dtype) for piece, old in zip(pieces, shapes, strict=True)])
+    there = iter(at_once([numbers for step in steps for numbers in _numbers(step)], device))
     return [
-        InnerStep(next(there), None if step.draw is None else replace(step.draw, values=next(there))) for step in like
+        InnerStep(next(there), None if step.draw is None else replace(step.draw, values=next(there))) for step in steps
     ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distillkit.distributed import ALONE, World
 from distillkit.records import EvalReport
 from distillkit.training.fit import accuracy, fit
+from distillkit.training.memory import needed_for
 from distillkit.training.recipe import Recipe
 from distillkit.training.stack import Form, Stack, fit_stack, stackable
 
@@ -130,9 +131,10 @@ def evaluate_networks(
                 scores = [train_and_score(build, own(group[0]), exam, recipe, seed, group[0], after_epoch)]
             else:
                 scores = train_and_score_together(build, own, exam, recipe, seed, group, form, after_epoch)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if size == 1:
-                raise
+                with needed_for("the training of a fresh network", "lower evaluate.batch_size or network.width"):
+                    raise error
             size //= 2
             form.note(f"{len(group)} networks at once do not fit into memory; taking {size}")
             waiting.insert(0, group)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distillkit.errors import ConfigError
 from distillkit.parts import Part, Seam
+from distillkit.training.memory import in_pieces
 
 Score = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -57,8 +58,7 @@ SCORES: Seam[Part[Score]] = Seam("experts.difficulty", {"el2n": Part(_score_el2n
 def score_images(score: Score, model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 512) -> Tensor:
     """Scores [n] of un-augmented ``images`` [n, C, H, W] by one network, on the CPU."""
     model.eval()
-    pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([score(model, some, theirs) for some, theirs in pairs]).cpu()
+    return in_pieces(lambda some, theirs: score(model, some, theirs), batch_size, images, labels).cpu()
 
 
 def easy_to_hard(scores_n: Tensor, labels_n: Tensor, num_classes: int) -> tuple[Tensor, ...]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from distillkit.environment import made_on_the_host
 from distillkit.errors import ConfigError
 from distillkit.networks.norms import replace_batch_norm
 
@@ -97,6 +98,7 @@ def plain_attention() -> Iterator[None]:
         set_fused_attn(before)
 
 
+@made_on_the_host
 def prepare_model(
     name: str, *, num_classes: int, image_size: int, channels: int = 3, norm: Norm = "keep"
 ) -> tuple[nn.Module, list[str]]:

@@ -29,6 +29,7 @@ from distillkit.records import SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
 from distillkit.stages.ipc import check_ipc
 from distillkit.tracking import check_tracker
+from distillkit.training.memory import needed_for
 from distillkit.version import RUN_FORMAT
 
 
@@ -136,15 +137,17 @@ def prepare(run: Run, fit_on: Callable[[SourceData], Tensor] = training_images) 
     network = settings.network
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
-    validation = Examination(
-        to_inputs(preprocess, data.validation.images, run.device), data.validation.labels.to(run.device)
-    )
+    with needed_for("the images", "lower --image-size or dataset.max_train"):
+        validation = Examination(
+            to_inputs(preprocess, data.validation.images, run.device), data.validation.labels.to(run.device)
+        )
+        train_images = to_inputs(preprocess, data.train.images, run.device)
     return Prepared(
         data=data,
         preprocess=preprocess,
         augmentation=Augmentation.parse(settings.dataset.augmentation),
         network=network,
-        train_images=to_inputs(preprocess, data.train.images, run.device),
+        train_images=train_images,
         train_labels=data.train.labels.to(run.device),
         validation=validation,
     )

@@ -32,6 +32,7 @@ from distillkit.precision import arithmetic
 from distillkit.records import EvalReport, SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import NetworkSettings
+from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.difficulty import ranked
@@ -102,7 +103,7 @@ def distill_set(
     run.progress.stage("distilling", settings.outer_steps, state.step)
     try:
         with arithmetic(state.precision or "fp32", run.device):
-            state = distill(task, state, _Recorder(run, prepared, folder, tracker))
+            state = distill(backing_off(run, task), state, _Recorder(run, prepared, folder, tracker))
     finally:
         tracker.close()
     best = state.best

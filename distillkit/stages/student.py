@@ -7,7 +7,6 @@ another would end at other bytes.
 from __future__ import annotations
 
 import copy
-import gc
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,6 +37,7 @@ from distillkit.networks.functional import FlatNetwork
 from distillkit.precision import AGREEMENT, arithmetic, available, candidates, in_precision
 from distillkit.settings import DistillSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.training.memory import give_back
 
 
 def eager_engine(network: FlatNetwork, labels: LabelPart) -> Engine:
@@ -181,22 +181,18 @@ def _formed(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState
                 ) from error
             run.progress.note(f"{work.students} students at once do not fit into memory; taking them in turn")
             state.kept = None  # that was of another form
-            forget_compiled(run.device)
+        give_back(run.device, compiled=True)
     state.together = False
-    trial = _trial(task, state, network.size, 1)
-    return engine(maker.functions(loss, EagerFunctions(loss), trial, work.steps), False)
-
-
-def forget_compiled(device: torch.device) -> None:
-    """Give back what compiled functions and their recordings hold of a GPU's memory."""
-    if device.type != "cuda":
-        return
-    torch._dynamo.reset()
-    from torch._inductor.cudagraph_trees import reset_cudagraph_trees
-
-    reset_cudagraph_trees()
-    gc.collect()
-    torch.cuda.empty_cache()
+    trial, eager = _trial(task, state, network.size, 1), EagerFunctions(loss)
+    try:
+        return engine(maker.functions(loss, eager, trial, work.steps), False)
+    except torch.OutOfMemoryError:
+        if not compiles:
+            raise
+        run.progress.note("the compiled step does not fit into memory; distilling operation by operation")
+        state.kept = None
+    give_back(run.device, compiled=True)
+    return engine(replace(maker, compiles=False).functions(loss, eager, trial, work.steps), False)
 
 
 def _side_by_side(settings: DistillSettings, work: Work, device: torch.device, state: OuterState) -> bool:
@@ -312,7 +308,10 @@ class _Maker:
         part = slice(len(seen) // count)
         if self.state.kept == 0 or self.settings.keep_gib == 0:
             return 0
-        held = count * trace_bytes(functions, size // count, seen[part], labels[part], wanted)
+        try:
+            held = count * trace_bytes(functions, size // count, seen[part], labels[part], wanted)
+        except torch.OutOfMemoryError:
+            return 0
         fitting = min(steps, int(self._memory() / max(1, held)))
         return fitting if self.state.kept is None else self.state.kept
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from distillkit import storage
@@ -20,6 +22,7 @@ from distillkit.experts.train import train_experts as train_experts_of
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.expert_precision import expert_precision
+from distillkit.training.memory import give_back, needed_for
 from distillkit.training.stack import Form
 from distillkit.training.standing import Standing
 from distillkit.trajectories.forms import FORMS, Builder, RawBuilder
@@ -47,6 +50,8 @@ class Workshop:
     seed: int
     form: Form
     ranking: Ranking | None
+    fitting: dict[str, int] = field(default_factory=dict, compare=False)
+    """``together``: how many were found to fit into a GPU's memory, where they were fewer than ``form`` says."""
 
     @property
     def is_raw(self) -> bool:
@@ -193,14 +198,50 @@ class Workshop:
 
     def _train(self, indices: Sequence[int], standings: list[Standing], remembered: Remembered) -> None:
         """Train experts to where the run reads them, from where they stand."""
-        settings, prepared, group = self.run.settings, self.prepared, Unfinished(self.store.folder, tuple(indices))
+        begun = standings[0].epoch if standings else 0
+        self.run.progress.advance(sum(min(begun, self.missing.get(index, 0)) for index in indices))
+        self._train_fitting(tuple(indices), standings, remembered)
+
+    def _train_fitting(self, indices: tuple[int, ...], standings: list[Standing], remembered: Remembered) -> None:
+        """All side by side; half of them after the other where a GPU's memory does not hold all.
+
+        Raises:
+            ConfigError: it does not hold a single one.
+        """
+        group = Unfinished(self.store.folder, indices)
+        if len(indices) <= max(1, self.fitting.get("together", len(indices))):
+            with needed_for("the training of an expert", "lower experts.batch_size or network.width"):
+                try:
+                    return self._train_together(group, standings, remembered)
+                except torch.OutOfMemoryError:
+                    if len(indices) == 1 and (self._form(1).plain or self.form.must):
+                        raise
+            give_back(self.run.device, compiled=self.form.compiled)
+            fitting = self.fitting["together"] = len(indices) // 2
+            said = f"{fitting}" if fitting else "it operation by operation, which takes half"
+            self.run.progress.note(f"{len(indices)} experts at once do not fit into memory; taking {said}")
+            with contextlib.suppress(StorageError):  # else no epoch is over
+                standings, remembered = group.load(self._builders_each)
+            if not fitting:
+                return self._train_fitting(indices, standings, remembered)
+        middle = -(-len(indices) // 2)
+        for part in (slice(middle), slice(middle, None)):
+            self._train_fitting(indices[part], standings[part], remembered[part])
+        return group.clear()  # not before all are stored: a kill would take what they had learned
+
+    def _form(self, count: int) -> Form:
+        """Of so many experts; of one whose compiled step did not fit, plain: it frees as it goes back."""
+        plain = count == 1 and self.fitting.get("together") == 0
+        return Form(note=self.form.note) if plain and not self.form.must else replace(self.form, size=count)
+
+    def _train_together(self, group: Unfinished, standings: list[Standing], remembered: Remembered) -> None:
+        settings, prepared, indices = self.run.settings, self.prepared, group.members
         begun = standings[0].epoch if standings else 0
         epochs = max(begun, *(self.missing.get(index, 0) for index in indices))
         each = [[self._builder(epochs), *([RawBuilder()] if self._builders_each > 1 else [])] for _ in indices]
         for builders, own, standing in zip(each, remembered, standings, strict=False):  # none of those that begin
             for builder, items in zip(builders, own, strict=True):
                 builder.restore(items, standing.parameters)
-        self.run.progress.advance(sum(min(begun, self.missing.get(index, 0)) for index in indices))
         self.store.describe()
         if begun and not group.path.is_dir():
             group.keep(0, remembered)
@@ -221,7 +262,7 @@ class Workshop:
             self.seed,
             [journal.keep for journal in journals],
             self._after_epoch,
-            self.form if self.form.size == len(indices) else replace(self.form, size=len(indices)),
+            self._form(len(indices)),
             lambda module: in_precision(module, expert_precision(self.run, prepared)),
             standings,
             save,

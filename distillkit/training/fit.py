@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from distillkit import rng
+from distillkit.training.epoch import plan_epoch, to_device
+from distillkit.training.memory import in_pieces
 from distillkit.training.recipe import Batch, Recipe
 from distillkit.training.standing import START, Begin, Memory, memory_of, recall
 
@@ -63,17 +65,11 @@ def fit(
         if recipe.cosine:
             set_lr(optimizer, recipe.lr_of(epoch, lr))
         model.train()
-        order = recipe.order(len(images), epoch, rng.generator(seed, *names, "order", epoch)).to(images.device)
-        augment_generator = rng.generator(seed, *names, "augment", epoch)
+        (steps,) = to_device([plan_epoch(recipe, images, epoch, seed, *names)], images.device)
         losses = []
         with rng.global_seed(seed, *names, "network", epoch):  # dropout and drop path draw from the global generator
-            for indices in order.split(recipe.batch_size):
-                clean = images[indices]
-                seen = clean if recipe.augmentation is None else recipe.augmentation(clean, augment_generator)
-                wanted = targets[indices]
-                if recipe.mixing is not None:
-                    seen, wanted = recipe.mixing(seen, wanted, augment_generator)
-                losses.append(_step(model, optimizer, recipe, Batch(seen, clean, wanted), epoch))
+            for step in steps:
+                losses.append(_step(model, optimizer, recipe, step.batch(images, targets), epoch))
         yield EpochSummary(epoch, torch.stack(losses).mean(), lr, optimizer)
 
 
@@ -117,13 +113,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
     """Logits [n, K] of ``images`` [n, C, H, W] in evaluation mode; in smaller batches where memory asks for it."""
-    model.eval()
-    try:
-        return torch.cat([model(chunk) for chunk in images.split(batch_size)])
-    except torch.OutOfMemoryError:
-        if batch_size == 1:
-            raise
-    return predict(model, images, batch_size // 2)
+    return in_pieces(model.eval(), batch_size, images)
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distillkit import rng
+from distillkit.environment import made_on_the_host
 
 
 class TensorLoader:
@@ -20,10 +21,14 @@ class TensorLoader:
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
+    @made_on_the_host
+    def _order(self) -> Tensor:
+        if not self._shuffle:
+            return torch.arange(len(self.images))
+        return torch.randperm(len(self.images), generator=rng.generator(self._seed, "loader", self._passes))
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.arange(len(self.images))
-        if self._shuffle:
-            order = torch.randperm(len(order), generator=rng.generator(self._seed, "loader", self._passes))
+        order = self._order()
         self._passes += 1
         for indices in order.to(self.images.device).split(self.batch_size):
             yield self.images[indices], self.targets[indices]

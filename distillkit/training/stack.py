@@ -18,6 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from distillkit import rng
 from distillkit.errors import ConfigError
+from distillkit.training.epoch import plan_epoch, to_device
 from distillkit.training.fit import EpochSummary, set_lr
 from distillkit.training.recipe import Batch, LossPart, Recipe
 from distillkit.training.standing import START, Begin, recall
@@ -173,28 +174,18 @@ def fit_stack(
             optimizer = recipe.optimizer_at(epoch)(stack.parameters, lr, stacked=True)
         if recipe.cosine:
             set_lr(optimizer, recipe.lr_of(epoch, lr))
-        orders = [
-            recipe.order(len(own), epoch, rng.generator(seed, *name, "order", epoch)).to(device)
-            for own, name in zip(images, names, strict=True)
-        ]
-        generators = [rng.generator(seed, *name, "augment", epoch) for name in names]
+        plans = [plan_epoch(recipe, own, epoch, seed, *name) for own, name in zip(images, names, strict=True)]
         losses, scale = [], torch.tensor(recipe.loss_scale(epoch), dtype=images[0].dtype, device=device)
-        for chunks in zip(*(order.split(recipe.batch_size) for order in orders), strict=True):
-            clean = [own[chunk] for own, chunk in zip(images, chunks, strict=True)]
-            seen = clean if recipe.augmentation is None else _augmented(recipe, clean, generators)
-            wanted = [own[chunk] for own, chunk in zip(targets, chunks, strict=True)]
-            stacked = torch.stack(seen)
-            clean_ones = stacked if seen is clean else torch.stack(clean)
-            if recipe.mixing is not None:
-                mixed = [recipe.mixing(*pair) for pair in zip(seen, wanted, generators, strict=True)]
-                stacked, wanted = torch.stack([images for images, _ in mixed]), [labels for _, labels in mixed]
-            batch = Batch(stacked, clean_ones, torch.stack(wanted))
-            losses.append(stack.step(optimizer, batch, scale))
+        for steps in zip(*to_device(plans, device), strict=True):
+            batches = [step.batch(*own) for step, *own in zip(steps, images, targets, strict=True)]
+            losses.append(stack.step(optimizer, _stacked(batches), scale))
         means = torch.stack(losses).mean(0)
         yield [EpochSummary(epoch, loss, lr, optimizer, index) for index, loss in enumerate(means)]
 
 
-def _augmented(recipe: Recipe, clean: list[Tensor], generators: list[torch.Generator]) -> list[Tensor]:
-    augmentation = recipe.augmentation
-    assert augmentation is not None
-    return [augmentation(own, generator) for own, generator in zip(clean, generators, strict=True)]
+def _stacked(batches: Sequence[Batch]) -> Batch:
+    """The batches of all networks, along a new first axis."""
+    seen = torch.stack([batch.images for batch in batches])
+    same = all(batch.clean is batch.images for batch in batches)
+    clean = seen if same else torch.stack([batch.clean for batch in batches])
+    return Batch(seen, clean, torch.stack([batch.targets for batch in batches]))
