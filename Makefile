@@ -34,6 +34,9 @@ lint:  ## ruff and the import contract
 type-check:  ## mypy
 	$(BIN)/mypy
 
+test-fast: lint  ## the tests of parts, without whole runs: a couple of minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
 test-only:  ## the tests alone, in as many processes as there are cores: a thread a process: tensors are tiny here, and threads would only wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 

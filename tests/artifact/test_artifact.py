@@ -14,6 +14,7 @@ from distillkit.artifact.layout import FILES, PUBLISHED, check_format
 from distillkit.artifact.views import eight_bit
 from distillkit.data.preprocess import Standardise
 from distillkit.errors import ArtifactError, ConfigError
+from distillkit.lab import effective
 from distillkit.records import SyntheticSet
 from tests.conftest import TINY
 
@@ -106,7 +107,7 @@ def test_train__without_parameters_or_on_a_device_that_is_not_there(made):
 
 
 def test_compress__a_command_longer_than_the_format_allows_is_cut_not_fatal(tmp_path):
-    settings = {**TINY, "distill.outer_steps": 0, "experts.count": 0}
+    settings = effective(TINY | {"distill.outer_steps": 0}, "digits", 1, "random", "smoke")
     words, out = "x" * 50_000, tmp_path / "set"
     compress("digits", ipc=1, method="random", preset="smoke", settings=settings, out=out, device="cpu", command=words)
     assert load_distilled(out).config["command"] == "x" * 14_997 + "..."

@@ -14,6 +14,7 @@ from distillkit.artifact.layout import FILES, recipe_file
 from distillkit.data.preprocess import Standardise
 from distillkit.errors import ConfigError
 from distillkit.evaluation.tuning import Candidate, Tried
+from distillkit.lab import effective
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.stages.tune import Tuned, keep_recipe
 from tests.artifact.small import write_small
@@ -109,9 +110,8 @@ def test_compress__packed_again_keeps_repository_and_own_section(tmp_path):
     again = compress("digits", settings=TINY, **arguments)
     assert list(again.results["tuned"]) == ["mlp"]
     assert "measured on float32 images" not in card.read_text()
-    other = compress(
-        "digits", method="random", replace=True, **{**arguments, "ipc": 3}, settings=TINY | {"distill.outer_steps": 0}
-    )
+    own = effective(TINY | {"distill.outer_steps": 0}, "digits", 3, "random", "smoke")
+    other = compress("digits", method="random", replace=True, **{**arguments, "ipc": 3}, settings=own)
     assert own_section.find(card.read_text()) == "MY NOTES"  # another run in the same folder
     assert other.config.get("hub") is None
     assert (other.recipes, other.results.get("tuned")) == ({}, None)

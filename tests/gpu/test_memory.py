@@ -65,9 +65,9 @@ def test_in_pieces__until_one_is_too_much():
 
 def test_scores__in_smaller_pieces_are_the_same():
     model = build()
-    expected = score_images(SCORES["el2n"], model, IMAGES, IDS)
+    expected = score_images(SCORES["el2n"].build, model, IMAGES, IDS)
     with PretendedGpu() as gpu:
-        arguments = (SCORES["el2n"], model.to(CUDA), IMAGES.to(CUDA), IDS.to(CUDA))
+        arguments = (SCORES["el2n"].build, model.to(CUDA), IMAGES.to(CUDA), IDS.to(CUDA))
         gpu.largest = 4 * 3 * 8 * 8 * 4  # the activations of four images
         assert torch.allclose(score_images(*arguments), expected, atol=1e-6)
 

@@ -385,8 +385,8 @@ def test_initial_images(gpu, name):
 @pytest.mark.parametrize("name", SCORES)
 def test_difficulty(gpu, name):
     model = build()
-    expected = score_images(SCORES[name], model, IMAGES, IDS)
-    found = score_images(SCORES[name], model.to(CUDA), IMAGES.to(CUDA), IDS.to(CUDA))
+    expected = score_images(SCORES[name].build, model, IMAGES, IDS)
+    found = score_images(SCORES[name].build, model.to(CUDA), IMAGES.to(CUDA), IDS.to(CUDA))
     assert (found.device, gpu.waits) == (CPU, {"to the host": 1})
     assert torch.allclose(found, expected, atol=1e-6)
 

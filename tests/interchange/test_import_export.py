@@ -18,6 +18,7 @@ from distillkit.errors import ConfigError, DataError, NotFoundError
 from distillkit.interchange.export import folder_names
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class, label_kind, published_normalisation, to_synthetic
+from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.settings import DatasetSettings
 from distillkit.stages.importing import SEARCHED_LRS, Lost
@@ -238,7 +239,8 @@ def test_import__zca_is_fitted_on_all_training_images(tmp_path):
     torch.testing.assert_close(ds._artifact.preprocess.matrix, matrix, rtol=0, atol=1e-6)
     rows = storage.cache_root() / "baselines"
     assert len(list(rows.glob("full-*.json"))) == 1
-    own = {**TINY, "dataset.preprocessing": "zca", "distill.outer_steps": 0, "experts.count": 0}
+    own = TINY | {"dataset.preprocessing": "zca", "distill.outer_steps": 0}
+    own = effective(own, "digits", 2, "random", "smoke")
     compress("digits", ipc=2, method="random", preset="smoke", settings=own, out=tmp_path / "own", device="cpu")
     assert len(list(rows.glob("full-*.json"))) == 2  # another whitening, so another row for the full data
 
