@@ -17,6 +17,10 @@ from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.reach import expert_reach
+from distillkit.training.batches import in_batches
+
+ASKED_AT_ONCE = 512
+"""Real images that an expert is asked about at a time."""
 
 
 def real_data(run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork) -> RealData:
@@ -29,7 +33,7 @@ def real_data(run: Run, prepared: Prepared, trajectories: TrajectorySource | Non
     def logits(expert: int, indices: Tensor | None) -> Tensor:
         point = trajectories.point(expert, trajectories.end(expert)).to(images.device)
         chosen = images if indices is None else images[indices.to(images.device)]
-        return torch.cat([network(point, part) for part in chosen.split(512)]).cpu()
+        return torch.cat([network(point, part) for part in in_batches(chosen, ASKED_AT_ONCE)]).cpu()
 
     return RealData(images, prepared.train_labels, prepared.num_classes, expert_reach(run.settings).init, logits)
 

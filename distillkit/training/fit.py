@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit import rng
+from distillkit.training.batches import in_batches
 from distillkit.training.recipe import Batch, Recipe
 from distillkit.training.standing import START, Begin, Memory, memory_of, recall
 
@@ -67,7 +68,7 @@ def fit(
         augment_generator = rng.generator(seed, *names, "augment", epoch)
         losses = []
         with rng.global_seed(seed, *names, "network", epoch):  # dropout and drop path draw from the global generator
-            for indices in order.split(recipe.batch_size):
+            for indices in in_batches(order, recipe.batch_size):
                 clean = images[indices]
                 seen = clean if recipe.augmentation is None else recipe.augmentation(clean, augment_generator)
                 wanted = targets[indices]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distillkit import rng
+from distillkit.training.batches import batch_sizes, in_batches
 
 
 class TensorLoader:
@@ -18,12 +19,12 @@ class TensorLoader:
         self._shuffle, self._seed, self._passes = shuffle, seed, 0
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return len(batch_sizes(len(self.images), self.batch_size))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.arange(len(self.images))
         if self._shuffle:
             order = torch.randperm(len(order), generator=rng.generator(self._seed, "loader", self._passes))
         self._passes += 1
-        for indices in order.to(self.images.device).split(self.batch_size):
+        for indices in in_batches(order.to(self.images.device), self.batch_size):
             yield self.images[indices], self.targets[indices]

@@ -18,6 +18,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from distillkit import rng
 from distillkit.errors import ConfigError
+from distillkit.training.batches import in_batches
 from distillkit.training.fit import EpochSummary, set_lr
 from distillkit.training.recipe import Batch, LossPart, Recipe
 from distillkit.training.standing import START, Begin, recall
@@ -179,7 +180,7 @@ def fit_stack(
         ]
         generators = [rng.generator(seed, *name, "augment", epoch) for name in names]
         losses, scale = [], torch.tensor(recipe.loss_scale(epoch), dtype=images[0].dtype, device=device)
-        for chunks in zip(*(order.split(recipe.batch_size) for order in orders), strict=True):
+        for chunks in zip(*(in_batches(order, recipe.batch_size) for order in orders), strict=True):
             clean = [own[chunk] for own, chunk in zip(images, chunks, strict=True)]
             seen = clean if recipe.augmentation is None else _augmented(recipe, clean, generators)
             wanted = [own[chunk] for own, chunk in zip(targets, chunks, strict=True)]
