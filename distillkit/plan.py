@@ -335,7 +335,7 @@ class _Walk:
 def _outer_seconds(run: Run, prepared: Prepared) -> float:
     """One outer step; where students of several architectures take turns, the mean over them."""
     names = run.settings.network.pool
-    pools = [(name,) for name in names] or [()]
+    pools: list[tuple[str, ...]] = [(name,) for name in names] or [()]
     network = run.settings.network
     alone = [_with_network(run, network.model_copy(update={"pool": pool})) for pool in pools]
     return sum(_seconds_of_a_step(one, prepared) for one in alone) / len(alone)
