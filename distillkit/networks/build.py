@@ -10,7 +10,7 @@ from distillkit.environment import memory_bytes
 from distillkit.errors import ConfigError
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.field import FIELD, NORMED, build_field
-from distillkit.networks.timm_models import plain_attention, prepare_model
+from distillkit.networks.timm_models import plain_activations, plain_attention, prepare_model
 from distillkit.settings import NetworkSettings
 
 BYTES_OF_A_PARAMETER = 8
@@ -77,13 +77,14 @@ def build_network(
     with rng.global_seed(seed, *names):
         if settings.name.startswith("timm/"):
             with plain_attention():
-                return prepare_model(
+                model, _ = prepare_model(
                     settings.name,
                     num_classes=num_classes,
                     image_size=height,
                     channels=channels,
                     norm=settings.replace_norm,
-                )[0]
+                )
+                return plain_activations(model)
         if settings.name in FIELD:
             return named(build_field(settings.name, image_shape, num_classes, settings.norm), settings)
         if settings.name != "convnet":
