@@ -24,20 +24,21 @@ from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.environment import made_on_the_host, resolve_device
-from distillkit.errors import ConfigError, FewImagesWarning, StorageError
+from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning, StorageError
 from distillkit.evaluation.choice import BATCH_NORM_NEEDS, choose_recipe, fitting_network
 from distillkit.evaluation.recipe import recipe_from_json
 from distillkit.hub.address import Address, is_folder, looks_like_address, parse_address
 from distillkit.hub.client import Cache, Token, sources_read_with
 from distillkit.interchange.export import export
 from distillkit.networks.build import build_network
-from distillkit.networks.kinds import has_batch_norm
+from distillkit.networks.kinds import has_batch_norm, needs_several
 from distillkit.progress import Silent
 from distillkit.records import ImageSet, SourceData
 from distillkit.settings import NetworkSettings
 from distillkit.sharing.pull import copy_files, fetch
 from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, fit, in_training_form
+from distillkit.training.given import check_outputs, check_trainable, device_of, positive, seed_number, whole
 from distillkit.training.loader import TensorLoader
 
 
@@ -66,6 +67,13 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         self.classes = tuple(artifact.config["classes"])
         self.num_classes = len(self.classes)
         self._targets = artifact.synthetic.targets()
+
+    def __repr__(self) -> str:
+        source, size = self.config["source"].get("name", "unknown data"), "x".join(map(str, self.image_shape))
+        return (
+            f"DistilledDataset({str(self.folder)!r}: {len(self)} images {size} of {source}, "
+            f"{self.num_classes} classes, ipc {self.config['ipc']}, {self.config['method']})"
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -140,7 +148,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         hard_labels: bool = False,
         seed: int = 0,
     ) -> TensorLoader:
-        """Batches ``(images, targets)`` resident on ``device``; no workers, the set is small.
+        """Batches ``(images, targets)`` resident on ``device``; no workers, the set is small. A single image that is
+        left over joins the last batch.
 
         Args:
             batch_size: default the recipe's.
@@ -150,10 +159,11 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             seed: of the orders.
 
         Raises:
-            ConfigError: ``batch_size`` is not positive.
+            ConfigError: ``batch_size`` is not positive, or no whole number.
         """
-        size = _positive("batch_size", batch_size) or int(self.recipe["batch_size"])
-        return TensorLoader(self.images.to(device), self._chosen(hard_labels).to(device), int(size), shuffle, seed)
+        size = whole("batch_size", batch_size) or int(self.recipe["batch_size"])
+        images, targets = self.images.to(device), self._chosen(hard_labels).to(device)
+        return TensorLoader(images, targets, size, shuffle, seed_number(seed))
 
     def _chosen(self, hard_labels: bool) -> Tensor:
         return self.class_ids if hard_labels else self._targets
@@ -199,22 +209,34 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             compiled: compile the model's forward pass; it pays from thousands of steps on.
 
         Raises:
-            ConfigError: the model does not take such images or has another number of outputs, or a number is not
-                positive.
+            ConfigError: the model does not take such images, gives anything but finite logits of the set's classes,
+                cannot be trained (by batches of one image, say), or a number is not positive.
+            DivergenceError: the loss did not stay finite.
         """
-        place = resolve_device(str(device)) if device is not None else _device_of(model)
-        model.to(place)
-        self._check(model, place)
+        place = resolve_device(str(device)) if device is not None else device_of(model)
+        seed = seed_number(seed)
         chosen = self.recipe_for(model) if recipe is None else dict(recipe)
         how = recipe_from_json(self._overridden(chosen, lr, epochs, batch_size, augment))
+        device_of(model)
+        check_trainable(model)
+        check_outputs(model.to(place), self.images[:2].to(place), self.num_classes)
+        if how.batch_size == 1 and needs_several(model, self.image_shape):
+            raise ConfigError(
+                "the model has batch normalisation on a map of one pixel, which a batch of one image gives no "
+                "statistics; batch_size=2 or more"
+            )
         self._warn_of_batch_norm(model)
         targets = self._chosen(hard_labels).to(place)
         if hard_labels and how.mixing is not None:
             targets = F.one_hot(targets, self.num_classes).to(self.images.dtype)
         seen = in_training_form(model, place, amp=amp, compiled=compiled)
+        finite = torch.ones((), dtype=torch.bool, device=place)
         for summary in fit(seen, self.images.to(place), targets, how, seed, "train"):
+            finite &= torch.isfinite(summary.loss)
             if progress is not None:
                 progress(summary.epoch, float(summary.loss))
+        if not finite:
+            raise DivergenceError(f"the loss did not stay finite at lr {how.lr:g}; begin with a fresh model, and less")
         return model.eval()
 
     @made_on_the_host
@@ -243,33 +265,22 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
     def network(self, seed: int = 0) -> nn.Module:
         """A fresh network of the architecture that the headline figure belongs to; another one for every ``seed``."""
         settings = NetworkSettings.model_validate(self.recipe["architecture"])
-        return build_network(settings, self.image_shape, self.num_classes, seed, "network")
+        return build_network(settings, self.image_shape, self.num_classes, seed_number(seed), "network")
 
     def _overridden(
         self, recipe: Mapping[str, Any], lr: float | None, epochs: int | None, batch_size: int | None, augment: bool
     ) -> dict[str, Any]:
         value = dict(recipe)
-        value["lr"] = _positive("lr", lr) or value["lr"]
-        value["batch_size"] = _positive("batch_size", batch_size) or value["batch_size"]
+        value["lr"] = positive("lr", lr) or value["lr"]
+        value["batch_size"] = whole("batch_size", batch_size) or value["batch_size"]
         if not augment:
             value["augmentation"] = {"name": "none"}
-        if _positive("epochs", epochs) is not None:
+        epochs = whole("epochs", epochs)
+        if epochs is not None:
             schedule = dict(value["schedule"])
             drops = [round(drop * epochs / schedule["epochs"]) for drop in schedule["lr_drop_epochs"]]
             value["schedule"] = {**schedule, "epochs": epochs, "lr_drop_epochs": drops}
         return value
-
-    def _check(self, model: nn.Module, device: torch.device) -> None:
-        try:
-            with torch.no_grad():
-                shape = tuple(model.eval()(self.images[:2].to(device)).shape)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise ConfigError(
-                f"the model does not take images of shape {self.image_shape}: {str(error).splitlines()[0]}; "
-                "distillkit.prepare_model builds timm networks that do"
-            ) from error
-        if shape[1:] != (self.num_classes,):
-            raise ConfigError(f"the model gives outputs of shape {shape[1:]}, the set has {self.num_classes} classes")
 
     @made_on_the_host
     def evaluate(
@@ -288,11 +299,13 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             data_root: where local copies of registered data sets lie.
 
         Raises:
-            ConfigError: the set was made of a folder, and ``dataset`` is None; or the data have other classes.
+            ConfigError: the set was made of a folder and ``dataset`` is None; the data have other classes; or the
+                model does not take such images, or gives anything but finite logits of the set's classes.
             DataError: the data set is not what it was when it was distilled.
         """
         test = self.test_images(dataset, data_root)
-        device = _device_of(model)
+        device = device_of(model)
+        check_outputs(model, self.images[:2].to(device), self.num_classes)
         return accuracy(model, self.preprocess(test.images.to(device)), test.labels.to(device))
 
     def test_images(
@@ -448,19 +461,6 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         options = PushOptions(private, revision, tag, create_pr, commit_message, replace)
         return push(self._whole_folder(), repo_id, options, token, update_folder=self._origin is None)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    if parameter is None:
-        raise ConfigError("the model has no parameters; nothing in it can be trained")
-    return parameter.device
-
-
-def _positive(name: str, value: float | None) -> float | None:
-    if value is not None and not value > 0:
-        raise ConfigError(f"{name} must be positive, got {value}")
-    return value
 
 
 @made_on_the_host

@@ -81,6 +81,16 @@ def keep_freed_memory(device: torch.device) -> None:
         mallopt(top_pad, 64 << 20)
 
 
+def memory_bytes(device: torch.device) -> int | None:
+    """Bytes of memory of ``device``, or of the machine if that is a CPU; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return None
+
+
 def versions() -> dict[str, str]:
     """Versions of what computes, as far as it is installed."""
     found = {"distillkit": __version__, "python": platform.python_version()}

@@ -9,7 +9,7 @@
     ├── NetworkError (ConnectionError) 5  offline or unreachable
     ├── StorageError (OSError)      1  a file could not be written or read
     ├── TrajectoryError             1  an expert trajectory cannot be matched
-    ├── DivergenceError             1  distillation produces no finite step any more
+    ├── DivergenceError             1  distillation or a training produces no finite step any more
     ├── LostError                   1  another process of the run failed, or is gone
     └── Interrupted                 130  stopped by a signal, after a checkpoint
 
@@ -70,7 +70,7 @@ class TrajectoryError(DistillkitError):
 
 
 class DivergenceError(DistillkitError):
-    """Distillation produces no finite step any more."""
+    """Distillation, or a training, produces no finite step any more."""
 
 
 class LostError(DistillkitError):

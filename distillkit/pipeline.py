@@ -33,7 +33,8 @@ from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Layer, Method
-from distillkit.networks.build import architecture_name, build_network, parse_architecture
+from distillkit.networks.build import architecture_name, build_network, check_memory, parse_architecture
+from distillkit.networks.kinds import needs_several
 from distillkit.networks.timm_models import prepare_model
 from distillkit.plan import fitted, with_sizes
 from distillkit.precision import arithmetic, candidates, steady
@@ -43,22 +44,23 @@ from distillkit.run_folder import RunFolder
 from distillkit.settings import DatasetSettings, NetworkSettings
 from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, make_run, prepare, run_identity
-from distillkit.stages.distillation import distilled, student_settings
+from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.experts import expert_setup
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.package import package
-from distillkit.stages.probe import check_network
+from distillkit.stages.probe import check_networks
 from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import fresh_networks
 from distillkit.stages.workplace import workplace
+from distillkit.training.given import seed_number, whole
 
 
 @made_on_the_host
 def compress(
-    dataset: str,
+    dataset: str | Path,
     *,
     ipc: int,
     method: str | Method = "mtt",
@@ -98,6 +100,7 @@ def compress(
     Raises:
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
+    dataset = str(dataset)
     place = world.place(resolve_device(device))
     layers = [*overrides, *([Layer("argument", settings, asked=True)] if settings else [])]
     composed = compose(dataset, ipc, method, preset, place.type, layers)
@@ -130,11 +133,10 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     check_distillation(run.settings, run.asked)
     _check_place(out, run.settings.dataset)
     prepared = prepare(run)
+    check_networks(run, prepared)  # before anything in the folder is touched
     settle_threads(run, prepared)
     if run.device.type == "cpu":
         torch.set_num_threads(run.world.decided(torch.get_num_threads))
-    for network in dict.fromkeys((prepared.network, student_settings(run, prepared))):
-        check_network(run, prepared, network)  # before anything in the folder is touched
     run = _fitted(run, prepared, out)
     _agree(run, prepared)
     with workplace(run, out, run_identity(run, prepared), replace) as folder:
@@ -293,7 +295,7 @@ def import_files(
 @made_on_the_host
 def evaluate(
     artifact: str | Path | DistilledDataset,
-    architectures: Sequence[str] = ("convnet",),
+    architectures: str | Sequence[str] = ("convnet",),
     *,
     dataset: str | Path | ImageSet | SourceData | None = None,
     networks: int = 5,
@@ -309,7 +311,8 @@ def evaluate(
 
     Args:
         artifact: folder, or a loaded set.
-        architectures: ``convnet``, ``convnet:width=64,depth=2``, ``resnet18`` or ``timm/<name>:norm=instance``.
+        architectures: one or several of ``convnet``, ``convnet:width=64,depth=2``, ``resnet18`` or
+            ``timm/<name>:norm=instance``.
         dataset: whose test split is asked: a name or folder, data already loaded, or None for the data set that was
             distilled. A set that was made of a folder needs it: a config decides no folder that is read.
         networks: k of each.
@@ -323,10 +326,13 @@ def evaluate(
         world: the processes that train networks, each its share of them.
 
     Raises:
-        ConfigError: an architecture is unknown or does not fit the images, or the data were not named and must be.
+        ConfigError: an architecture is unknown or does not fit the images or the recipe, a number is not positive, or
+            the data were not named and must be.
         DataError: the data set is not what it was when it was distilled.
         ArtifactError: no artifact.
     """
+    networks, seed = whole("networks", networks) or 1, seed_number(seed)
+    architectures = [architectures] if isinstance(architectures, str) else architectures
     listener = Silent() if progress is None else progress
     request = StopRequest() if stop is None else stop  # an unset request is false
     place = world.place(resolve_device(device))
@@ -334,6 +340,8 @@ def evaluate(
     precision = steady(str(ds.config["settings"].get("precision", "fp32")), place)
     found = _networks(ds, architectures, listener)
     recipes = {name: ds.recipe if common_recipe else ds.recipe_for(name) for name in found}
+    for name, network in found.items():
+        _check_recipe(ds, name, network, int(recipes[name]["batch_size"]))
     asked = [ds.config, recipes, versions(), networks, seed, precision]
     world.agree("artifact, version or wish", storage.fingerprint(asked))
     test = ds.test_images(dataset, data_root)
@@ -371,7 +379,9 @@ def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Prog
     own = NetworkSettings.model_validate(ds.recipe["architecture"])
     found = {}
     for text in architectures:
-        network, note = ds.fitting(parse_architecture(text, own), keep="norm=" in text)
+        asked = parse_architecture(text, own)
+        check_memory(asked, ds.image_shape, ds.num_classes, torch.device("cpu"))
+        network, note = ds.fitting(asked, keep="norm=" in text)
         name = text if note is None else architecture_name(network)
         found[name] = network
         if note is not None:
@@ -387,6 +397,20 @@ def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Prog
             )[1]
             listener.note(f"{name}: {'; '.join(changed) if changed else 'as timm makes it'}")
     return found
+
+
+def _check_recipe(ds: DistilledDataset, name: str, network: NetworkSettings, batch_size: int) -> None:
+    """Can a network be built, and trained on batches of this size?
+
+    Raises:
+        ConfigError: no.
+    """
+    model = build_network(network, ds.image_shape, ds.num_classes, 0, "kind")
+    if batch_size == 1 and needs_several(model, ds.image_shape):
+        raise ConfigError(
+            f"{name} has batch normalisation on a map of one pixel, and its recipe trains on one image at a time, "
+            "which gives no statistics; take another network"
+        )
 
 
 def check_free(ds: DistilledDataset, architectures: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distillkit.distill.inner_optimizers import inner_optimizer
 from distillkit.distill.labels import label_part, labels_ask_experts
-from distillkit.distill.loop import DistillTask, outer_step, start_state
+from distillkit.distill.loop import OuterTask, outer_step, start_state
 from distillkit.distill.objectives import needs
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distill.state import OuterState
@@ -27,13 +27,15 @@ from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import arithmetic, in_precision
-from distillkit.settings import DistillSettings, RunSettings
+from distillkit.settings import DistillSettings, NetworkSettings, RunSettings
+from distillkit.stages.architectures import student_pool
 from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, determining, prepare
-from distillkit.stages.distillation import distill_task, student_settings
+from distillkit.stages.distillation import distill_task
 from distillkit.stages.evaluation import BASELINE_LRS, set_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.experts import expert_setup, planned_trajectories
+from distillkit.stages.probe import check_networks
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.student import DEFAULT_KEPT
 from distillkit.stages.threads import settle_threads
@@ -82,6 +84,7 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
     """
     check_distillation(run.settings, run.asked)
     prepared = prepare(run) if prepared is None else prepared
+    check_networks(run, prepared)
     settle_threads(run, prepared)
     costs = measured_costs(run, prepared)
     if run.settings.time_budget is not None:
@@ -330,7 +333,21 @@ class _Walk:
 
 
 def _outer_seconds(run: Run, prepared: Prepared) -> float:
-    """One outer step in the form that the run will use, from a few of the steps that it is made of."""
+    """One outer step; where students of several architectures take turns, the mean over them."""
+    names = run.settings.network.pool
+    pools: list[tuple[str, ...]] = [(name,) for name in names] or [()]
+    network = run.settings.network
+    alone = [_with_network(run, network.model_copy(update={"pool": pool})) for pool in pools]
+    return sum(_seconds_of_a_step(one, prepared) for one in alone) / len(alone)
+
+
+def _with_network(run: Run, network: NetworkSettings) -> Run:
+    """The run with another network section."""
+    return replace(run, settings=run.settings.model_copy(update={"network": network}))
+
+
+def _seconds_of_a_step(run: Run, prepared: Prepared) -> float:
+    """With students of one architecture, in the form that the run will use, from a few of the inner steps."""
     distill, size = run.settings.distill, run.settings.ipc * prepared.num_classes
     unrolled = distill.objective == "unroll"
     inner = min(PROBE_INNER_STEPS, distill.inner_steps) if unrolled else distill.inner_steps
@@ -341,7 +358,7 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
     # images are not ranked for a probe
     short = distill.model_copy(update={"outer_steps": same_work, "keep_gib": share, "real_order": "shuffle", **shorter})
     probe = replace(run, settings=run.settings.model_copy(update={"distill": short}))
-    network = prepared.build(student_settings(run, prepared), 0, "plan")(0).to(run.device)
+    network = prepared.build(student_pool(run, prepared)[0], 0, "plan")(0).to(run.device)
     matched = needs_experts(run.settings)
     walk = _Walk(flatten_parameters(network), planned_trajectories(run.settings)) if matched else None
     class_ids = torch.arange(size) % prepared.num_classes
@@ -355,7 +372,7 @@ def _outer_seconds(run: Run, prepared: Prepared) -> float:
         return _measured_step(run, distill, task, state, inner)
 
 
-def _measured_step(run: Run, distill: DistillSettings, task: DistillTask, state: OuterState, inner: int) -> float:
+def _measured_step(run: Run, distill: DistillSettings, task: OuterTask, state: OuterState, inner: int) -> float:
     """Seconds of an outer step of the whole run, from one of ``task``, which takes ``inner`` inner steps."""
     seconds = _time(lambda: _exhaust(outer_step(task, state)), run.device)
     if isinstance(task.objective, UnrolledStudents):
@@ -400,7 +417,8 @@ def _path_bytes(settings: DistillSettings, parameters: int) -> int:
 
 def _sizes(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> dict[str, Any]:
     settings = run.settings
-    parameters = sum(p.numel() for p in prepared.build(student_settings(run, prepared), 0, "plan")(0).parameters())
+    students = [prepared.build(network, 0, "plan")(0) for network in student_pool(run, prepared)]
+    parameters = max(sum(p.numel() for p in student.parameters()) for student in students)
     form = FORMS.chosen(settings)
     most = settings.experts.epochs
     disk = sum(form.size(settings.trajectories, most, epochs, parameters) for epochs in missing.values())

@@ -7,15 +7,24 @@ stage that owns a part lists the names it knows.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class Section(BaseModel):
     """Immutable settings; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    unsaid: ClassVar[frozenset[str]] = frozenset()
+    """Settings that are not written at their defaults: files from before there were any are still these."""
+
+    @model_serializer(mode="wrap")
+    def _said(self, to_plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = to_plain(self)
+        fields = type(self).model_fields
+        silent = {name for name in self.unsaid if getattr(self, name) == fields[name].get_default()}
+        return {name: value for name, value in plain.items() if name not in silent} if silent else plain
 
 
 def _as_text(name: Any) -> Any:
@@ -86,6 +95,7 @@ class DatasetSettings(Section):
 class NetworkSettings(Section):
     """The network of experts, students and the main evaluation."""
 
+    unsaid: ClassVar[frozenset[str]] = frozenset({"pool"})
     name: str = "convnet"
     """``convnet``, one of the field's (``resnet18``, ``vgg11``, ``alexnet``, ``lenet``, ``mlp``) or ``timm/<name>``."""
     width: int = Field(128, ge=1)
@@ -97,6 +107,10 @@ class NetworkSettings(Section):
     group."""
     replace_norm: Literal["keep", "instance", "group"] = "keep"
     """Of a timm network: what takes the place of its batch normalisation, which a few images a class cannot train."""
+    pool: tuple[str, ...] = ()
+    """Networks of students that begin fresh, and of DSA and DM, which take turns by outer step (by fresh network, where
+    several steps share one): ``["convnet", "resnet18"]``, each as ``--arch`` has it. The set is learned for all of
+    them; it is selected and measured with the network of the run. Default that network, or ``distill.student``."""
 
 
 class ExpertSettings(Section):
@@ -427,7 +441,8 @@ SECTIONS: dict[str, type[Section]] = {
 
 
 def defaults(section: type[Section]) -> dict[str, Any]:
-    """The settings of a section that have a default and are no sections themselves, as JSON."""
-    fields = {name: field for name, field in section.model_fields.items() if not field.is_required()}
+    """The settings of a section that have a default and are no sections themselves, as they are written in JSON."""
+    written = {name: field for name, field in section.model_fields.items() if name not in section.unsaid}
+    fields = {name: field for name, field in written.items() if not field.is_required()}
     plain = {name: field.get_default() for name, field in fields.items() if name not in SECTIONS}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}

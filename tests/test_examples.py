@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -270,3 +271,41 @@ def test_clock__a_point_a_budget_and_none_twice(tmp_path):
     assert (out / "clock.png").stat().st_size > 1000
     assert run("reference/clock.py", *arguments).count("digits-ipc1 ") == 1
     assert len((out / "clock.jsonl").read_text().splitlines()) == 2
+
+
+def in_this_process(monkeypatch, name, *arguments):
+    """Without the seconds of another process's imports."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    monkeypatch.syspath_prepend(str((EXAMPLES / name).parent))
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_timm_names__are_sorted_by_what_they_do_and_none_is_tried_twice(tmp_path, monkeypatch, capsys):
+    stem, names = tmp_path / "names", ["test_resnet", "test_vit", "resnet10t", "test_byobnet", "vgg19"]
+    in_this_process(monkeypatch, "benchmarks/timm_names.py", *names, "--most-parameters", 1e7, "--out", stem)
+    rows = {row["name"]: row for row in json.loads(stem.with_suffix(".json").read_text())["rows"]}
+    assert {name: row["kind"] for name, row in rows.items()} == {
+        "test_resnet": "works",
+        "test_vit": "changed",
+        "resnet10t": "works",
+        "test_byobnet": "changed",
+        "vgg19": "too large",
+    }
+    assert "img_size=32" in rows["test_vit"]["words"]
+    assert "| names | 2 | 2 | 0 | 0 | 1 | 0 | 0 |" in stem.with_suffix(".md").read_text()
+    capsys.readouterr()
+    in_this_process(monkeypatch, "benchmarks/timm_names.py", *names, "--most-parameters", 1e7, "--out", stem)
+    assert "test_resnet: " not in capsys.readouterr().out
+
+
+def test_network_pool__a_row_for_each_student_and_for_all(tmp_path, monkeypatch):
+    stem = tmp_path / "pool"
+    few = ("--preset", "smoke", "--steps", 2, "--seeds", 1, "--networks", 1, "--width", 4, "--others", "lenet")
+    with pytest.raises(Exception, match="lenet does not take images of 8x8 pixels"):
+        in_this_process(monkeypatch, "network_pool.py", *few, "--out", stem)
+    in_this_process(monkeypatch, "network_pool.py", *few[:-2], "--others", "--out", stem)
+    found = json.loads(stem.with_suffix(".json").read_text())["accuracies"]
+    assert {name: list(row) for name, row in found.items()} == {
+        name: ["convnet", "mlp"] for name in ("convnet", "mlp", "convnet and mlp")
+    }
+    assert stem.with_suffix(".md").read_text().count("\n| ") == 5

@@ -27,6 +27,7 @@ from distillkit.artifact.card_words import (
     origin_words,
     paper_links,
     plain,
+    pool_words,
     results_table,
     selection_words,
     tensor_bytes,
@@ -237,7 +238,7 @@ def _preprocessing(about: ArtifactConfig) -> str:
 def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
     return {
         "table": results_table(about, how, measured),
-        "network_words": network_words(how),
+        "network_words": (network_words(how) + pool_words(about)).strip(),
         "lr_words": lr_words(how, measured),
         "selection": selection_words(about, measured.selection),
         "tuned": tuned_table(about, measured),

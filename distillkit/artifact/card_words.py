@@ -65,6 +65,12 @@ def network_words(how: RecipeFile) -> str:
     )
 
 
+def pool_words(about: ArtifactConfig) -> str:
+    """Which networks the set was learned with, where they took turns."""
+    names = ", ".join(f"`{one_line(name)}`" for name in about.settings.network.pool)
+    return f" It was learned with students that took turns: {names}." if names and about.learned else ""
+
+
 def paper_links(about: ArtifactConfig) -> str:
     """Links to the papers that the method's citation names; the Hub lists a set with its papers by them."""
     found = dict.fromkeys(re.findall(r"arXiv:(\d{4}\.\d{4,5})", about.citation))

@@ -56,10 +56,17 @@ class StoredDistill(_Open):
     outer_steps: int | None = None
 
 
+class StoredNetwork(_Open):
+    """Of the settings of the network, what the card tells."""
+
+    pool: Annotated[list[Line], Field(max_length=100)] = []
+
+
 class StoredSettings(_Open):
     """Of the settings of the run, what readers use."""
 
     dataset: StoredDataset
+    network: StoredNetwork = StoredNetwork()
     distill: StoredDistill = StoredDistill()
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
 

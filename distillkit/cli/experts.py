@@ -47,6 +47,7 @@ def train(
     from distillkit.interrupt import stop_on_signals
     from distillkit.stages.context import make_run, prepare
     from distillkit.stages.experts import check_experts, train_experts
+    from distillkit.stages.probe import check_networks
 
     data = opt.DataOptions(
         data_root=data_root,
@@ -66,7 +67,9 @@ def train(
     with console.progress(quiet) as progress, stop_on_signals() as stop:
         run = make_run(composed, place, progress, stop)
         check_experts(run.settings)
-        store = train_experts(run, prepare(run))
+        prepared = prepare(run)
+        check_networks(run, prepared)
+        store = train_experts(run, prepared)
     _print_store(_summary(store.folder), as_json)
 
 

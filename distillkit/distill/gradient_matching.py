@@ -30,6 +30,7 @@ from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.parts import Part, Seam
 from distillkit.settings import DistillSettings
+from distillkit.training.batches import batch_sizes
 
 GUARD = 1e-6
 """Added to the product of two norms, as released."""
@@ -134,7 +135,7 @@ class GradientMatching:
         batch = min(settings.batch_size or len(state.images), len(state.images))
         channels, height, width = (int(size) for size in state.images.shape[1:])
         steps = plan_inner_steps(
-            settings.network_epochs * -(-len(state.images) // batch),
+            settings.network_epochs * len(batch_sizes(len(state.images), batch)),
             len(state.images),
             settings.batch_size,
             (channels, height, width),

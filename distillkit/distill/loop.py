@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from distillkit.distill.objective import Objective
+from distillkit.distill.objective import Descent, Objective
 from distillkit.distill.outer_optimizers import OuterOptimizer, rate_share
 from distillkit.distill.state import Best, OuterState
 from distillkit.distill.unroll import Hypergradient
@@ -28,6 +28,22 @@ class DistillTask:
     settings: DistillSettings
     objective: Objective
     optimizer: OuterOptimizer
+
+
+class OuterTask(Protocol):
+    """What the loop asks of a task, however its students are made."""
+
+    @property
+    def settings(self) -> DistillSettings:
+        """Of the loop."""
+
+    @property
+    def objective(self) -> Descent:
+        """What an outer step descends."""
+
+    @property
+    def optimizer(self) -> OuterOptimizer:
+        """How."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,7 @@ class Observer(Protocol):
         """After every selection."""
 
 
-def distill(task: DistillTask, state: OuterState, observer: Observer) -> OuterState:
+def distill(task: OuterTask, state: OuterState, observer: Observer) -> OuterState:
     """Run the outer loop from ``state.step`` to ``outer_steps``, changing ``state``; the best set is ``state.best``.
 
     The set is evaluated every ``select_every`` steps and at the last one, on validation data; step 0 (the initial
@@ -83,7 +99,7 @@ def distill(task: DistillTask, state: OuterState, observer: Observer) -> OuterSt
         observer.on_step(StepRecord(state.step, loss, state.lr, norm, state.skipped, state.gated, seconds), state)
 
 
-def _advance(task: DistillTask, state: OuterState) -> tuple[float, float]:
+def _advance(task: OuterTask, state: OuterState) -> tuple[float, float]:
     """One outer step; nothing is changed if its loss or a gradient is not finite, or the loss exceeds the gate.
 
     Returns loss and norm of the image gradient.
@@ -113,7 +129,7 @@ def _gradients(result: Hypergradient, grad_lr: float) -> dict[str, Tensor]:
     return found if result.labels is None else {**found, "labels": result.labels}
 
 
-def outer_step(task: DistillTask, state: OuterState) -> Hypergradient:
+def outer_step(task: OuterTask, state: OuterState) -> Hypergradient:
     """The hypergradient of outer step ``state.step``, averaged over its S students.
 
     Their numbers, step * S .. step * S + S - 1, name all their randomness.

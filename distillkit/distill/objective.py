@@ -44,8 +44,8 @@ class Engine:
     compiled: bool = False
 
 
-class Objective(Protocol):
-    """A loss of the synthetic set, with its gradient."""
+class Descent(Protocol):
+    """A loss of the synthetic set, with its gradient: all that the outer loop asks for."""
 
     @property
     def labels(self) -> LabelPart:
@@ -53,6 +53,10 @@ class Objective(Protocol):
 
     def gradient(self, state: OuterState, numbers: Sequence[int]) -> Hypergradient:
         """The mean over the students called ``numbers``; they name all their randomness."""
+
+
+class Objective(Descent, Protocol):
+    """A descent by students of one architecture, which can be computed in several ways."""
 
     def work(self, size: int) -> Work:
         """Of an outer step on a set of ``size`` images."""

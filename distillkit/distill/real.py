@@ -20,6 +20,7 @@ from distillkit import rng
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.parts import SCHEDULE_SETTINGS, Part, Seam
+from distillkit.training.batches import in_batches
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class RealTerm:
     def adjoint(self, student_P: Tensor) -> tuple[Tensor, Tensor]:
         """Value and derivative over the whole batch."""
         total, gradient = student_P.new_zeros(()), torch.zeros_like(student_P)
-        pieces = zip(self.batch.seen.split(self.piece), self.batch.labels.split(self.piece), strict=True)
+        pieces = zip(in_batches(self.batch.seen, self.piece), in_batches(self.batch.labels, self.piece), strict=True)
         for seen, labels in pieces:
             value, part = self.loss(student_P, seen, labels)
             share = len(seen) / len(self.batch.seen)

@@ -37,7 +37,8 @@ class Best:
 class OuterState:
     """The synthetic set being learned: images [S, C, H, W], labels [S, K], the student's learning rate η.
 
-    ``memory`` is that of the outer optimiser; ``carried`` [S', P], networks that the next outer step goes on with.
+    ``memory`` is that of the outer optimiser; ``carried`` [S', P], networks that the next outer step goes on with;
+    ``forms``, how each of several architectures computes, where students take turns.
     """
 
     images: Tensor
@@ -58,6 +59,7 @@ class OuterState:
     kept: int | None = None
     together: bool | None = None
     agreement: dict[str, float] = field(default_factory=dict)
+    forms: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
 
     def apply(
@@ -124,6 +126,8 @@ class OuterState:
             "agreement",
         )
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.forms:
+            numbers["forms"] = self.forms
         if self.best is not None:
             best = self.best
             numbers["best"] = {"step": best.step, "accuracy": best.accuracy, "lr": best.synthetic.lr}

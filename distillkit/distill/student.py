@@ -11,6 +11,7 @@ from torch import Tensor
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation, Draw
 from distillkit.data.transfer import at_once
+from distillkit.training.batches import in_batches
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def batch_indices(size: int, batch_size: int | None, generator: torch.Generator)
         while True:
             yield torch.arange(size)
     while True:
-        yield from reversed(torch.randperm(size, generator=generator).split(batch_size))
+        yield from reversed(in_batches(torch.randperm(size, generator=generator), batch_size))
 
 
 def plan_inner_steps(

@@ -15,6 +15,7 @@ from typing import Any
 
 from distillkit.data.augment import CutMix, parse_augmentation
 from distillkit.errors import ConfigError
+from distillkit.training.batches import batch_sizes
 from distillkit.training.recipe import AdamW, Recipe, Sgd, cross_entropy, shuffle
 
 LRS = {"sgd": (0.003, 0.01, 0.03, 0.1), "adamw": (1e-4, 3e-4, 1e-3, 3e-3)}
@@ -41,7 +42,7 @@ class Candidate:
 
     def epochs(self, size: int) -> int:
         """Passes over ``size`` images."""
-        return -(-self.steps // -(-size // min(size, LARGEST_BATCH)))
+        return -(-self.steps // len(batch_sizes(size, min(size, LARGEST_BATCH))))
 
     def recipe(self, size: int) -> Recipe:
         """For a set of ``size`` images."""

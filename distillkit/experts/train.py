@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from distillkit.errors import TrajectoryError
@@ -45,6 +45,9 @@ class ExpertRun:
 
 
 ONE_BY_ONE = Form()
+EXPLODED = 1000.0
+"""Parameters that grow by such a factor in one epoch have diverged, finite or not."""
+LOWER_LR = "lower experts.lr"
 Keep = Callable[[int, Tensor], None]
 """Called with t and the parameters after t epochs, float32 [P] on the CPU, a copy; t = 0: the initialisation."""
 Save = Callable[[list[Standing]], None]
@@ -63,6 +66,7 @@ def train_experts(
     change: Callable[[nn.Module], nn.Module] = lambda module: module,
     standings: Sequence[Standing] = (),
     save: Save = lambda standings: None,
+    advice: str = LOWER_LR,
 ) -> list[ExpertRun]:
     """Train experts ``indices``, drawing everything random of each under ("expert", index).
 
@@ -80,16 +84,17 @@ def train_experts(
         standings: where each of them stands, after the same number of epochs, if they were trained before; ``keep``
             hears of later epochs alone.
         save: who keeps where they stand, after every epoch.
+        advice: what to do if one diverges.
 
     Raises:
-        TrajectoryError: a loss stopped being finite.
+        TrajectoryError: a loss stopped being finite, or parameters grew ``EXPLODED`` times as long.
     """
     shape = (int(data.images.shape[1]), int(data.images.shape[2]), int(data.images.shape[3]))
     models = [
         change(build_network(network, shape, data.num_classes, seed, "expert", index, "init")).to(data.images.device)
         for index in indices
     ]
-    diaries = [_Diary(index, data, model, own) for index, model, own in zip(indices, models, keep, strict=True)]
+    diaries = [_Diary(index, data, model, own, advice) for index, model, own in zip(indices, models, keep, strict=True)]
     for diary, standing in zip(diaries, standings, strict=False):
         diary.go_on(standing)
     begin = Begin(standings[0].epoch, [standing.memory for standing in standings]) if standings else START
@@ -127,8 +132,8 @@ def _epochs(
 class _Diary:
     """What is kept of one expert: its parameters by epoch, and its curve."""
 
-    def __init__(self, index: int, data: ExpertData, model: nn.Module, keep: Keep) -> None:
-        self.index, self.data, self.model, self.keep = index, data, model, keep
+    def __init__(self, index: int, data: ExpertData, model: nn.Module, keep: Keep, advice: str) -> None:
+        self.index, self.data, self.model, self.keep, self.advice = index, data, model, keep, advice
         self.before = flatten_parameters(model).cpu()
         self.curve: dict[str, list[float]] = {"loss": [], "validation_accuracy": [], "parameter_change": []}
 
@@ -145,10 +150,11 @@ class _Diary:
     def write(self, summary: EpochSummary) -> tuple[float, float | None]:
         """An epoch is over; its loss and validation accuracy, if images are held out."""
         loss, now = float(summary.loss), flatten_parameters(self.model).cpu()
-        if not torch.isfinite(now).all():
+        before, size = float(self.before.double().norm()), float(now.double().norm())
+        if not (math.isfinite(loss) and size <= EXPLODED * max(before, 1.0)):
             raise TrajectoryError(
-                f"expert {self.index} diverged in epoch {summary.epoch + 1} (parameters are not finite); lower "
-                "experts.lr"
+                f"expert {self.index} diverged in epoch {summary.epoch + 1} (loss {loss:.3g}, parameters of length "
+                f"{size:.3g} after {before:.3g}); {self.advice}"
             )
         self.keep(summary.epoch + 1, now)
         held_out = len(self.data.validation_labels) > 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from distillkit import rng
+from distillkit.environment import memory_bytes
 from distillkit.errors import ConfigError
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.field import FIELD, NORMED, build_field
-from distillkit.networks.timm_models import plain_attention, prepare_model
+from distillkit.networks.timm_models import plain_activations, plain_attention, prepare_model
 from distillkit.settings import NetworkSettings
 
+BYTES_OF_A_PARAMETER = 8
+"""At the least: a float32 and its gradient."""
 OPTIONS = {"convnet": ("width", "depth", "norm"), "timm": ("norm",), **dict.fromkeys(NORMED, ("norm",))}
 """Options of architectures by name, or by family."""
 
@@ -30,6 +34,7 @@ def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
             f"architecture {text!r} is unknown; use convnet, convnet:width=64,depth=3, {known} or timm/<name>"
         )
     plain = NetworkSettings(name=name) if family != "convnet" else NetworkSettings()
+    base = base.model_copy(update={"pool": ()})
     values = base.model_dump() if family == "convnet" == base.name else plain.model_dump()
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
@@ -72,13 +77,14 @@ def build_network(
     with rng.global_seed(seed, *names):
         if settings.name.startswith("timm/"):
             with plain_attention():
-                return prepare_model(
+                model, _ = prepare_model(
                     settings.name,
                     num_classes=num_classes,
                     image_size=height,
                     channels=channels,
                     norm=settings.replace_norm,
-                )[0]
+                )
+                return plain_activations(model)
         if settings.name in FIELD:
             return named(build_field(settings.name, image_shape, num_classes, settings.norm), settings)
         if settings.name != "convnet":
@@ -86,6 +92,35 @@ def build_network(
         depth = settings.depth or default_depth(min(height, width))
         network = ConvNet(channels, (height, width), num_classes, settings.width, depth, settings.norm)
         return named(network, settings)
+
+
+def parameter_count(settings: NetworkSettings, image_shape: tuple[int, int, int], num_classes: int) -> int | None:
+    """Parameters of a network, without memory for them; None of one that cannot be built so."""
+    try:
+        with torch.device("meta"):
+            network = build_network(settings, image_shape, num_classes, 0, "count")
+    except (RuntimeError, NotImplementedError, ConfigError):  # an initialisation that looks at its numbers
+        return None
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def check_memory(
+    settings: NetworkSettings, image_shape: tuple[int, int, int], num_classes: int, device: torch.device
+) -> None:
+    """Do a network and its gradient fit into the memory of ``device``?
+
+    Raises:
+        ConfigError: no.
+    """
+    count, memory = parameter_count(settings, image_shape, num_classes), memory_bytes(device)
+    if count is None or memory is None:
+        return
+    needed, there = BYTES_OF_A_PARAMETER * count / 2**30, memory / 2**30
+    if needed > there:
+        raise ConfigError(
+            f"network {architecture_name(settings)!r} does not fit into memory: {count:,} parameters and their "
+            f"gradient take {needed:.1f} GiB of {there:.1f} GiB; take a smaller one"
+        )
 
 
 def named(network: nn.Module, settings: NetworkSettings) -> nn.Module:

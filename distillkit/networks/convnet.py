@@ -47,5 +47,10 @@ class ConvNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.classifier(self.features(images).flatten(1))
+        logits: Tensor = self.classifier(self.embedding(images))
         return logits
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """What the last layer sees, [B, F]."""
+        found: Tensor = self.features(images)
+        return found.flatten(1)

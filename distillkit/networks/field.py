@@ -54,12 +54,16 @@ class ResNet18(nn.Module):
             )
         self.classifier = nn.Linear(512, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits."""
+    def embedding(self, images: Tensor) -> Tensor:
+        """What the last layer sees, [B, F]."""
         found = F.relu(self.bn1(self.conv1(images)))
         for index in range(1, 5):
             found = self.get_submodule(f"layer{index}")(found)
-        logits: Tensor = self.classifier(found.mean((2, 3)))  # the released average pooling of a 4x4 map
+        return found.mean((2, 3))  # the released average pooling of a 4x4 map
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        logits: Tensor = self.classifier(self.embedding(images))
         return logits
 
 
@@ -86,9 +90,14 @@ class Vgg11(nn.Module):
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(_flat(self.features, image_shape), num_classes)
 
+    def embedding(self, images: Tensor) -> Tensor:
+        """What the last layer sees, [B, F]."""
+        found: Tensor = self.features(images)
+        return found.flatten(1)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.classifier(self.features(images).flatten(1))
+        logits: Tensor = self.classifier(self.embedding(images))
         return logits
 
 
@@ -105,9 +114,14 @@ class AlexNet(nn.Module):
         self.features = nn.Sequential(first, relu, pool, *second, *third)
         self.fc = nn.Linear(_flat(self.features, image_shape), num_classes)
 
+    def embedding(self, images: Tensor) -> Tensor:
+        """What the last layer sees, [B, F]."""
+        found: Tensor = self.features(images)
+        return found.flatten(1)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.fc(self.features(images).flatten(1))
+        logits: Tensor = self.fc(self.embedding(images))
         return logits
 
 
@@ -129,10 +143,13 @@ class LeNet(nn.Module):
         self.fc_2 = nn.Linear(120, 84)
         self.fc_3 = nn.Linear(84, num_classes)
 
+    def embedding(self, images: Tensor) -> Tensor:
+        """What the last layer sees, [B, F]."""
+        return F.relu(self.fc_2(F.relu(self.fc_1(self.features(images).flatten(1)))))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
-        inner = F.relu(self.fc_2(F.relu(self.fc_1(self.features(images).flatten(1)))))
-        logits: Tensor = self.fc_3(inner)
+        logits: Tensor = self.fc_3(self.embedding(images))
         return logits
 
 
@@ -145,9 +162,13 @@ class Mlp(nn.Module):
         self.fc_2 = nn.Linear(128, 128)
         self.fc_3 = nn.Linear(128, num_classes)
 
+    def embedding(self, images: Tensor) -> Tensor:
+        """What the last layer sees, [B, F]."""
+        return F.relu(self.fc_2(F.relu(self.fc_1(images.flatten(1)))))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
-        logits: Tensor = self.fc_3(F.relu(self.fc_2(F.relu(self.fc_1(images.flatten(1))))))
+        logits: Tensor = self.fc_3(self.embedding(images))
         return logits
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
+import torch
 from torch import nn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -33,6 +35,23 @@ def family_of(architecture: str) -> str:
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a layer of it normalises over the batch."""
     return any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
+
+
+def needs_several(model: nn.Module, image_shape: tuple[int, int, int]) -> bool:
+    """Whether ``model`` cannot be trained on a batch of one image [C, H, W]: it has batch normalisation on a map of one
+    pixel, which has no statistics then. The model stays as it is.
+    """
+    if not has_batch_norm(model):
+        return False
+    probed, parameter = copy.deepcopy(model).train(), next(model.parameters())
+    try:
+        with torch.no_grad():
+            probed(torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            return True
+        raise
+    return False
 
 
 def has_attention(model: nn.Module) -> bool:

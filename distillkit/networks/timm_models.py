@@ -75,7 +75,7 @@ def _create(name: str, arguments: dict[str, Any]) -> nn.Module | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model: nn.Module = timm.create_model(name, pretrained=False, **arguments)
-    except (TypeError, AssertionError, RuntimeError, ValueError, IndexError):
+    except (TypeError, AssertionError, RuntimeError, ValueError, IndexError, ZeroDivisionError):
         return None  # this family does not take these arguments
     return model
 
@@ -96,6 +96,22 @@ def plain_attention() -> Iterator[None]:
         yield
     finally:
         set_fused_attn(before)
+
+
+class PlainHardsigmoid(nn.Hardsigmoid):
+    """ReLU6(x + 3) / 6, the same in operations that have a second derivative."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Element by element."""
+        return nn.functional.relu6(input + 3) / 6
+
+
+def plain_activations(model: nn.Module) -> nn.Module:
+    """``model``, its activations without a second derivative replaced in place by the same in plain operations."""
+    for layer in model.modules():
+        if type(layer) is nn.Hardsigmoid:
+            layer.__class__ = PlainHardsigmoid
+    return model
 
 
 @made_on_the_host

@@ -188,7 +188,7 @@ def _validated(value: Any, name: str) -> TrajectoriesFile:
 
 def _contradictions(about: TrajectoriesFile, setup: dict[str, Any], fingerprint: str) -> list[tuple[bool, str]]:
     """What the parts of a list must agree on, and the words where they do not."""
-    named = set(NetworkSettings.model_fields) - {"replace_norm"}  # older lists do not have it
+    named = set(NetworkSettings.model_fields) - {"replace_norm"} - NetworkSettings.unsaid  # older lists have neither
     form, recipe, epochs = about.setup.form, about.setup.recipe, about.setup.most_epochs
     scheduled = {"add_end_epoch", "easy_fraction", "remove_epochs", "remove_fractions"}
     whole = all(

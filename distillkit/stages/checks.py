@@ -51,13 +51,16 @@ def check_distillation(settings: RunSettings, asked: Collection[str] = ()) -> No
 
 
 def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:
-    if settings.distill.student is None:
-        return
-    parse_architecture(settings.distill.student, settings.network)
-    if wanted & OF_EXPERTS:
+    pool, student = settings.network.pool, settings.distill.student
+    for name in (*pool, *(() if student is None else (student,))):
+        parse_architecture(name, settings.network)
+    if pool and not settings.distill.outer_steps:
+        raise ConfigError("network.pool is of students, and distill.outer_steps=0 has none; leave it out")
+    if (pool or student is not None) and wanted & OF_EXPERTS:
         raise ConfigError(
-            "distill.student is of students that begin fresh; those that are matched with experts have the experts' "
-            "network: leave it out, or --set network.width and the like"
+            f"{'network.pool' if pool else 'distill.student'} is of students that begin fresh (rat, dsa, dm); those "
+            "that are matched with experts have the experts' network, of one parameter shape: leave it out, or --set "
+            "network.width and the like"
         )
 
 

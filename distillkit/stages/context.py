@@ -134,7 +134,7 @@ def prepare(run: Run, fit_on: Callable[[SourceData], Tensor] = training_images) 
         run.progress.note(note)
     check_ipc(data, settings)
     preprocess = fit_preprocess(settings.dataset, fit_on(data))
-    network = settings.network
+    network = settings.network.model_copy(update={"pool": ()})  # which is of students
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
     with needed_for("the images", "lower --image-size or dataset.max_train"):

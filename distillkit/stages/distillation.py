@@ -13,7 +13,7 @@ from distillkit import plots, storage
 from distillkit.artifact.views import preview_png
 from distillkit.distill.dealt import Dealt
 from distillkit.distill.labels import label_part
-from distillkit.distill.loop import DistillTask, StepRecord, distill, start_state
+from distillkit.distill.loop import DistillTask, OuterTask, StepRecord, distill, start_state
 from distillkit.distill.objectives import Resources, needs, objective
 from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.real import Available, RealImages, all_images, scheduled_images
@@ -25,13 +25,12 @@ from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import is_ranked
 from distillkit.experts.report import expert_report
 from distillkit.experts.schedule import check_schedule, schedule_of, seen_shares
-from distillkit.networks.build import parse_architecture
-from distillkit.networks.convnet import default_depth
 from distillkit.networks.functional import FlatNetwork
 from distillkit.precision import arithmetic
 from distillkit.records import EvalReport, SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import NetworkSettings
+from distillkit.stages.architectures import student_pool
 from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run, training_set
@@ -45,6 +44,7 @@ from distillkit.stages.experts import (
 )
 from distillkit.stages.initial_set import initial_set, real_data
 from distillkit.stages.length import chosen_length
+from distillkit.stages.pool import pooled_task, student
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.student import eager_engine, settled
 from distillkit.stages.training_form import evaluation_form
@@ -103,7 +103,11 @@ def distill_set(
     run.progress.stage("distilling", settings.outer_steps, state.step)
     try:
         with arithmetic(state.precision or "fp32", run.device):
-            state = distill(backing_off(run, task), state, _Recorder(run, prepared, folder, tracker))
+            state = distill(
+                backing_off(run, task) if isinstance(task, DistillTask) else task,
+                state,
+                _Recorder(run, prepared, folder, tracker),
+            )
     finally:
         tracker.close()
     best = state.best
@@ -128,8 +132,17 @@ def distill_set(
         "precision": state.precision or "fp32",
         "cosine_to_fp32": state.agreement,
         "compiled": bool(state.compiled),
+        **({"pool": _pool_json(run, state)} if state.forms else {}),
     }
     return best.synthetic, selection
+
+
+def _pool_json(run: Run, state: OuterState) -> list[dict[str, Any]]:
+    """How students of each architecture computed, where they took turns."""
+    return [
+        {"network": name, "precision": form["precision"] or "fp32", "compiled": bool(form["compiled"])}
+        for name, form in zip(run.settings.network.pool, state.forms, strict=True)
+    ]
 
 
 def _tell_of_standstill(run: Run, state: OuterState) -> None:
@@ -145,15 +158,34 @@ def _tell_of_standstill(run: Run, state: OuterState) -> None:
 
 def distill_task(
     run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork, state: OuterState
-) -> DistillTask:
+) -> OuterTask:
     """What the outer steps of the run are made of, in the precision and form that they will run in."""
+
+    def make(architecture: NetworkSettings, own: FlatNetwork, view: OuterState) -> DistillTask:
+        return _task(run, prepared, trajectories, architecture, own, view)
+
+    pool = student_pool(run, prepared)
+    if len(pool) == 1:
+        return make(pool[0], network, state)
+    return pooled_task(run, prepared, network, state, lambda *given: backing_off(run, make(*given)))
+
+
+def _task(
+    run: Run,
+    prepared: Prepared,
+    trajectories: TrajectorySource | None,
+    architecture: NetworkSettings,
+    network: FlatNetwork,
+    state: OuterState,
+) -> DistillTask:
+    """With students of one architecture."""
     settings, seed = run.settings.distill, run.settings.seed
     labels = label_part(settings)
     resources = Resources(
         settings=settings,
         network=network,
         engine=eager_engine(network, labels),
-        build=prepared.build(student_settings(run, prepared), seed, "student"),
+        build=prepared.build(architecture, seed, "student"),
         labels=labels,
         augmentation=prepared.augmentation,
         seed=seed,
@@ -212,26 +244,16 @@ def _available(run: Run, prepared: Prepared) -> Available:
     )
 
 
-def student_settings(run: Run, prepared: Prepared) -> NetworkSettings:
-    """The network of the students: that of the run, unless fresh ones are to be of another."""
-    name = run.settings.distill.student
-    if name is None:
-        return prepared.network
-    chosen = parse_architecture(name, prepared.network)
-    if chosen.name == "convnet" and chosen.depth is None:
-        return chosen.model_copy(update={"depth": default_depth(min(prepared.image_shape[1:]))})
-    return chosen
-
-
 def student_network(
     run: Run, prepared: Prepared, store: TrajectoryStore | None
 ) -> tuple[TrajectorySource | None, FlatNetwork]:
-    """The network of the students, and the experts' trajectories if there are any.
+    """The network of the students (the first, where several take turns), and the experts' trajectories if there are
+    any.
 
     Raises:
         TrajectoryError: the trajectories are those of another network.
     """
-    network = FlatNetwork(prepared.build(student_settings(run, prepared), 0, "student")(0).to(run.device))
+    network = student(run, prepared, student_pool(run, prepared)[0])
     if store is None:
         return None, network
     until = run.settings.experts.epochs if run.settings.experts.source is None else None

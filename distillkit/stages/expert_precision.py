@@ -2,51 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillkit.experts.recipe import expert_recipe
 from distillkit.precision import AGREEMENT, arithmetic, candidates, in_precision
 from distillkit.stages.context import Prepared, Run
+from distillkit.training.batches import batch_sizes
 from distillkit.training.recipe import Batch
+
+SIZE = 0.1
+"""By how much of its length a gradient may be longer or shorter than float32's."""
+PIECE = 0.5
+"""By how much of its length the gradient of one tensor may differ, if it is not negligible."""
+NEGLIGIBLE = 0.01
+"""Of the whole gradient's length: tensors before a normalisation have gradients that are rounding alone."""
 
 
 def expert_precision(run: Run, prepared: Prepared) -> str:
-    """The precision asked for; for ``auto`` the fastest of the device whose gradient of the experts' loss, at the
-    initialisation of expert 0 on a batch of real images, has a cosine of 0.995 or more with that in float32.
+    """The precision asked for; for ``auto`` the fastest of the device whose gradient of the experts' loss agrees with
+    float32's at the initialisation of expert 0, on batches of real images of each size that an epoch has.
 
-    Decided once for ``prepared``: it is part of what the experts are.
+    Decided once for ``prepared``: it is part of what the experts are. One that was asked for and does not agree is
+    taken, and that is said.
     """
     if "experts" in prepared.decided:
         return prepared.decided["experts"]
-    allowed = candidates(run.settings.precision, run.device)
-    if len(allowed) == 1:
-        return allowed[0]
-    prepared.decided["experts"] = _fastest_that_agrees(run, prepared, allowed)
+    prepared.decided["experts"] = _chosen(run, prepared, candidates(run.settings.precision, run.device))
     return prepared.decided["experts"]
 
 
-def _fastest_that_agrees(run: Run, prepared: Prepared, allowed: tuple[str, ...]) -> str:
-    exact = _gradient(run, prepared, "fp32")
+def _chosen(run: Run, prepared: Prepared, allowed: tuple[str, ...]) -> str:
+    if allowed[0] == "fp32":
+        return "fp32"
+    sizes = sorted(set(batch_sizes(len(prepared.train_labels), run.settings.experts.batch_size)))
+    exact = [_gradient(run, prepared, "fp32", size) for size in sizes]
     for precision in allowed:
         if precision == "fp32":
             break
-        cosine = float(F.cosine_similarity(_gradient(run, prepared, precision), exact, dim=0))
-        if cosine >= AGREEMENT:
+        found = [_gradient(run, prepared, precision, size) for size in sizes]
+        why = next(filter(None, (disagreement(*pair) for pair in zip(found, exact, strict=True))), None)
+        if why is None:
             return precision
-        run.progress.note(
-            f"experts are not trained in {precision}: their gradient's cosine to float32's is {cosine:.4f}"
-        )
+        if len(allowed) == 1:
+            run.progress.note(f"experts are trained in {precision} as asked, though {why}; --precision auto would not")
+            return precision
+        run.progress.note(f"experts are not trained in {precision}: {why}")
     return "fp32"
 
 
-def _gradient(run: Run, prepared: Prepared, precision: str) -> Tensor:
-    """Of the experts' loss, float64 [P]."""
+def disagreement(found: Sequence[Tensor], exact: Sequence[Tensor]) -> str | None:
+    """How a gradient, tensor by tensor, differs from the ``exact`` one; None where both agree in direction, in length,
+    and in every tensor that is a part of it worth speaking of.
+    """
+    whole, wanted = _vector(found), _vector(exact)
+    if not torch.isfinite(whole).all():
+        return "its gradient is not finite"
+    cosine = float(F.cosine_similarity(whole, wanted, dim=0))
+    if cosine < AGREEMENT:
+        return f"its gradient's cosine to float32's is {cosine:.4f}"
+    length = float(wanted.norm())
+    if abs(float(whole.norm()) - length) > SIZE * length:
+        return f"its gradient is {float(whole.norm()) / length:.3g} times as long as float32's"
+    for own, other in zip(found, exact, strict=True):
+        size, error = float(other.double().norm()), float((own.double() - other.double()).norm())
+        if error > PIECE * max(size, NEGLIGIBLE * length):
+            shape = "x".join(map(str, other.shape))
+            return f"its gradient of a tensor {shape} is off by {error / max(size, 1e-30):.2g} of its length"
+    return None
+
+
+def _vector(pieces: Sequence[Tensor]) -> Tensor:
+    return torch.cat([piece.reshape(-1) for piece in pieces]).double()
+
+
+def _gradient(run: Run, prepared: Prepared, precision: str, size: int) -> tuple[Tensor, ...]:
+    """Of the experts' loss on ``size`` images."""
     settings = run.settings.experts.model_copy(update={"order": "shuffle"})
     model = in_precision(prepared.build(prepared.network, 0, "agreement")(0), precision).to(run.device)
-    images, labels = prepared.train_images[: settings.batch_size], prepared.train_labels[: settings.batch_size]
+    images, labels = prepared.train_images[:size], prepared.train_labels[:size]
     with arithmetic(precision, run.device):
         loss = expert_recipe(settings, None).loss(model, Batch(images, images, labels), 1.0)
-        found = torch.autograd.grad(loss, list(model.parameters()))
-    return torch.cat([gradient.reshape(-1) for gradient in found]).double()
+        _spoil_freed_memory(model)
+        return torch.autograd.grad(loss, list(model.parameters()))
+
+
+def _spoil_freed_memory(model: nn.Module) -> None:
+    """A kernel that leaves its result as it finds it must not find the right one, from the gradient before."""
+    spoiled = [
+        torch.full_like(parameter, float("nan"), dtype=dtype)
+        for parameter in model.parameters()
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    del spoiled

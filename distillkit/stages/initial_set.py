@@ -19,6 +19,9 @@ from distillkit.stages.context import Prepared, Run
 from distillkit.stages.reach import expert_reach
 from distillkit.training.memory import in_pieces
 
+ASKED_AT_ONCE = 512
+"""Real images that an expert is asked about at a time."""
+
 
 def real_data(run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork) -> RealData:
     """The training images, and what the last points of experts say of them."""
@@ -30,7 +33,7 @@ def real_data(run: Run, prepared: Prepared, trajectories: TrajectorySource | Non
     def logits(expert: int, indices: Tensor | None) -> Tensor:
         point = trajectories.point(expert, trajectories.end(expert)).to(images.device)
         chosen = images if indices is None else images[indices.to(images.device)]
-        return in_pieces(lambda part: network(point, part), 512, chosen).cpu()
+        return in_pieces(lambda part: network(point, part), ASKED_AT_ONCE, chosen).cpu()
 
     return RealData(images, prepared.train_labels, prepared.num_classes, expert_reach(run.settings).init, logits)
 

@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from distillkit.errors import ConfigError
+from distillkit.networks.build import architecture_name, check_memory
+from distillkit.networks.embedding import Embedding
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.networks.kinds import needs_several
 from distillkit.settings import NetworkSettings
+from distillkit.stages.architectures import all_networks, student_pool
+from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 
 MISSING = re.compile(r"derivative for (\S+) is not implemented|the derivative of '?(\w+)'? is not implemented")
 PROBED = 2
 
 
+def check_networks(run: Run, prepared: Prepared) -> None:
+    """``check_network`` of every network of the run.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    for network in all_networks(run, prepared):
+        check_network(run, prepared, network)
+
+
 def check_network(run: Run, prepared: Prepared, network: NetworkSettings) -> None:
-    """Can ``network`` be built for these images, does it give logits of them, and, where distillation differentiates a
-    training of it, has it a second derivative?
+    """Does ``network`` fit into memory, can it be built for these images, does it give logits of them, can it be
+    trained on batches of the sizes that the settings ask for, and, if students are of it, has it what the objective
+    asks for: a second derivative, or a last layer that it names?
+
+    Raises:
+        ConfigError: no; the message names the setting or the operation.
+    """
+    check_memory(network, prepared.image_shape, prepared.num_classes, run.device)
+    module = _built(run, prepared, network)
+    _check_batches(run, prepared, network, module)
+    if run.settings.distill.outer_steps == 0 or network not in student_pool(run, prepared):
+        return
+    if run.settings.distill.objective == "embeddings":
+        Embedding(module)
+    else:
+        images, labels = prepared.train_images[:PROBED], prepared.train_labels[:PROBED]
+        check_second_derivative(network.name, module, images, labels)
+
+
+def check_second_derivative(name: str, module: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Can a gradient of the network called ``name``, on images [B, C, H, W] and class ids [B], be differentiated again?
 
     Raises:
         ConfigError: no; the message names the operation.
     """
-    module = _built(run, prepared, network)
-    distils = run.settings.distill.outer_steps > 0 and run.settings.distill.objective != "embeddings"
-    if not distils:
-        return
-    images, labels = prepared.train_images[:PROBED], prepared.train_labels[:PROBED]
     theta, flat = flatten_parameters(module).requires_grad_(), FlatNetwork(module)
     seen = images.clone().requires_grad_()
     try:
@@ -37,11 +67,11 @@ def check_network(run: Run, prepared: Prepared, network: NetworkSettings) -> Non
     except RuntimeError as error:
         found = MISSING.search(str(error))
         if found is None:
-            raise ConfigError(f"network {network.name!r} cannot be distilled with: {_line(error)}") from error
-        name = next(group for group in found.groups() if group)
+            raise ConfigError(f"network {name!r} cannot be distilled with: {_line(error)}") from error
+        operation = next(group for group in found.groups() if group).removeprefix("aten::")
         raise ConfigError(
-            f"network {network.name!r} cannot be distilled with: its {name.removeprefix('aten::')} has no second "
-            "derivative; take convnet, a ResNet or another one, and train this one on the finished set"
+            f"network {name!r} cannot be distilled with: its {operation} has no second derivative; take convnet, a "
+            "ResNet or another one, and train this one on the finished set"
         ) from error
 
 
@@ -56,6 +86,39 @@ def _built(run: Run, prepared: Prepared, network: NetworkSettings) -> nn.Module:
     if logits.shape[1:] != (prepared.num_classes,):
         raise ConfigError(f"network {network.name!r} gives outputs of shape {tuple(logits.shape[1:])}")
     return module.train()
+
+
+def _check_batches(run: Run, prepared: Prepared, network: NetworkSettings, module: nn.Module) -> None:
+    single = next(_of_one_image(run, prepared, network), None)
+    if single is not None and needs_several(module, prepared.image_shape):
+        raise ConfigError(
+            f"network {architecture_name(network)!r} has batch normalisation on a map of one pixel, which a batch of "
+            f"one image gives no statistics, and {single}; take 2 or more, or another network"
+        )
+
+
+def _of_one_image(run: Run, prepared: Prepared, network: NetworkSettings) -> Iterator[str]:
+    """The settings by which ``network`` would be trained on one image at a time."""
+    settings = run.settings
+    if network == prepared.network:
+        if settings.evaluate.batch_size == 1:
+            yield "evaluate.batch_size=1"
+        if settings.experts.batch_size == 1 and settings.experts.source is None and needs_experts(settings):
+            yield "experts.batch_size=1"
+    if network in student_pool(run, prepared) and settings.distill.outer_steps:
+        yield from _students_of_one_image(run, prepared)
+
+
+def _students_of_one_image(run: Run, prepared: Prepared) -> Iterator[str]:
+    distill, own = run.settings.distill, run.settings.distill.objective
+    names = ["batch_size"] if own != "embeddings" else []
+    if own == "unroll" and distill.matching == "real-loss":
+        names += ["real_batch", "real_piece"]
+    yield from (f"distill.{name}=1" for name in names if getattr(distill, name) == 1)
+    if own == "gradients" and run.settings.ipc == 1:
+        yield "distill.objective=gradients looks at one class at a time, of one image with --ipc 1"
+    if own == "gradients" and min(distill.real_per_class, *prepared.data.train.class_counts()) == 1:
+        yield "distill.objective=gradients looks at one class at a time, of one real image"
 
 
 def _line(error: BaseException) -> str:

@@ -23,12 +23,13 @@ from distillkit.errors import ConfigError, DataError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.tuning import MOST_CANDIDATES, Candidate, Tried, search
 from distillkit.interrupt import StopRequest
-from distillkit.networks.build import architecture_name, build_network, parse_architecture
+from distillkit.networks.build import architecture_name, build_network, check_memory, parse_architecture
 from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet
 from distillkit.settings import NetworkSettings
 from distillkit.stages.training_form import fresh_networks
+from distillkit.training.given import seed_number, whole
 
 Baseline = Literal["random", "kmeans"]
 VALIDATED = 1000
@@ -100,10 +101,12 @@ def tune(
         ConfigError: an unknown architecture, no validation images, no time, or a folder that was not named.
         DataError: the data set is not the one that was distilled.
     """
-    asked, listener = options or TuneOptions(), Silent() if progress is None else progress
+    asked, listener = _checked(options or TuneOptions()), Silent() if progress is None else progress
     request, place = StopRequest() if stop is None else stop, resolve_device(device)
     own = NetworkSettings.model_validate(ds.recipe["architecture"])
-    network, note = ds.fitting(parse_architecture(architecture, own), keep="norm=" in architecture)
+    wanted = parse_architecture(architecture, own)
+    check_memory(wanted, ds.image_shape, ds.num_classes, place)
+    network, note = ds.fitting(wanted, keep="norm=" in architecture)
     if note is not None:
         listener.note(f"{architecture_name(network)}: {note}")
     data = ds.load_source(dataset, data_root)
@@ -139,6 +142,13 @@ def tune(
         },
     }
     return Tuned(name, recipe, tuple(tried), report, baselines, seconds)
+
+
+def _checked(options: TuneOptions) -> TuneOptions:
+    for name in ("networks", "scorers", "validated"):
+        whole(name, getattr(options, name))
+    seed_number(options.seed)
+    return options
 
 
 def name_on(ds: DistilledDataset, architecture: str) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.errors import StorageError
 from distillkit.experts.recipe import Ranking, expert_recipe
-from distillkit.experts.train import ExpertData, ExpertRun
+from distillkit.experts.train import LOWER_LR, ExpertData, ExpertRun
 from distillkit.experts.train import train_experts as train_experts_of
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
@@ -266,6 +266,7 @@ class Workshop:
             lambda module: in_precision(module, expert_precision(self.run, prepared)),
             standings,
             save,
+            advice_of(expert_precision(self.run, prepared)),
         )
         for index, builders, result, standing in zip(indices, each, runs, last, strict=True):
             self._store(index, builders, result, standing)
@@ -302,6 +303,13 @@ class Workshop:
     def _after_epoch(self, loss: float, accuracy: float | None) -> None:
         self.run.progress.advance(1, loss=loss, **({} if accuracy is None else {"validation": accuracy}))
         self.run.stop.check("between two epochs of an expert, which goes on from there")
+
+
+def advice_of(precision: str) -> str:
+    """What to do if an expert that is trained in ``precision`` diverges: arithmetic is doubted before the lr is."""
+    if precision == "fp32":
+        return LOWER_LR
+    return f"it was trained in {precision}: take --precision fp32, and {LOWER_LR} if it diverges there too"
 
 
 def _left_mark(folder: Path) -> str:

@@ -14,6 +14,7 @@ from distillkit import rng
 from distillkit.data import augment
 from distillkit.data.augment import CutMix, Draw, Mix
 from distillkit.data.transfer import at_once
+from distillkit.training.batches import in_batches
 from distillkit.training.recipe import Batch, Recipe
 
 
@@ -53,7 +54,7 @@ def plan_epoch(recipe: Recipe, images: Tensor, epoch: int, seed: int, *names: rn
     generator = rng.generator(seed, *names, "augment", epoch)
     height, width = (int(size) for size in images.shape[2:])
     steps = []
-    for indices in order.split(recipe.batch_size):
+    for indices in in_batches(order, recipe.batch_size):
         size = (len(indices), height, width, generator)
         draws = () if recipe.augmentation is None else recipe.augmentation.draws(*size)
         steps.append(PlannedStep(indices, draws, None if recipe.mixing is None else recipe.mixing.draw(*size)))

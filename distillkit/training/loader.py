@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distillkit import rng
 from distillkit.environment import made_on_the_host
+from distillkit.training.batches import batch_sizes, in_batches
 
 
 class TensorLoader:
@@ -19,7 +20,7 @@ class TensorLoader:
         self._shuffle, self._seed, self._passes = shuffle, seed, 0
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return len(batch_sizes(len(self.images), self.batch_size))
 
     @made_on_the_host
     def _order(self) -> Tensor:
@@ -30,5 +31,5 @@ class TensorLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self._order()
         self._passes += 1
-        for indices in order.to(self.images.device).split(self.batch_size):
+        for indices in in_batches(order.to(self.images.device), self.batch_size):
             yield self.images[indices], self.targets[indices]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distillkit.errors import ConfigError
+from distillkit.training.batches import in_batches
 
 
 def in_pieces(function: Callable[..., Tensor], size: int, *tensors: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ def in_pieces(function: Callable[..., Tensor], size: int, *tensors: Tensor) -> T
         OutOfMemoryError: a single row is too much.
     """
     try:
-        return torch.cat([function(*rows) for rows in zip(*(own.split(size) for own in tensors), strict=True)])
+        return torch.cat([function(*rows) for rows in zip(*(in_batches(own, size) for own in tensors), strict=True)])
     except torch.OutOfMemoryError:
         if size == 1:
             raise

@@ -141,3 +141,13 @@ def test_kinds():
     assert architecture_of(build_network(OWN, GREY, 3, 0, "x")) == "convnet:width=16,depth=2,norm=instance"
     assert family_of("timm/resnet18:norm=instance") == family_of("timm/resnet34:norm=instance")
     assert family_of("timm/resnet18") != family_of("timm/resnet18:norm=instance") != family_of("resnet18:norm=instance")
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_field__the_last_layer_of_the_embedding_gives_the_logits(name):
+    from distillkit.networks.embedding import Embedding
+
+    model = build_field(name, RGB, 10, "instance")
+    images = torch.randn(2, *RGB, generator=torch.Generator().manual_seed(0))
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    assert torch.equal(last(Embedding(model)(images)), model(images))

@@ -100,3 +100,18 @@ def test_parse_architecture():
     for bad in ("resnet9", "convnet:widht=8", "convnet:width=x", "timm/resnet18:width=3"):
         with pytest.raises(ConfigError):
             parse_architecture(bad, base)
+
+
+def test_plain_activations__are_the_same_and_have_a_second_derivative():
+    from torch import nn
+
+    from distillkit.networks.timm_models import plain_activations
+
+    x = torch.linspace(-5, 5, 41, dtype=torch.float64, requires_grad=True)
+    model = nn.Sequential(nn.Hardsigmoid())
+    expected = model(x)
+    found = plain_activations(model)(x)
+    assert torch.allclose(found, expected, atol=1e-15)
+    (gradient,) = torch.autograd.grad((found * x).sum(), x, create_graph=True)
+    torch.autograd.grad(gradient.sum(), x)
+    assert torch.allclose(gradient, torch.autograd.grad((expected * x).sum(), x)[0])

@@ -1,0 +1,99 @@
+"""What callers hand in, models and numbers, checked before anything is computed with them."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillkit.errors import ConfigError
+
+
+def positive(name: str, value: Any) -> float | None:
+    """``value`` as a number above 0, or None as it is.
+
+    Raises:
+        ConfigError: it is something else, or not finite.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value <= 0:
+        raise ConfigError(f"{name} must be positive and finite, got {value!r}")
+    return float(value)
+
+
+def whole(name: str, value: Any, least: int = 1) -> int | None:
+    """``value`` as a whole number of ``least`` or more, or None as it is.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        sign = "positive" if least == 1 else f"{least} or more"
+        raise ConfigError(f"{name} must be {sign}, a whole number, got {value!r}")
+    return int(value)
+
+
+def seed_number(value: Any) -> int:
+    """A seed, a whole number of 0 or more.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    return whole("seed", 0 if value is None else value, 0) or 0
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of ``model`` are.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise ConfigError("the model has no parameters; nothing in it can be trained")
+    return parameter.device
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise a ConfigError if all parameters of ``model`` are frozen."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            "all parameters of the model are frozen, so nothing in it can be trained; model.requires_grad_(True)"
+        )
+
+
+@torch.no_grad()
+def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Does ``model`` map ``images`` [B, C, H, W] to finite logits [B, K]? It is left in evaluation mode.
+
+    Raises:
+        ConfigError: no; what it does instead.
+    """
+    try:
+        logits = model.eval()(images)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"the model does not take images of shape {tuple(images.shape[1:])}: {line}; distillkit.prepare_model "
+            "builds timm networks that do"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ConfigError(
+            f"the model returns a {type(logits).__name__}, not a tensor of logits [B, {num_classes}]; wrap it in a "
+            "module that returns the logits alone"
+        )
+    if logits.shape != (len(images), num_classes):
+        raise ConfigError(
+            f"the model gives outputs of shape {tuple(logits.shape[1:])}, the set has {num_classes} classes"
+        )
+    if not torch.isfinite(logits).all():
+        raise ConfigError(
+            "the model's outputs are not finite: its parameters are not, or it diverged in training; begin with a "
+            "fresh one, and a smaller lr"
+        )

@@ -1,0 +1,108 @@
+"""A set for several networks: what students that take turns cost the one network, and gain the others.
+
+RaT on digits, one image a class, learned with students of one architecture or of several in turn (``network.pool``);
+fresh networks of each architecture, and of some that no set was learned with, are trained on each set by its recipe.
+The outer steps are the same for all, so a member of a pool of two has half of them.
+
+python examples/network_pool.py --out examples/benchmarks/results/network_pool-digits-ipc1
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+
+from distillkit import compress, evaluate
+from distillkit.environment import hardware, versions
+
+
+def parsed_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--ipc", type=int, default=1)
+    parser.add_argument("--students", nargs="+", default=["convnet", "mlp"], help="each alone, and all in turn")
+    parser.add_argument("--others", nargs="*", default=["timm/test_resnet:norm=instance"], help="measured alone")
+    parser.add_argument("--width", type=int, default=16, help="of convnet")
+    parser.add_argument("--steps", type=int, default=100, help="outer steps")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--networks", type=int, default=3, help="fresh networks of each row")
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--work", type=Path, help="where runs lie and go on; default a folder that is removed")
+    parser.add_argument("--out", help="stem of the files to write")
+    return parser.parse_args()
+
+
+def learned(arguments, pool, seed, folder):
+    """A set learned with students of ``pool`` in turn; the run's own network validates, whatever the students are."""
+    settings = {
+        "seed": seed,
+        "network.width": arguments.width,
+        "network.pool": list(pool),
+        "distill.outer_steps": arguments.steps,
+        "distill.select_every": max(1, arguments.steps // 4),
+        "evaluate.networks": 1,
+        "evaluate.baselines": [],
+        "evaluate.uint8": False,
+    }
+    place = folder / f"{'-'.join(pool)}-{seed}".replace("/", "_").replace(":", "_")
+    return compress(
+        arguments.dataset, ipc=arguments.ipc, method="rat", preset=arguments.preset, settings=settings, out=place
+    )
+
+
+def measured(arguments, pools, folder):
+    """Mean accuracies by pool and architecture, one of each seed; and the seconds of distilling."""
+    architectures = list(dict.fromkeys([*arguments.students, *arguments.others]))
+    found, seconds = {}, {}
+    for seed in range(arguments.seeds):
+        for pool in pools:
+            name = " and ".join(pool)
+            ds = learned(arguments, pool, seed, folder)
+            reports = evaluate(ds, architectures, networks=arguments.networks, seed=seed)
+            for architecture, report in reports.items():
+                found.setdefault(name, {}).setdefault(architecture, []).append(report.mean)
+                print(f"{name}, seed {seed}: {architecture} {100 * report.mean:.1f}", flush=True)
+            seconds.setdefault(name, []).append(ds.config["wall_time_seconds"].get("distill", 0.0))
+    return found, seconds
+
+
+def words(accuracies):
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    return f"{100 * statistics.mean(accuracies):.1f} ± {100 * spread:.1f}"
+
+
+def markdown(arguments, found, seconds):
+    columns = list(next(iter(found.values())))
+    lines = [
+        f"RaT on {arguments.dataset}, {arguments.ipc} a class, {arguments.steps} outer steps, ConvNet of width "
+        f"{arguments.width}: test accuracy (%), mean and standard deviation over {arguments.seeds} sets, each the mean "
+        f"of {arguments.networks} networks; {hardware(torch.device('cpu'))}.",
+        "",
+        "| students | " + " | ".join(columns) + " | seconds of distilling |",
+        "| --- " * (len(columns) + 2) + "|",
+    ]
+    for name, row in found.items():
+        cells = [words(row[column]) for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {statistics.mean(seconds[name]):.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    arguments = parsed_arguments()
+    pools = [*((student,) for student in arguments.students), tuple(arguments.students)]
+    with tempfile.TemporaryDirectory() as temporary:
+        found, seconds = measured(arguments, pools, arguments.work or Path(temporary))
+    text = markdown(arguments, found, seconds)
+    print(text)
+    if arguments.out:
+        asked = {key: value for key, value in vars(arguments).items() if key not in ("work", "out")}
+        facts = {"asked": asked, "versions": versions(), "accuracies": found, "seconds": seconds}
+        Path(f"{arguments.out}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        Path(f"{arguments.out}.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

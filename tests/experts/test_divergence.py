@@ -1,0 +1,118 @@
+"""Experts that diverge, and arithmetic that is wrong for a shape: noticed by size, early, and told by its cause."""
+
+import pytest
+import torch
+
+from distillkit import compress, precision
+from distillkit.config import compose
+from distillkit.errors import TrajectoryError
+from distillkit.experts import train
+from distillkit.methods import Layer
+from distillkit.networks.low_precision import Bfloat16Conv2d
+from distillkit.stages import expert_precision as chooser
+from distillkit.stages.context import make_run, prepare
+from distillkit.stages.workshop import advice_of
+from tests.test_pipeline import Notes
+
+EXACT = [torch.tensor([3.0, 4.0]), torch.tensor([1e-5, 0.0]), torch.tensor([0.5, 0.5])]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([EXACT[0], torch.tensor([0.0, 1e-4]), EXACT[2]], None),  # a negligible tensor may be rounding alone
+        ([1.05 * EXACT[0], EXACT[1], EXACT[2]], None),
+        ([1.2 * piece for piece in EXACT], "is 1.2 times as long"),
+        ([-EXACT[0], EXACT[1], EXACT[2]], "cosine to float32's is -0.9"),
+        ([EXACT[0], EXACT[1], torch.tensor([0.5, 0.0])], "of a tensor 2 is off by 0.71 of its length"),
+        ([EXACT[0], torch.tensor([0.0, 0.4]), EXACT[2]], "of a tensor 2 is off by"),
+        ([EXACT[0], EXACT[1], torch.tensor([0.5, float("inf")])], "is not finite"),
+    ],
+)
+def test_disagreement__in_direction_length_or_any_tensor(found, message):
+    why = chooser.disagreement(found, EXACT)
+    assert why is None if message is None else message in why
+
+
+def asked(tiny, kind, **changes):
+    layers = [Layer("test", {**tiny, "precision": kind, "experts.batch_size": 64, **changes})]
+    run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"), Notes())
+    return run, prepare(run)
+
+
+class Stale(torch.autograd.Function):
+    """A convolution whose weight gradient is what lay in its memory, as a faulty kernel leaves it."""
+
+    @staticmethod
+    def forward(context, images, weight):
+        context.save_for_backward(images, weight)
+        return torch.nn.functional.conv2d(images, weight, padding=1)
+
+    @staticmethod
+    def backward(context, adjoint):
+        images, weight = context.saved_tensors
+        at_images = torch.nn.grad.conv2d_input(images.shape, weight, adjoint, padding=1)
+        return at_images, torch.empty_like(weight)
+
+
+def test_auto__takes_no_precision_whose_kernel_is_wrong(tiny, monkeypatch):
+    monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
+    run, prepared = asked(tiny, "auto")
+    assert chooser.expert_precision(run, prepared) == "bf16"
+    monkeypatch.setattr(
+        Bfloat16Conv2d, "forward", lambda self, images: Stale.apply(images, self.weight) + self.bias.view(1, -1, 1, 1)
+    )
+    run, prepared = asked(tiny, "auto")
+    assert chooser.expert_precision(run, prepared) == "fp32"
+    assert any("experts are not trained in bf16: its gradient" in note for note in run.progress.notes)
+
+
+def test_auto__looks_at_every_size_of_batch(tiny, monkeypatch):
+    monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
+    sizes = []
+    gradient = chooser._gradient
+    monkeypatch.setattr(
+        chooser,
+        "_gradient",
+        lambda run, prepared, kind, size: sizes.append(size) or gradient(run, prepared, kind, size),
+    )
+    run, prepared = asked(tiny, "auto")
+    chooser.expert_precision(run, prepared)
+    count = len(prepared.train_labels)
+    assert set(sizes) == {64, count % 64}
+
+
+def test_a_precision_that_was_asked_for_is_taken_and_doubted(tiny, monkeypatch):
+    run, prepared = asked(tiny, "bf16")
+    assert chooser.expert_precision(run, prepared) == "bf16"
+    assert not run.progress.notes
+    monkeypatch.setattr(chooser, "AGREEMENT", 1.1)
+    run, prepared = asked(tiny, "bf16")
+    assert chooser.expert_precision(run, prepared) == "bf16"
+    assert any("as asked, though its gradient's cosine" in note for note in run.progress.notes)
+
+
+def test_divergence__is_noticed_by_size_before_anything_is_written(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(train, "EXPLODED", 0.5)
+    with pytest.raises(
+        TrajectoryError, match=r"expert 0 diverged in epoch 1 \(loss .*, parameters of length .*\); lower"
+    ):
+        compress("digits", ipc=1, preset="smoke", settings=tiny, out=tmp_path / "a", device="cpu")
+
+
+def test_divergence__of_a_large_lr_is_an_error_of_ours_whatever_overflows(tmp_path, tiny):
+    for lr in (1e9, 1e30):
+        with pytest.raises(TrajectoryError, match=r"lower experts\.lr"):
+            compress(
+                "digits",
+                ipc=1,
+                preset="smoke",
+                settings=tiny | {"experts.lr": lr},
+                out=tmp_path / str(lr),
+                device="cpu",
+            )
+
+
+def test_advice__doubts_arithmetic_before_the_lr():
+    assert advice_of("fp32") == "lower experts.lr"
+    assert advice_of("bf16").startswith("it was trained in bf16: take --precision fp32")

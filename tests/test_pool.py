@@ -1,0 +1,159 @@
+"""Students of several architectures that take turns: whose turn it is, and that nothing else of a run changes."""
+
+import pytest
+import torch
+
+from distillkit import compress, plan, storage
+from distillkit.config import compose
+from distillkit.distill.pooled import Pooled
+from distillkit.distill.state import OuterState
+from distillkit.errors import ConfigError, Interrupted
+from distillkit.interrupt import StopRequest
+from distillkit.methods import Layer
+from distillkit.networks.build import build_network
+from distillkit.settings import NetworkSettings
+from distillkit.stages.context import make_run, prepare
+from tests.processes.worlds import in_threads
+from tests.test_pipeline import Notes, StopAfter, same_bytes
+
+METHODS = {
+    "rat": {"distill.horizon": 4, "distill.lr_img": 0.01},
+    "dsa": {"distill.restart_every": 2, "distill.outer_steps": 5},
+    "dm": {},
+}
+TWO = ["convnet", "convnet:width=3,norm=batch"]
+
+
+@pytest.fixture
+def settings(tiny):
+    tiny.pop("experts.count")
+    more = {"distill.real_batch": 30, "distill.real_per_class": 5, "evaluate.baselines": [], "evaluate.uint8": False}
+    return tiny | more
+
+
+def run(out, method, base, pool=None, **more):
+    chosen = {**base, **METHODS[method], **({} if pool is None else {"network.pool": pool})}
+    arguments = {"ipc": 1, "method": method, "preset": "smoke", "device": "cpu", "command": "x", **more}
+    return compress("digits", settings=chosen, out=out, **arguments)
+
+
+def images(folder):
+    return (folder / "distilled.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["rat", "dsa"])
+def test_a_pool_of_one_makes_the_bytes_of_none(tmp_path, settings, method):
+    run(tmp_path / "none", method, settings)
+    ds = run(tmp_path / "one", method, settings, ["convnet"])
+    assert images(tmp_path / "one") == images(tmp_path / "none")
+    for name in ("recipe.json", "results.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "none" / name).read_bytes()
+    assert ds.config["settings"]["network"]["pool"] == ["convnet"]
+
+
+def test_a_pool_of_twins_is_one_of_them(tmp_path, settings):
+    run(tmp_path / "none", "dsa", settings)
+    run(tmp_path / "twins", "dsa", settings, ["convnet", "convnet:width=4"])
+    states = [OuterState.load(tmp_path / n / "run" / "checkpoint.safetensors", "cpu") for n in ("none", "twins")]
+    assert torch.equal(states[0].images, states[1].images)
+
+
+@pytest.mark.parametrize(("method", "turns"), [("rat", "aabb"), ("dsa", "aabba"), ("dm", "abab")])
+def test_students_take_turns_by_outer_step_or_by_fresh_network(tmp_path, settings, monkeypatch, method, turns):
+    if method == "rat":
+        settings |= {"distill.segments": 2, "distill.outer_steps": 2}
+    built = []
+
+    def build(chosen, shape, classes, seed, *names):
+        if names[0] == "student" and seed == 7:
+            built.append((names[1], "ab"[chosen.width == 3]))
+        return build_network(chosen, shape, classes, seed, *names)
+
+    monkeypatch.setattr("distillkit.stages.context.build_network", build)
+    run(tmp_path / "a", method, {**settings, "seed": 7}, TWO)
+    expected = dict(enumerate(turns))
+    if method == "dsa":  # a network is built at every second step, and used by both
+        expected = {number: turn for number, turn in expected.items() if number % 2 == 0}
+    assert dict(built) == expected
+
+
+@pytest.mark.parametrize("method", ["rat", "dsa"])
+def test_an_interrupted_run_of_a_pool_ends_at_the_same_bytes(tmp_path, settings, method):
+    settings |= {"evaluate.networks": 1, "evaluate.epochs": 1}
+    run(tmp_path / "whole", method, settings, TWO)
+    out, stops = tmp_path / "stopped", 0
+    for _ in range(60):
+        stop = StopRequest()
+        try:
+            run(out, method, settings, TWO, stop=stop, progress=StopAfter(stop, 3))
+            break
+        except Interrupted:
+            stops += 1
+    assert stops >= 2
+    same_bytes(tmp_path / "whole", out)
+    state = OuterState.load(out / "run" / "checkpoint.safetensors", "cpu")
+    assert [form["precision"] for form in state.forms] == ["fp32", "fp32"]
+
+
+def test_several_processes_make_the_bytes_of_one(tmp_path, settings):
+    settings |= {"distill.segments": 3}
+    run(tmp_path / "one", "dsa", settings, TWO)
+    in_threads(2, lambda world: run(tmp_path / "two", "dsa", settings, TWO, world=world) and None)
+    found = [storage.sha256_file(tmp_path / name / "distilled.safetensors") for name in ("one", "two")]
+    assert found[0] == found[1]
+
+
+def test_the_card_and_the_results_say_it(tmp_path, settings):
+    ds = run(tmp_path / "a", "dm", {**settings, "dataset.validation_fraction": 0.0}, TWO)
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "It was learned with students that took turns: `convnet`, `convnet:width=3,norm=batch`." in card
+    assert [one["network"] for one in ds.results["selection"]["pool"]] == TWO
+    assert "pool" not in ds.recipe["architecture"]
+
+
+def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
+    chosen = [Layer("test", {**settings, **METHODS["dm"], "network.pool": TWO})]
+    asked = make_run(compose("digits", 1, "dm", "smoke", "cpu", chosen), torch.device("cpu"), Notes())
+    seconds = {("convnet",): 1.0, (TWO[1],): 4.0}
+    monkeypatch.setattr(plan, "_seconds_of_a_step", lambda run, prepared: seconds[run.settings.network.pool])
+    found = plan.make_plan(asked, prepare(asked))
+    (steps,) = (stage for stage in found["stages"] if stage["name"] == "outer steps")
+    assert steps["seconds_each"] == 2.5
+
+
+@pytest.mark.parametrize(
+    ("method", "pool", "message"),
+    [
+        ("mtt", TWO, "network.pool is of students that begin fresh"),
+        ("random", TWO, "distill.outer_steps=0 has none"),
+        ("rat", ["convnet", "resnet9"], "'resnet9' is unknown"),
+        ("rat", ["convnet", "lenet"], "lenet does not take images of 8x8 pixels"),
+        ("dsa", ["convnet", "timm/resnet10t"], "one image with --ipc 1"),
+    ],
+)
+def test_pools_that_cannot_be(tmp_path, tiny, method, pool, message):
+    settings = {**tiny, "network.pool": pool, **({"distill.outer_steps": 0} if method == "random" else {})}
+    with pytest.raises(ConfigError, match=message):
+        compress("digits", ipc=1, method=method, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu")
+    assert not (tmp_path / "a").exists()
+
+
+def test_pooled__turns_by_hand():
+    pooled = Pooled((None, None, None), 2)
+    assert [pooled.turn(step) for step in range(8)] == [0, 0, 1, 1, 2, 2, 0, 0]
+
+
+def test_settings__an_empty_pool_is_not_written():
+    assert "pool" not in NetworkSettings().model_dump()
+    assert NetworkSettings(pool=("mlp",)).model_dump(mode="json", exclude={"replace_norm"})["pool"] == ["mlp"]
+    assert "replace_norm" not in NetworkSettings().model_dump(mode="json", exclude={"replace_norm"})
+
+
+def test_a_run_from_before_there_were_pools_is_still_this_run(tmp_path, settings):
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "a", "dm", settings, stop=stop, progress=StopAfter(stop, 2))
+    assert "pool" not in (tmp_path / "a" / "run" / "config.json").read_text()
+    run(tmp_path / "a", "dm", settings)  # goes on
+    with pytest.raises(ConfigError, match=r"differs in settings\.network\.pool"):
+        run(tmp_path / "a", "dm", settings, TWO)

@@ -1,0 +1,136 @@
+"""Models and numbers that callers hand in: refused in one sentence before anything is computed, or taken."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+import distillkit
+from distillkit import evaluate, load_distilled
+from distillkit.errors import ConfigError, DivergenceError
+from distillkit.stages.tune import TuneOptions, tune
+
+
+class Answers(nn.Module):
+    """A linear network whose logits are wrapped by ``how``."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.linear, self.how = nn.Linear(64, 10), how
+
+    def forward(self, images):
+        return self.how(self.linear(images.flatten(1)))
+
+
+def plain():
+    return Answers(lambda logits: logits)
+
+
+@pytest.fixture
+def ds(made):
+    return load_distilled(made)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda logits: {"logits": logits}, r"returns a dict, not a tensor of logits \[B, 10\]"),
+        (lambda logits: (logits, logits), r"returns a tuple, not a tensor"),
+        (lambda logits: logits * float("nan"), r"outputs are not finite"),
+        (lambda logits: logits[:, :3], r"outputs of shape \(3,\), the set has 10 classes"),
+        (lambda logits: logits[0], r"outputs of shape \(\), the set has 10 classes"),
+    ],
+)
+def test_models_that_give_something_else(ds, how, message):
+    with pytest.raises(ConfigError, match=message):
+        ds.train(Answers(how), epochs=1)
+    with pytest.raises(ConfigError, match=message):
+        ds.evaluate(Answers(how))
+
+
+def test_models_that_cannot_be_trained(ds):
+    with pytest.raises(ConfigError, match="all parameters of the model are frozen"):
+        ds.train(plain().requires_grad_(False))
+    with pytest.raises(ConfigError, match="has no parameters"):
+        ds.train(nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lr": float("inf")}, "lr must be positive and finite, got inf"),
+        ({"lr": float("nan")}, "lr must be positive and finite, got nan"),
+        ({"lr": "0.1"}, "lr must be positive and finite, got '0.1'"),
+        ({"epochs": 1.5}, "epochs must be positive, a whole number, got 1.5"),
+        ({"epochs": 0}, "epochs must be positive, a whole number, got 0"),
+        ({"batch_size": True}, "batch_size must be positive, a whole number, got True"),
+        ({"seed": "a"}, "seed must be 0 or more, a whole number, got 'a'"),
+        ({"seed": -1}, "seed must be 0 or more"),
+    ],
+)
+def test_train__numbers(ds, arguments, message):
+    model = plain()
+    before = model.linear.weight.clone()
+    with pytest.raises(ConfigError, match=message):
+        ds.train(model, **arguments)
+    assert torch.equal(model.linear.weight, before)
+
+
+def test_train__takes_numbers_of_numpy(ds):
+    import numpy as np
+
+    calls = []
+    ds.train(
+        plain(), epochs=np.int64(2), lr=np.float32(0.01), seed=np.int32(1), progress=lambda *given: calls.append(given)
+    )
+    assert [epoch for epoch, _ in calls] == [0, 1]
+    assert all(isinstance(loss, float) for _, loss in calls)
+
+
+def test_train__a_loss_that_does_not_stay_finite_is_an_error(ds):
+    with pytest.raises(DivergenceError, match="the loss did not stay finite at lr 1e\\+30"):
+        ds.train(plain(), lr=1e30, epochs=30)
+
+
+def test_train__compiled_and_in_bfloat16_trains_the_models_own_parameters(ds, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: lambda images: model(images))
+    torch.manual_seed(0)
+    model, other = plain(), plain()
+    other.load_state_dict(model.state_dict())
+    assert ds.train(model, epochs=3, amp=True, compiled=True) is model
+    ds.train(other, epochs=3)
+    assert not torch.equal(model.linear.weight, other.linear.weight)
+    assert torch.allclose(model.linear.weight, other.linear.weight, atol=1e-2)
+
+
+def test_loader_and_network__numbers(ds):
+    with pytest.raises(ConfigError, match="batch_size must be positive"):
+        ds.loader(2.5)
+    with pytest.raises(ConfigError, match="seed must be 0 or more"):
+        ds.network(seed="a")
+
+
+@pytest.mark.parametrize("networks", [0, -1, 1.5])
+def test_evaluate__networks(ds, networks):
+    with pytest.raises(ConfigError, match="networks must be positive"):
+        evaluate(ds, networks=networks)
+    with pytest.raises(ConfigError, match="networks must be positive"):
+        tune(ds, "convnet", TuneOptions(networks=networks))
+
+
+def test_evaluate__one_architecture_by_its_name(ds):
+    assert set(evaluate(ds, "convnet", networks=1, device="cpu")) == {"convnet"}
+
+
+def test_a_folder_may_be_a_path(ds, class_folders, tmp_path):
+    folder = class_folders(dict.fromkeys(ds.classes, 3), size=(8, 8), mode="L")
+    found = [ds.evaluate(plain(), place) for place in (folder, str(folder))]
+    assert all(0 <= accuracy <= 1 for accuracy in found)
+    shutil.rmtree(folder)
+    with pytest.raises(distillkit.errors.DistillkitError, match=str(folder)):  # it is read as a folder, and gone
+        distillkit.compress(folder, ipc=1, method="random", preset="smoke", out=tmp_path / "out", device="cpu")
+
+
+def test_repr__says_what_it_is(ds):
+    assert repr(ds) == f"DistilledDataset({str(ds.folder)!r}: 20 images 1x8x8 of digits, 10 classes, ipc 2, mtt)"
