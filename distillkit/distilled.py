@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.artifact.views import eight_bit, parquet_bytes
 from distillkit.data.augment import parse_augmentation
 from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
-from distillkit.data.load import load_data
+from distillkit.data.inputs import Inputs, LazyInputs, inputs_of
+from distillkit.data.load import BOTH, load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.environment import resolve_device
 from distillkit.errors import ArtifactError, ConfigError, DataError, FewImagesWarning, StorageError
@@ -31,7 +32,7 @@ from distillkit.hub.client import Cache
 from distillkit.interchange.export import export
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm
-from distillkit.progress import Silent
+from distillkit.progress import Progress, Silent
 from distillkit.records import ImageSet, SourceData
 from distillkit.settings import DatasetSettings, NetworkSettings
 from distillkit.sharing.pull import copy_files, fetch
@@ -101,13 +102,26 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         if isinstance(images, Image.Image):
             images = self._from_pillow(images)
-        if images.dtype != torch.uint8 or tuple(images.shape[-3:]) != self.image_shape:
-            raise ConfigError(
-                f"preprocess expects uint8 images of shape {self.image_shape}, got {images.dtype} {tuple(images.shape)}"
-            )
+        self._check_pixels(images.dtype, images.shape)
         batch = images if images.dim() == 4 else images[None]
         inputs = to_inputs(self._artifact.preprocess, batch, images.device)
         return inputs if images.dim() == 4 else inputs[0]
+
+    def inputs(self, images: ImageSet, device: str | torch.device = "cpu") -> Inputs:
+        """Real images as network inputs float32 [n, C, H, W] on ``device``: made as they are used, but at once where
+        the preprocessing is a whitening.
+
+        Raises:
+            ConfigError: images of another dtype or shape.
+        """
+        self._check_pixels(images.pixels.stored.dtype, images.pixels.shape)
+        return inputs_of(self._artifact.preprocess, images.pixels, device)
+
+    def _check_pixels(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        if dtype != torch.uint8 or tuple(shape[-3:]) != self.image_shape:
+            raise ConfigError(
+                f"preprocess expects uint8 images of shape {self.image_shape}, got {dtype} {tuple(shape)}"
+            )
 
     def _from_pillow(self, image: Image.Image) -> Tensor:
         from torchvision.transforms.functional import pil_to_tensor
@@ -306,14 +320,18 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         test = self._test_images(dataset, data_root)
         device = _device_of(model)
-        return accuracy(model, self.preprocess(test.images.to(device)), test.labels.to(device))
+        self._check_pixels(test.pixels.stored.dtype, test.pixels.shape)
+        inputs = LazyInputs(
+            test.pixels, self._artifact.preprocess, device
+        )  # whitened too in the chunks of ``accuracy``
+        return accuracy(model, inputs, test.labels.to(device))
 
     def _test_images(self, dataset: str | ImageSet | SourceData | None, data_root: str | None) -> ImageSet:
         if isinstance(dataset, ImageSet):
             return self._by_own_ids(dataset)
         if isinstance(dataset, SourceData):
             return self._by_own_ids(dataset.test)
-        return self._by_own_ids(self.load_source(dataset, data_root).test)
+        return self._by_own_ids(self.load_source(dataset, data_root, parts=("test",)).test)
 
     def _by_own_ids(self, images: ImageSet) -> ImageSet:
         """``images`` with this set's class ids: classes are the same if their names are, in whatever order.
@@ -335,14 +353,28 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ]
             raise ConfigError(f"these images have other classes than the set: {' and '.join(words) or 'names twice'}")
         own = torch.tensor([self.classes.index(name) for name in images.classes])
-        return ImageSet(images.images, own[images.labels], self.classes)
+        return ImageSet(images.source, own[images.labels], self.classes)
 
-    def load_source(self, dataset: str | None = None, data_root: str | None = None) -> SourceData:
+    def load_source(
+        self,
+        dataset: str | None = None,
+        data_root: str | None = None,
+        *,
+        parts: Collection[str] = BOTH,
+        progress: Progress | None = None,
+    ) -> SourceData:
         """The data set that was distilled, decoded and split as then; ``dataset`` names another one to read instead.
+
+        Args:
+            dataset: name or folder.
+            data_root: where local copies of registered data sets lie.
+            parts: the splits that will be looked at, ``train`` and ``test``; no checksum of the others is compared.
+            progress: listener.
 
         Raises:
             DataError: the data set is not what it was when it was distilled, so its test images may be others.
         """
+        listener = Silent() if progress is None else progress
         known = {key: self.config["settings"]["dataset"].get(key) for key in DatasetSettings.model_fields}
         try:
             stored = DatasetSettings.model_validate({key: value for key, value in known.items() if value is not None})
@@ -351,8 +383,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         if dataset is not None and dataset != stored.name:
             size, gray = self.image_shape[1], self.image_shape[0] == 1
             other = DatasetSettings(name=dataset, image_size=size, color="gray" if gray else "rgb", data_root=data_root)
-            return load_data(other, Silent())
-        data = load_data(stored.model_copy(update={"data_root": data_root}), Silent())
+            return load_data(other, listener, parts=parts)
+        stored = stored.model_copy(update={"data_root": data_root})
+        data = load_data(stored, listener, parts=parts, each=int(self.config["ipc"]))
         expected = self.config["source"].get("fingerprint")
         if data.info.fingerprint != expected:
             raise DataError(

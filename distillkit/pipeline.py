@@ -8,7 +8,7 @@ Each stage leaves a file that the next one takes up, so an interrupted run conti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -285,6 +285,7 @@ def evaluate(
     stop: StopRequest | None = None,
     common_recipe: bool = False,
     world: World = ALONE,
+    keep: Callable[[str, EvalReport], None] | None = None,
 ) -> dict[str, EvalReport]:
     """Train fresh networks of each architecture on an artifact, each by its recipe; test accuracies by architecture.
 
@@ -300,6 +301,7 @@ def evaluate(
         common_recipe: train all of them by the headline's recipe, as the field's cross-architecture tables do, instead
             of the one that ``DistilledDataset.recipe_for`` names.
         world: the processes that train networks, each its share of them.
+        keep: called with each architecture's name and report as soon as it is measured.
 
     Raises:
         ConfigError: an architecture is unknown or does not fit the images.
@@ -314,16 +316,18 @@ def evaluate(
     recipes = {name: ds.recipe if common_recipe else ds.recipe_for(name) for name in found}
     asked = [ds.config, recipes, versions(), networks, seed, precision]
     world.agree("artifact, version or wish", storage.fingerprint(asked))
-    test = ds.load_source(data_root=data_root).test
-    exam = Examination(ds.preprocess(test.images.to(place)), test.labels.to(place))
+    with request.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
+        test = ds.load_source(data_root=data_root, parts=("test",), progress=listener).test
+        exam = Examination(ds.inputs(test, place), test.labels.to(place))
     training = TrainingSet(ds.images.to(place), ds.targets.to(place))
     listener.stage("evaluating", networks * len(found))
 
     def after_network(accuracy: float) -> None:
         listener.advance(1, accuracy=accuracy)
-        request.check("during evaluation", "nothing was saved")
+        kept = keep is not None and len(reports) > 0
+        request.check("during evaluation", f"{', '.join(reports)} is saved" if kept else "nothing was saved")
 
-    reports = {}
+    reports: dict[str, EvalReport] = {}
     for name, network in found.items():
 
         def build(index: int, network: NetworkSettings = network) -> nn.Module:
@@ -337,6 +341,8 @@ def evaluate(
             reports[name] = evaluate_networks(
                 build, training, exam, recipe, seed, networks, after_network, form=form, world=world
             )
+        if keep is not None:
+            keep(name, reports[name])
     return reports
 
 
@@ -364,7 +370,27 @@ def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Prog
                 norm=network.replace_norm,
             )[1]
             listener.note(f"{name}: {'; '.join(changed) if changed else 'as timm makes it'}")
+    for name, network in found.items():  # all of them before one is trained
+        _check_takes(ds, name, network)
     return found
+
+
+def _check_takes(ds: DistilledDataset, name: str, network: NetworkSettings) -> None:
+    """Can the network be built for these images, and does it give logits of them?
+
+    Raises:
+        ConfigError: no.
+    """
+    try:
+        model = build_network(network, ds.image_shape, ds.num_classes, 0, "evaluate").eval()
+        with torch.no_grad():
+            shape = tuple(model(ds.images[:2].float()).shape)
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{name} does not take this set's images: {str(error).splitlines()[0]}") from error
+    if shape[1:] != (ds.num_classes,):
+        raise ConfigError(f"{name} gives outputs of shape {shape[1:]}, the set has {ds.num_classes} classes")
 
 
 def check_free(ds: DistilledDataset, architectures: Sequence[str]) -> None:

@@ -121,10 +121,11 @@ def compress(
 
     composed = compose(dataset, ipc, method, preset, resolve_device(device).type, layers)
     folder = out or pipeline.default_out(dataset, ipc, method)
+    told = console.tell_of_stop if not quiet else console.say_nothing
     if plan:
         _plan(composed, device, world, quiet, as_json)
         return
-    with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
+    with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
         place = processes.place(resolve_device(device))
         run = make_run(composed, place, progress, stop, console.command_line(), tracker, processes)
         ds = pipeline.run_all(run, folder, replace=yes)
@@ -163,11 +164,16 @@ def _tuned(
 def _plan(composed: Composed, device: str, processes: int, quiet: bool, as_json: bool) -> None:
     """Print what the run would cost so many processes."""
     from distillkit.environment import resolve_device
+    from distillkit.interrupt import stop_on_signals
     from distillkit.plan import make_plan
     from distillkit.stages.context import make_run
 
-    with console.progress(quiet) as progress:
-        planned = make_plan(make_run(composed, resolve_device(device), progress), processes=processes)
+    with (
+        console.progress(quiet) as progress,
+        stop_on_signals() as stop,
+        stop.at_once("while planning", "nothing was made"),
+    ):
+        planned = make_plan(make_run(composed, resolve_device(device), progress, stop), processes=processes)
     if as_json:
         console.print_json(planned)
         return
@@ -226,7 +232,8 @@ def evaluate(
 
     if save and not is_folder(artifact):
         raise ConfigError(f"--save writes into a folder, {artifact!r} is none; 'distillkit pull' it first")
-    with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
+    told = console.tell_of_stop if not quiet else console.say_nothing
+    with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
         ds = load_distilled(artifact, token=token)
         if save:
             pipeline.check_free(ds, arch or ["convnet"])
@@ -241,9 +248,10 @@ def evaluate(
             stop=stop,
             common_recipe=common_recipe,
             world=processes,
+            keep=(lambda name, report: pipeline.save_reports(Path(artifact), {name: report}))
+            if save and processes.leads
+            else None,
         )
-    if save and processes.leads:
-        pipeline.save_reports(Path(artifact), reports)
     if as_json:
         console.print_json({"artifact": str(artifact), "architectures": {n: r.to_json() for n, r in reports.items()}})
         return
@@ -286,7 +294,8 @@ def tune(
         raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or both")
     options = TuneOptions(opt.seconds_of(time_budget), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
     ds = load_distilled(artifact)
-    with console.progress(quiet) as progress, stop_on_signals() as stop:
+    told = console.tell_of_stop if not quiet else console.say_nothing
+    with console.progress(quiet) as progress, stop_on_signals(heard=told) as stop:
         found = tuned_recipe(ds, arch, options, device=device, data_root=data_root, progress=progress, stop=stop)
     keep_recipe(artifact, found)
     if as_json:

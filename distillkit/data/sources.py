@@ -5,6 +5,7 @@ The only module of ``data`` that may use the network (through ``datasets`` and `
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections import Counter
@@ -16,8 +17,9 @@ from typing import Any
 import yaml
 
 from distillkit import storage
+from distillkit.data.listing import files_below, first_part, is_hidden, suffix_of, version_of
 from distillkit.data.registry import DATASETS, KnownDataset
-from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
+from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError, StorageError
 from distillkit.hub.client import source_revision
 from distillkit.settings import DatasetSettings
 
@@ -67,9 +69,11 @@ class RawSplit:
     labels: list[int]
     folder: Path | None = None
 
-    def cells(self) -> Iterator[dict[str, Any]]:
-        """Image cells ``{"bytes", "path", "file"}`` in order; ``path`` is a name for people."""
-        for batch in self.table.select_columns([self.image_column]).iter(batch_size=256):
+    def cells(self, begin: int = 0) -> Iterator[dict[str, Any]]:
+        """Image cells ``{"bytes", "path", "file"}`` in order, from row ``begin``; ``path`` is a name for people."""
+        table = self.table.select_columns([self.image_column])
+        table = table.select(range(begin, len(table))) if begin else table
+        for batch in table.iter(batch_size=64):
             for cell in batch[self.image_column]:
                 yield self._cell(cell)
 
@@ -126,15 +130,15 @@ def _raise_unknown(name: str) -> None:
 
 
 def _locate_folder(folder: Path, known: KnownDataset | None) -> Location:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not is_hidden(path, folder))
-    kind: str = "parquet" if any(path.suffix == ".parquet" for path in files) else "folder"
-    if kind == "folder" and not any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
+    files = files_below(folder)
+    suffixes = {suffix_of(path) for path in files}
+    kind = "parquet" if ".parquet" in suffixes else "folder"
+    if kind == "folder" and not suffixes & IMAGE_SUFFIXES:
         raise NotFoundError(f"{folder} holds no images: expected parquet files, or a folder of images for each class")
     if kind == "parquet" and set(str(folder.resolve())) & set("*?[]"):
         raise ConfigError(f"{folder} has one of *?[] in its path, a pattern to 'datasets'; rename the folder")
-    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    version = [[relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats]
-    return Location(kind, str(folder.resolve()), version, known, _card_license(folder / "README.md"))
+    version, stated = version_of(folder, files), _card_license(folder / "README.md")
+    return Location(kind, str(folder.resolve()), version, known, stated)
 
 
 def _card_license(card: Path) -> str | None:
@@ -151,17 +155,12 @@ def _card_license(card: Path) -> str | None:
     return ", ".join(map(str, parts)) if stated else None
 
 
-def is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file below ``folder`` is one that systems and editors hide there: ``.x``, ``._x``, ``__MACOSX/x``."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
-
-
 def _hub_revision(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
     """The commit of ``wanted`` (branch, tag or commit; default the newest) and the licence that its card states;
     offline, what was seen last.
     """
     memory = storage.cache_root() / "data" / "revisions.json"
-    seen: dict[str, Any] = storage.read_json(memory) if memory.exists() else {}
+    seen: dict[str, Any] = _remembered(memory)
     key = f"{hub_id}@{wanted or ''}"
     try:
         found = _ask_hub(hub_id, wanted)
@@ -171,8 +170,18 @@ def _hub_revision(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
         last = seen[key]
         return (last, None) if isinstance(last, str) else (last[0], last[1])  # older versions knew no licence
     if seen.get(key) != [*found]:
-        storage.write_json(memory, {**seen, key: [*found]})
+        with contextlib.suppress(StorageError):  # a cache that is read only: it is asked again next time
+            storage.write_json(memory, {**seen, key: [*found]})
     return found
+
+
+def _remembered(memory: Path) -> dict[str, Any]:
+    """Revisions that were seen; none if the file is absent or damaged."""
+    try:
+        found = storage.read_json(memory)
+    except StorageError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _ask_hub(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
@@ -257,10 +266,10 @@ def _folder_tables(folder: Path, settings: DatasetSettings, notes: list[str]) ->
     found = {name for images in splits.values() for name in images}
     names = sorted(found, key=int) if all(name.isdecimal() for name in found) else sorted(found)  # 2 before 10
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    tables = {}
+    ids, tables = {name: number for number, name in enumerate(names)}, {}
     for split, images in splits.items():
-        rows = [(str(path), names.index(name)) for name, paths in images.items() for path in paths]
-        columns = {"image": [path for path, _ in rows], "label": [label for _, label in rows]}
+        labels = [ids[name] for name, paths in images.items() for _ in paths]
+        columns = {"image": [path for paths in images.values() for path in paths], "label": labels}
         tables[split] = datasets.Dataset.from_dict(columns, features=features)
     return tables
 
@@ -292,25 +301,27 @@ def _split_folders(folder: Path, settings: DatasetSettings, notes: list[str]) ->
 
 def _kind_of(folder: Path) -> str:
     """``classes`` (sub-folders with images), ``images`` (images alone), or ``empty``."""
-    images = [
-        path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path, folder)
-    ]
+    images = [path for path in files_below(folder) if suffix_of(path) in IMAGE_SUFFIXES]
     if not images:
         return "empty"
-    below = {path.relative_to(folder).parts[0] for path in images if path.parent != folder}
+    below = {first_part(path) for path in images} - {None}
     return "classes" if below and below != {"images"} else "images"
 
 
-def _class_images(folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+def _class_images(folder: Path, notes: list[str]) -> dict[str, list[str]]:
     """Images below each sub-folder, sorted; folders without images are no classes. What is no image is counted."""
     found, others = {}, Counter[str]()
     for part in sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder)):
-        files = sorted(path for path in part.rglob("*") if path.is_file() and not is_hidden(path, folder))
-        images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-        others.update(path.suffix.lower() or "no suffix" for path in files if path not in set(images))
+        images, some = [], False
+        for path in files_below(part):
+            suffix, some = suffix_of(path), True
+            if suffix in IMAGE_SUFFIXES:
+                images.append(str(part / path))
+            else:
+                others[suffix or "no suffix"] += 1
         if images:
             found[part.name] = images
-        elif files:
+        elif some:
             notes.append(f"class folder {part.name!r} holds no images and is no class")
     if not found:
         raise DataError(f"{folder} has no class folders with images; expected {folder.name}/<class>/<image>")

@@ -19,6 +19,7 @@ from torch import Tensor
 from distillkit import rng
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
+from distillkit.data.inputs import Inputs
 from distillkit.distill.parts import Part
 
 
@@ -26,7 +27,7 @@ from distillkit.distill.parts import Part
 class RealImages:
     """Training images as network inputs, float [n, C, H, W], their labels int64 [n], and the number K of classes."""
 
-    images: Tensor
+    images: Inputs
     labels: Tensor
     num_classes: int
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillkit.data.inputs import Inputs
 from distillkit.errors import ConfigError
 
 Score = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -64,7 +65,7 @@ def find_score(name: str) -> Score:
 
 
 @torch.no_grad()
-def score_images(score: Score, model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 512) -> Tensor:
+def score_images(score: Score, model: nn.Module, images: Inputs, labels: Tensor, batch_size: int = 512) -> Tensor:
     """Scores [n] of un-augmented ``images`` [n, C, H, W] by one network, on the CPU."""
     model.eval()
     pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)

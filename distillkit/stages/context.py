@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
+from distillkit.data.inputs import Inputs, inputs_of
 from distillkit.data.load import load_data
-from distillkit.data.preprocess import Preprocess, Standardise, fit, to_inputs
+from distillkit.data.preprocess import Preprocess, Standardise, fit
 from distillkit.data.registry import DATASETS
 from distillkit.distributed import ALONE, World
 from distillkit.environment import keep_freed_memory, repeatable
@@ -24,7 +25,7 @@ from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
 from distillkit.precision import steady
 from distillkit.progress import Progress, Silent
-from distillkit.records import SourceData, SyntheticSet
+from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
 from distillkit.tracking import check_tracker
 from distillkit.version import RUN_FORMAT
@@ -51,13 +52,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data as the networks see them: inputs float32 on the device, labels there too."""
+    """Data as the networks see them: inputs float32, made on the device as they are used, labels there."""
 
     data: SourceData
     preprocess: Preprocess
     augmentation: Augmentation | None
     network: NetworkSettings
-    train_images: Tensor
+    train_images: Inputs
     train_labels: Tensor
     validation: Examination
     decided: dict[str, str] = field(default_factory=dict, compare=False)
@@ -76,7 +77,7 @@ class Prepared:
     def test(self, device: torch.device) -> Examination:
         """The test images as network inputs; asked for by what reports, never by what chooses."""
         test = self.data.test
-        return Examination(to_inputs(self.preprocess, test.images, device), test.labels.to(device))
+        return Examination(inputs_of(self.preprocess, test.pixels, device), test.labels.to(device))
 
     def build(self, settings: NetworkSettings, seed: int, use: str) -> Callable[[int], nn.Module]:
         """A factory of freshly initialised networks by number."""
@@ -105,15 +106,24 @@ def make_run(
     return Run(composed.settings, composed.origins, device, listener, request, command, tracker, world)
 
 
-def training_images(data: SourceData) -> Tensor:
+def training_images(data: SourceData) -> Pixels:
     """What the preprocessing is fitted on: uint8 [n, C, H, W]."""
-    return data.train.images
+    return data.train.pixels
 
 
-def prepare(run: Run, fit_on: Callable[[SourceData], Tensor] = training_images) -> Prepared:
-    """Load the data, check them against the settings, fit the preprocessing on the training images."""
+def prepare(run: Run, fit_on: Callable[[SourceData], Pixels] = training_images) -> Prepared:
+    """Load the data, check them against the settings, fit the preprocessing on the training images.
+
+    A signal is answered there and then: nothing is lost but the work of a moment.
+    """
+    with run.stop.at_once("while reading the data; images that are decoded are kept"):
+        return _prepared(run, fit_on)
+
+
+def _prepared(run: Run, fit_on: Callable[[SourceData], Pixels]) -> Prepared:
     settings = run.settings
-    data = load_data(settings.dataset, run.progress)
+    by_preset = "preset" in run.origins.get("dataset.max_train", "")  # which does not know how many classes there are
+    data = load_data(settings.dataset, run.progress, each=settings.ipc if by_preset else 0)
     for note in data.info.notes:
         run.progress.note(note)
     _check_ipc(data, settings)
@@ -122,20 +132,20 @@ def prepare(run: Run, fit_on: Callable[[SourceData], Tensor] = training_images) 
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
     validation = Examination(
-        to_inputs(preprocess, data.validation.images, run.device), data.validation.labels.to(run.device)
+        inputs_of(preprocess, data.validation.pixels, run.device), data.validation.labels.to(run.device)
     )
     return Prepared(
         data=data,
         preprocess=preprocess,
         augmentation=Augmentation.parse(settings.dataset.augmentation),
         network=network,
-        train_images=to_inputs(preprocess, data.train.images, run.device),
+        train_images=inputs_of(preprocess, data.train.pixels, run.device),
         train_labels=data.train.labels.to(run.device),
         validation=validation,
     )
 
 
-def fit_preprocess(settings: DatasetSettings, images: Tensor) -> Preprocess:
+def fit_preprocess(settings: DatasetSettings, images: Pixels) -> Preprocess:
     """The preprocessing that the settings ask for, fitted on uint8 training images [n, C, H, W] unless it is given.
 
     Raises:

@@ -164,7 +164,7 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
 
 def _cached_row(path: Path) -> dict[str, Any] | None:
     try:
-        return EvalReport.from_json(storage.read_json(path)).to_json()
+        return EvalReport.from_json(storage.read_sealed_json(path)).to_json()
     except (StorageError, KeyError, TypeError):  # absent or damaged: measured again
         return None
 
@@ -198,5 +198,8 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
         evaluation_form(run, recipe, len(prepared.train_labels), settings.full_networks),
         run.world,
     )
-    storage.write_json(path, report.to_json())
+    try:
+        storage.write_sealed_json(path, report.to_json())
+    except StorageError as error:  # the run's own folder keeps the row
+        run.progress.note(f"other runs will train on the full data again: {error}")
     return report

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from distillkit import storage
+from distillkit.data.inputs import Inputs
 from distillkit.errors import StorageError
 from distillkit.experts.recipe import Ranking, expert_recipe
 from distillkit.experts.train import ExpertData, ExpertRun
@@ -66,6 +67,8 @@ class Workshop:
             for group in groups:
                 if group not in own and not all(self._seems_done(index) for index in group):
                     self._make_group(group, wait=False)
+        if busy:
+            self.run.progress.note("waiting for experts that another process is making")
         for group in busy:
             while not self._make_group(group, wait=False):
                 self.run.stop.check("while another process made an expert that this one waited for")
@@ -245,7 +248,7 @@ class Workshop:
     def _data(self) -> ExpertData:
         prepared, device = self.prepared, self.run.device
 
-        def test() -> tuple[Tensor, Tensor]:
+        def test() -> tuple[Inputs, Tensor]:
             exam = prepared.test(device)
             return exam.images, exam.labels
 

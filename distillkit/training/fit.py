@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit import rng
+from distillkit.data.inputs import Inputs
 from distillkit.training.recipe import Batch, Recipe
 from distillkit.training.standing import START, Begin, Memory, memory_of, recall
 
@@ -33,7 +34,7 @@ class EpochSummary:
 
 def fit(
     model: nn.Module,
-    images: Tensor,
+    images: Inputs,
     targets: Tensor,
     recipe: Recipe,
     seed: int,
@@ -115,7 +116,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
+def predict(model: nn.Module, images: Inputs, batch_size: int = 512) -> Tensor:
     """Logits [n, K] of ``images`` [n, C, H, W] in evaluation mode; in smaller batches where memory asks for it."""
     model.eval()
     try:
@@ -126,6 +127,6 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
     return predict(model, images, batch_size // 2)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(model: nn.Module, images: Inputs, labels: Tensor) -> float:
     """Share of ``images`` [n, C, H, W] whose largest logit is at ``labels`` [n]."""
     return int((predict(model, images).argmax(1) == labels).sum()) / len(labels)
