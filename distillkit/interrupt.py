@@ -120,8 +120,11 @@ def early_signals() -> Iterator[None]:
         raise KeyboardInterrupt
 
     _Early.signal = None
-    with _handling(handle):
-        yield
+    try:
+        with _handling(handle):
+            yield
+    finally:
+        _Early.signal = None
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ from distillkit.stages.importing import Lost, import_set, preprocessing_layer, p
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.package import package
 from distillkit.stages.probe import check_network
+from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import fresh_networks
 from distillkit.stages.workplace import workplace
@@ -114,6 +115,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     settings = run.settings.model_dump(mode="json", exclude={"dataset": {"data_root"}})
     run.world.agree("set of settings or versions", storage.fingerprint([settings, versions()]))
     check_distillation(run.settings)
+    storage.remove_old_leftovers(storage.cache_root())
     _check_place(out, run.settings.dataset)
     prepared = prepare(run)
     settle_threads(run, prepared)
@@ -121,6 +123,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
         torch.set_num_threads(run.world.decided(torch.get_num_threads))
     for network in dict.fromkeys((prepared.network, student_settings(run, prepared))):
         check_network(run, prepared, network)  # before anything in the folder is touched
+    check_step_fits(run, prepared)
     run = _fitted(run, prepared, out)
     _agree(run, prepared)
     with workplace(run, out, run_identity(run, prepared), replace) as folder:

@@ -11,6 +11,7 @@ import typer
 
 from distillkit.cli import console
 from distillkit.cli import options as opt
+from distillkit.cli.cache import cache
 from distillkit.cli.experts import experts
 from distillkit.cli.inspect import datasets, doctor, info, methods, preview
 from distillkit.cli.interchange import export, import_files
@@ -30,6 +31,7 @@ app = typer.Typer(
     help="Compress a labelled image data set into a few learned images per class.",
 )
 app.add_typer(experts, name="experts")
+app.add_typer(cache, name="cache")
 for command in (info, preview, card, push, pull, export, methods, datasets, doctor):
     app.command()(command)
 app.command(name="import")(import_files)

@@ -54,7 +54,7 @@ def _kmeans_of_class(inputs: Inputs, members: Tensor, ipc: int, seed: int, names
     return members[kmeans_representatives(points, ipc, rng.derive(seed, *names))]
 
 
-_Selector = Callable[[Tensor, Tensor, int, int, tuple[rng.Name, ...]], Tensor]
+_Selector = Callable[[Inputs, Tensor, int, int, tuple[rng.Name, ...]], Tensor]
 CORESETS: dict[str, _Selector] = {"random": _random_of_class, "kmeans": _kmeans_of_class}
 
 

@@ -58,23 +58,46 @@ def decode_into(
     channels = 1 if form.gray else 3
     each, total = channels * form.size**2, sum(len(part.labels) for part in parts.values())
     done = sum(partial.rows_done(name) for name in parts)
-    _check_room(path, (total - done) * each, total, form.size)
-    progress.stage("decoding images", total, done)
     try:
+        _check_room(path, (total - done) * each, total, form.size)
+        progress.stage("decoding images", total, done)
         for name, part in parts.items():
             _decode_split(name, part, form, settings.skip_corrupt, partial, progress)
         left = [words for name, part in parts.items() if (words := partial.left(name, part))]
-        facts = {
-            "classes": list(raw.classes),
-            "license": raw.license,
-            "train_split": raw.train.name,
-            "test_split": raw.test.name if raw.test else None,
-            "notes": [*raw.notes, *notes, *left],
-            "place": [location.kind, location.source],
-        }
+        facts = facts_of(raw, location, [*notes, *left])
         partial.finish({name: part.labels for name, part in parts.items()}, (channels, form.size, form.size), facts)
     finally:
         partial.close()
+
+
+def facts_of(raw: RawDataset, location: Location, notes: list[str]) -> dict[str, Any]:
+    """What is known of a data set besides its images, as JSON; ``place`` is where it was found, for people."""
+    return {
+        "classes": list(raw.classes),
+        "license": raw.license,
+        "train_split": raw.train.name,
+        "test_split": raw.test.name if raw.test else None,
+        "notes": [*raw.notes, *notes],
+        "place": [location.kind, location.source],
+    }
+
+
+def decoded_images(part: RawSplit, form: decode.Form, skip_corrupt: bool) -> Tensor:
+    """A few images, uint8 [n, C, size, size].
+
+    Raises:
+        DataError: one is corrupt and ``skip_corrupt`` is not set, or all are.
+    """
+    found = []
+    for row, cell in enumerate(part.cells()):
+        try:
+            found.append(decode.decode(cell, form, row))
+        except DataError:
+            if not skip_corrupt:
+                raise
+    if not found:
+        raise DataError(f"no image of split {part.name!r} could be decoded")
+    return torch.stack(found)
 
 
 def _check_room(path: Path, wanted: int, total: int, size: int) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from distillkit.data.preprocess import Preprocess, Standardise, to_inputs
+from distillkit.errors import ConfigError
+from distillkit.memory import memory
 from distillkit.records import Pixels
 
 
@@ -62,6 +64,21 @@ def held_bytes(preprocessing: str, shape: tuple[int, ...], *, on_cpu: bool) -> i
     if preprocessing in ("zca", "unit-zca"):
         return 4 * values
     return 0 if on_cpu else values
+
+
+def check_fits(preprocessing: str, shape: tuple[int, ...], device: torch.device) -> None:
+    """Do the inputs of images [n, C, H, W] fit into the memory that is free?
+
+    Raises:
+        ConfigError: no.
+    """
+    wanted, (_, free) = held_bytes(preprocessing, shape, on_cpu=device.type == "cpu"), memory(device)
+    if free is not None and wanted > free:
+        raise ConfigError(
+            f"{shape[0]:,} images of {shape[-1]}x{shape[-1]} pixels need {wanted / 2**30:.1f} GiB of memory"
+            f"{' as whitened floats' if 'zca' in preprocessing else ''}, {free / 2**30:.1f} are free; take "
+            "dataset.preprocessing=standardise, a smaller --image-size or dataset.max_train"
+        )
 
 
 def _moved(pixels: Pixels, device: torch.device) -> Tensor:

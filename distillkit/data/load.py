@@ -19,7 +19,8 @@ from torch import Tensor
 
 from distillkit import storage
 from distillkit.data import decode, sources, splits
-from distillkit.data.decoding import content_hash, decode_into
+from distillkit.data.decoding import content_hash, decode_into, decoded_images, facts_of
+from distillkit.data.form import form_of_all
 from distillkit.data.sources import Location
 from distillkit.errors import DamagedError, DataError
 from distillkit.locks import locked
@@ -34,9 +35,10 @@ BOTH = ("train", "test")
 
 @dataclass(frozen=True)
 class Decoded:
-    """Content of a cache file: uint8 images and labels of one or two splits, and what is known of them."""
+    """uint8 images and labels of the splits ``train`` and perhaps ``test``, and what is known of them."""
 
-    tensors: dict[str, Tensor]
+    images: dict[str, Pixels]
+    labels: dict[str, Tensor]
     facts: dict[str, Any]
 
 
@@ -63,6 +65,46 @@ def load_data(
     embedded = location.kind == "embedded"
     decoded = _digits(settings) if embedded else _decoded_from_cache(location, settings, progress, parts)
     return _split(decoded, location, settings, each)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set that is not decoded yet, as far as its tables tell: all labels, and ``SAMPLE`` images that stand for
+    all, again and again; ``bytes`` that it will take in the cache.
+    """
+
+    data: SourceData
+    bytes: int
+
+
+def survey(settings: DatasetSettings, progress: Progress, *, each: int = 0) -> Survey | None:
+    """What a data set will be, without decoding it; None if it is decoded already, or embedded. Arguments as above.
+
+    Raises:
+        DistillkitError: as ``load_data``, but for images that are not looked at.
+    """
+    location = sources.locate(settings)
+    if location.kind == "embedded" or _path(location, settings).exists():
+        return None
+    raw = sources.read(location, settings)
+    sample = raw.train.sample(SAMPLE)
+    known_size = location.known.image_size if location.known else None
+    form, notes = form_of_all(sample, settings.image_size or known_size, settings, progress)
+    few = Pixels(decoded_images(sample, form, settings.skip_corrupt))
+    parts = {part: one for part, one in zip(BOTH, (raw.train, raw.test), strict=True) if one is not None}
+    images = {part: few.only(torch.arange(len(one.labels)) % len(few)) for part, one in parts.items()}
+    labels = {part: torch.tensor(one.labels) for part, one in parts.items()}
+    facts = {**facts_of(raw, location, [*notes, f"size and range as {len(few)} images have them"]), "sha256": "survey"}
+    data = _split(Decoded(images, labels, facts), location, settings, each)
+    return Survey(data, sum(one.numel() for one in images.values()))
+
+
+SAMPLE = 256
+"""Images that stand for all of a data set that is planned with."""
+
+
+def _path(location: Location, settings: DatasetSettings) -> Path:
+    return storage.cache_root() / "data" / f"{_key(location, settings)}.safetensors"
 
 
 def _digits(settings: DatasetSettings) -> Decoded:
@@ -95,7 +137,14 @@ def _digits(settings: DatasetSettings) -> Decoded:
         "notes": [],
         "sha256": content_hash(tensors),
     }
-    return Decoded(tensors, facts)
+    return _decoded(tensors, facts)
+
+
+def _decoded(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Decoded:
+    """The content of a cache file, whose labels are bytes there."""
+    images = {part: Pixels(tensors[f"{part}.images"]) for part in BOTH if f"{part}.images" in tensors}
+    labels = {part: tensors[f"{part}.labels"].clone().view(torch.int64) for part in images}
+    return Decoded(images, labels, facts)
 
 
 def _decoded_from_cache(
@@ -106,8 +155,8 @@ def _decoded_from_cache(
     Raises:
         StorageError: they are not there, and the cache cannot be written.
     """
-    folder = storage.cache_root() / "data"
-    path = folder / f"{_key(location, settings)}.safetensors"
+    path = _path(location, settings)
+    folder = path.parent
     found = _cached(path, parts, progress)
     if found is not None:
         return found
@@ -150,19 +199,17 @@ def _opened(path: Path, parts: Collection[str]) -> Decoded:
     if not isinstance(facts, dict) or not {"sha256", "test_split"} <= set(facts):
         raise DamagedError(f"{path} is damaged: it does not say what it holds")
     tensors, _ = storage.read_tensors(path, names if facts["test_split"] else None)
-    for name in [name for name in tensors if name.endswith(".labels")]:
-        tensors[name] = tensors[name].clone().view(torch.int64)
-    return Decoded(tensors, facts)
+    return _decoded(tensors, facts)
 
 
 def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each: int) -> SourceData:
     facts, seed = decoded.facts, settings.split_seed
     classes = tuple(facts["classes"])
-    whole = ImageSet(Pixels(decoded.tensors["train.images"]), decoded.tensors["train.labels"], classes)
+    whole = ImageSet(decoded.images["train"], decoded.labels["train"], classes)
     _check_classes(whole)
     test_split, kept = facts["test_split"], torch.arange(len(whole))
-    if "test.images" in decoded.tensors:
-        test = ImageSet(Pixels(decoded.tensors["test.images"]), decoded.tensors["test.labels"], classes)
+    if "test" in decoded.images:
+        test = ImageSet(decoded.images["test"], decoded.labels["test"], classes)
     else:
         kept, taken = splits.stratified_take(whole.labels, settings.test_fraction, seed, "split", "test")
         test = whole.subset(taken)

@@ -77,6 +77,18 @@ class RawSplit:
             for cell in batch[self.image_column]:
                 yield self._cell(cell)
 
+    def sample(self, count: int) -> RawSplit:
+        """Every so-manieth row, ``count`` at most.
+
+        Raises:
+            DataError: there are no rows.
+        """
+        if not self.labels:
+            raise DataError(f"split {self.name!r} has no rows")
+        rows = range(0, len(self.labels), -(-len(self.labels) // count))
+        labels = [self.labels[row] for row in rows]
+        return RawSplit(self.name, self.table.select(rows), self.image_column, labels, self.folder)
+
     def _cell(self, cell: dict[str, Any] | None) -> dict[str, Any]:
         content, path = (cell or {}).get("bytes"), (cell or {}).get("path")
         if self.folder is None or path is None:

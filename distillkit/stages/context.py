@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
-from distillkit.data.inputs import Inputs, inputs_of
+from distillkit.data.inputs import Inputs, check_fits, inputs_of
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import Preprocess, Standardise, fit
 from distillkit.data.registry import DATASETS
@@ -115,18 +115,27 @@ def prepare(run: Run, fit_on: Callable[[SourceData], Pixels] = training_images) 
     """Load the data, check them against the settings, fit the preprocessing on the training images.
 
     A signal is answered there and then: nothing is lost but the work of a moment.
+
+    Raises:
+        ConfigError: the data do not fit the settings, or not into memory.
     """
     with run.stop.at_once("while reading the data; images that are decoded are kept"):
-        return _prepared(run, fit_on)
+        return prepared_from(run, load_data(run.settings.dataset, run.progress, each=kept_of_each(run)), fit_on)
 
 
-def _prepared(run: Run, fit_on: Callable[[SourceData], Pixels]) -> Prepared:
+def kept_of_each(run: Run) -> int:
+    """Images that each class keeps whatever a preset cuts, which does not know how many classes there are."""
+    return run.settings.ipc if "preset" in run.origins.get("dataset.max_train", "") else 0
+
+
+def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pixels] = training_images) -> Prepared:
+    """``prepare`` of data that are loaded."""
     settings = run.settings
-    by_preset = "preset" in run.origins.get("dataset.max_train", "")  # which does not know how many classes there are
-    data = load_data(settings.dataset, run.progress, each=settings.ipc if by_preset else 0)
     for note in data.info.notes:
         run.progress.note(note)
     _check_ipc(data, settings)
+    count = sum(len(part) for part in (data.train, data.validation, data.test))
+    check_fits(settings.dataset.preprocessing, (count, *data.image_shape), run.device)
     preprocess = fit_preprocess(settings.dataset, fit_on(data))
     network = settings.network
     if network.name == "convnet" and network.depth is None:

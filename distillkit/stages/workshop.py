@@ -18,13 +18,14 @@ from distillkit.errors import StorageError
 from distillkit.experts.recipe import Ranking, expert_recipe
 from distillkit.experts.train import ExpertData, ExpertRun
 from distillkit.experts.train import train_experts as train_experts_of
+from distillkit.locks import BusyError
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.training.stack import Form
 from distillkit.training.standing import Standing
 from distillkit.trajectories.forms import Builder, RawBuilder, find_form
-from distillkit.trajectories.store import BusyError, TrajectoryStore
+from distillkit.trajectories.store import TrajectoryStore
 from distillkit.trajectories.unfinished import Items, Unfinished, read_stored, stored_standing
 
 Remembered = list[list[Items]]

@@ -3,8 +3,8 @@
     python examples/benchmarks/growth.py [--sets 10000x32 50000x32] [--out examples/benchmarks/results/growth]
 
 Each set is made of noise (PNG in parquet files) and read in a process of its own, first from the files, then from the
-cache. Memory is what the process holds of its own (``RssAnon`` of Linux) above what its imports hold; the decoded images
-are mapped from the cache's file, and their pages are the system's to take back.
+cache. Memory is what the process holds of its own (``RssAnon`` of Linux) above what its imports hold; the decoded
+images are mapped from the cache's file, and their pages are the system's to take back.
 """
 
 import argparse
@@ -43,6 +43,7 @@ class Peak(threading.Thread):
         self.highest = 0.0
 
     def run(self):
+        """Until the process ends."""
         while True:
             self.highest = max(self.highest, resident())
             time.sleep(0.02)
