@@ -22,7 +22,7 @@ from distillkit.networks.functional import flatten_parameters
 from distillkit.progress import Silent
 from distillkit.records import Pixels
 from distillkit.settings import DatasetSettings, NetworkSettings
-from distillkit.stages.context import make_run, prepare
+from distillkit.stages.context import kept_of_each, make_run, prepare
 from distillkit.training.fit import accuracy
 from distillkit.training.fit import fit as train
 from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
@@ -232,14 +232,15 @@ def test_disk__too_little_room_is_told_before_anything_is_decoded(class_folders,
 
 
 def test_many_classes__are_not_cut_to_nothing_by_a_preset(class_folders):
-    folder = class_folders({f"class-{number:02d}": 7 for number in range(90)}, size=(8, 8))
-    data = prepare(run_of(folder)).data  # smoke: 400 images of ten classes
-    assert min(data.train.class_counts()) >= 1
-    assert min(data.validation.class_counts()) >= 1
-    settings = DatasetSettings(name=str(folder), max_train=400)
-    assert load_data(settings, Silent(), each=1).info.fingerprint == data.info.fingerprint
-    with pytest.raises(ConfigError, match=r"dataset\.max_train=45 cuts the rest"):  # somebody's own wish
-        prepare(run_of(folder, **{"dataset.max_train": 45}))
+    folder = class_folders({f"class-{number:02d}": 5 for number in range(12)}, size=(8, 8))
+    few = DatasetSettings(name=str(folder), max_train=13)
+    with pytest.raises(ConfigError, match=r"class 'class-\d\d' has: 0 training images .*max_train=11 cuts the rest"):
+        prepare(run_of(folder, **{"dataset.max_train": 11, "dataset.validation_fraction": 0.0}))  # somebody's own wish
+    data = load_data(few, Silent(), each=2)
+    assert (min(data.train.class_counts()), min(data.validation.class_counts())) == (2, 1)
+    assert load_data(few.model_copy(update={"max_train": 36}), Silent()).info.fingerprint == data.info.fingerprint
+    assert load_data(few.model_copy(update={"max_train": 40}), Silent(), each=2).train.class_counts()[0] == 3
+    assert (kept_of_each(run_of(folder)), kept_of_each(run_of(folder, **{"dataset.max_train": 13}))) == (1, 0)
 
 
 def test_plan__of_data_that_are_not_decoded_reads_a_few_images_and_writes_none(
