@@ -26,7 +26,7 @@ PROBE_INNER_STEPS = 2
 FEW = 4
 """Images on which a step is measured."""
 TIMES_ITS_GRAPH = 2.5
-"""Of a step, its peak in units of what its graph holds: the second derivative makes as much again."""
+"""Of a step, its peak in units of what its graph holds: 1.9 to 3.0 in ConvNets on digits without kept graphs."""
 
 
 def graph_bytes(run: Run, prepared: Prepared) -> int:
