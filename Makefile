@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help acceptance-gpu docs docs-serve demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
+.PHONY: help acceptance-gpu package docs docs-serve demo reference benchmark benchmark-gpu test install install-dev lint type-check test-only format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -68,6 +68,14 @@ docs-serve: .venv/installed-docs  ## the same in a browser, while one writes
 
 acceptance-gpu: install  ## everything that is meant for a GPU, on this one: what works, how fast, sets (DATA: local CIFAR-10)
 	$(BIN)/python examples/gpu/acceptance.py --out runs/acceptance $(if $(DATA),--data-root $(DATA))
+
+package: install-dev  ## sdist and wheel, checked, and the wheel tried without extras in a fresh environment
+	rm -rf dist build/package
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv build/package
+	build/package/bin/python -m pip install --quiet dist/*.whl
+	cd build && package/bin/python ../tests/smoke_of_wheel.py ../cards/digits-ipc1-ast
 
 format:  ## what ruff mends by itself
 	$(BIN)/ruff check --fix .

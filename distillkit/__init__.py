@@ -1,7 +1,9 @@
 """distillkit: data set distillation as a tool.
 
-``load_distilled(folder)`` gives a set that trains networks; ``compress`` makes one; ``evaluate`` measures it;
-``prepare_model`` creates timm networks that take small images.
+``load_distilled(folder)`` gives a set that trains networks; ``compress`` makes one; ``evaluate`` measures it, ``tune``
+searches a recipe for another network; ``prepare_model`` creates timm networks that take small images. What a method is
+made of is here too (``Method``, ``METHODS``), with errors, listeners and records; the stages and parts by hand are in
+``distillkit.lab``.
 """
 
 from __future__ import annotations
@@ -13,22 +15,106 @@ from distillkit.version import __version__
 
 if TYPE_CHECKING:
     from distillkit.distilled import DistilledDataset, load_distilled
+    from distillkit.distributed import joined
+    from distillkit.errors import (
+        ArtifactError,
+        AuthError,
+        ConfigError,
+        DataError,
+        DistillkitError,
+        DivergenceError,
+        FewImagesWarning,
+        Interrupted,
+        LostError,
+        NetworkError,
+        NotFoundError,
+        StorageError,
+        TrajectoryError,
+    )
+    from distillkit.interrupt import StopRequest, stop_on_signals
+    from distillkit.methods import METHODS, Layer, Method, Problem
     from distillkit.networks.timm_models import prepare_model
-    from distillkit.pipeline import compress, evaluate
+    from distillkit.pipeline import compress, evaluate, import_files
+    from distillkit.progress import Progress
+    from distillkit.records import EvalReport, SyntheticSet
+    from distillkit.stages.tune import TuneOptions, tune
 
 _HOMES = {
-    "DistilledDataset": "distillkit.distilled",
-    "compress": "distillkit.pipeline",
-    "evaluate": "distillkit.pipeline",
-    "load_distilled": "distillkit.distilled",
-    "prepare_model": "distillkit.networks.timm_models",
+    "ArtifactError": "errors",
+    "AuthError": "errors",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "DistilledDataset": "distilled",
+    "DistillkitError": "errors",
+    "DivergenceError": "errors",
+    "EvalReport": "records",
+    "FewImagesWarning": "errors",
+    "Interrupted": "errors",
+    "Layer": "methods",
+    "LostError": "errors",
+    "METHODS": "methods",
+    "Method": "methods",
+    "NetworkError": "errors",
+    "NotFoundError": "errors",
+    "Problem": "methods",
+    "Progress": "progress",
+    "StopRequest": "interrupt",
+    "StorageError": "errors",
+    "SyntheticSet": "records",
+    "TrajectoryError": "errors",
+    "TuneOptions": "stages.tune",
+    "compress": "pipeline",
+    "evaluate": "pipeline",
+    "import_files": "pipeline",
+    "joined": "distributed",
+    "load_distilled": "distilled",
+    "prepare_model": "networks.timm_models",
+    "stop_on_signals": "interrupt",
+    "tune": "stages.tune",
 }
 
-__all__ = ["DistilledDataset", "__version__", "compress", "evaluate", "load_distilled", "prepare_model"]
+__all__ = [
+    "METHODS",
+    "ArtifactError",
+    "AuthError",
+    "ConfigError",
+    "DataError",
+    "DistilledDataset",
+    "DistillkitError",
+    "DivergenceError",
+    "EvalReport",
+    "FewImagesWarning",
+    "Interrupted",
+    "Layer",
+    "LostError",
+    "Method",
+    "NetworkError",
+    "NotFoundError",
+    "Problem",
+    "Progress",
+    "StopRequest",
+    "StorageError",
+    "SyntheticSet",
+    "TrajectoryError",
+    "TuneOptions",
+    "__version__",
+    "compress",
+    "evaluate",
+    "import_files",
+    "joined",
+    "load_distilled",
+    "prepare_model",
+    "stop_on_signals",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that the command line answers --help without torch."""
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module(f"distillkit.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'distillkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ConfigError
+from distillkit.hub.address import spelled
 from distillkit.methods import METHODS, Layer, Method, Problem
 from distillkit.methods import presets as shared_presets
+from distillkit.methods.own import read_method
 from distillkit.settings import RunSettings
 
 # What the command line itself says: presets and the output folder hang on it, so no layer may change it.
@@ -23,47 +26,67 @@ FIXED = ("method", "preset", "ipc", "dataset.name")
 
 @dataclass(frozen=True)
 class Composed:
-    """The effective settings, and for every key that is not a default where its value came from."""
+    """The effective settings, for every key that is not a default where its value came from, the method, and the keys
+    that the user gave.
+    """
 
     settings: RunSettings
     origins: dict[str, str]
+    method: Method
+    asked: frozenset[str] = frozenset()
 
 
-def find_method(name: str) -> Method:
-    """The method called ``name``.
+def find_method(method: str | Method) -> Method:
+    """The method called so, the one in a file of one's own (``mine.py:METHOD``), or the given one itself.
 
     Raises:
-        ConfigError: unknown.
+        ConfigError: unknown, not loadable from the file, or named like a built-in method.
     """
-    if name not in METHODS:
-        raise ConfigError(f"method {name!r} is unknown; known: {', '.join(METHODS)}")
-    return METHODS[name]
+    if isinstance(method, str):
+        if ":" not in method and method not in METHODS:
+            raise ConfigError(
+                f"method {method!r} is unknown; known: {', '.join(METHODS)}, or FILE.py:NAME for one of your own"
+            )
+        method = read_method(method) if ":" in method else METHODS[method]
+    if METHODS.get(method.name, method) is not method:
+        raise ConfigError(f"there is a method {method.name!r} already; give yours another name")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", method.name):
+        raise ConfigError(f"method name {method.name!r} must be 1 to 60 letters, digits, '_', '.' or '-'")
+    return method
 
 
-def compose(dataset: str, ipc: int, method: str, preset: str, device: str, overrides: Sequence[Layer] = ()) -> Composed:
+def compose(
+    dataset: str, ipc: int, method: str | Method, preset: str, device: str, overrides: Sequence[Layer] = ()
+) -> Composed:
     """Lay the values of data set, preset, method and user over the defaults, in this order.
 
     Raises:
         ConfigError: an unknown method, preset or key, or a value that does not fit.
     """
     if ipc < 1:
-        raise ConfigError(f"--ipc must be 1 or more, got {ipc}")
+        raise ConfigError(f"ipc must be 1 or more, got {ipc}")
     record = find_method(method)
+    dataset, revision = spelled(dataset)
     known = DATASETS.get(dataset)
     problem = Problem(dataset, ipc, device, known.num_classes if known else None)
     chosen = {key: value for layer in overrides for key, value in layer.values.items()}
     layers = [_dataset_layer(dataset), *_preset_layers(record, problem, preset), *_habits(record, preset, chosen)]
+    if revision is not None:
+        layers.append(Layer(f"data set ({dataset})", {"dataset.revision": revision}))
     layers += overrides
-    values: dict[str, Any] = {"method": method, "preset": preset, "ipc": ipc, "dataset.name": dataset}
+    values: dict[str, Any] = {"method": record.name, "preset": preset, "ipc": ipc, "dataset.name": dataset}
     origins = dict.fromkeys(values, "command")
     for layer in layers:
         for key, value in layer.values.items():
             _check_key(key)
             if key in FIXED and value != values[key]:
-                raise ConfigError(f"{layer.origin} says {key}={value}, the command says {values[key]}; let them agree")
+                raise ConfigError(
+                    f"{layer.origin} says {key}={value}, the command says {values[key]}; remove one of the two"
+                )
             values[key] = value
             origins[key] = layer.origin
-    return Composed(_validate(values), origins)
+    asked = frozenset(key for layer in overrides if layer.asked for key in layer.values)
+    return Composed(_validate(values), origins, record, asked)
 
 
 def _dataset_layer(dataset: str) -> Layer:
@@ -159,7 +182,7 @@ def parse_assignments(assignments: Sequence[str]) -> Layer:
             values[key] = _numeric(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r} has a value that is not valid YAML") from error
-    return Layer("--set", values)
+    return Layer("--set", values, asked=True)
 
 
 def _numeric(value: Any) -> Any:
@@ -204,4 +227,4 @@ def read_config_file(path: Path) -> Layer:
             values |= {f"{key}.{name}": _numeric(inner) for name, inner in value.items()}
         else:
             values[str(key)] = _numeric(value)
-    return Layer(f"--config {path.name}", values)
+    return Layer(f"--config {path.name}", values, asked=True)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distillkit.artifact.layout import LOADED
-from distillkit.artifact.read import Artifact, read_artifact
+from distillkit.artifact.read import Artifact, check_unchanged, read_artifact
+from distillkit.artifact.source import asked_data
 from distillkit.artifact.views import eight_bit, parquet_bytes
 from distillkit.data.augment import parse_augmentation
 from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
@@ -24,25 +24,21 @@ from distillkit.data.inputs import Inputs, LazyInputs, inputs_of
 from distillkit.data.load import BOTH, load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.environment import resolve_device
-from distillkit.errors import ArtifactError, ConfigError, DataError, FewImagesWarning, StorageError
+from distillkit.errors import ConfigError, FewImagesWarning, StorageError
+from distillkit.evaluation.choice import BATCH_NORM_NEEDS, choose_recipe, fitting_network
 from distillkit.evaluation.recipe import recipe_from_json
-from distillkit.evaluation.tuning import ATTENTION, BATCH_NORM, default_recipe
 from distillkit.hub.address import Address, is_folder, looks_like_address, parse_address
-from distillkit.hub.client import Cache
+from distillkit.hub.client import Cache, Token, sources_read_with
 from distillkit.interchange.export import export
-from distillkit.networks.build import architecture_name, build_network, parse_architecture
-from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm
+from distillkit.networks.build import build_network
+from distillkit.networks.kinds import has_batch_norm
 from distillkit.progress import Progress, Silent
 from distillkit.records import ImageSet, SourceData
-from distillkit.settings import DatasetSettings, NetworkSettings
+from distillkit.settings import NetworkSettings
 from distillkit.sharing.pull import copy_files, fetch
 from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, fit, in_training_form
 from distillkit.training.loader import TensorLoader
-
-BATCH_NORM_NEEDS = 10
-"""Images a class from which batch normalisation is trained as well as the normalisation in its place
-(docs/networks.md)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +72,10 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.images[index], self._targets[index]
+
+    @property
+    def _ipc(self) -> int:
+        return int(self.config["ipc"])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -225,33 +225,12 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def recipe_for(self, model: nn.Module | str) -> dict[str, Any]:
         """The recipe that ``train`` takes for a model, or an architecture by name, in the form of ``recipe.json``."""
-        name = model if isinstance(model, str) else architecture_of(model)
-        if name == architecture_name(NetworkSettings.model_validate(self.recipe["architecture"])):
-            name = "convnet"
-        if name in self.recipes:
-            return self.recipes[name]
-        if name is not None:
-            relatives = [known for known in self.recipes if family_of(known) == family_of(name)]
-            if relatives:
-                return self.recipes[relatives[0]]
-        kind = self._kind(model)
-        if kind is None:
-            return self.recipe
-        strategy = str(self.recipe["augmentation"].get("strategy", "none"))
-        return default_recipe(kind, strategy, len(self)) | {"architecture": self.recipe["architecture"]}
-
-    def _kind(self, model: nn.Module | str) -> str | None:
-        if isinstance(model, str):
-            own = NetworkSettings.model_validate(self.recipe["architecture"])
-            model = build_network(parse_architecture(model, own), self.image_shape, self.num_classes, 0, "kind")
-        if has_attention(model):
-            return ATTENTION
-        return BATCH_NORM if has_batch_norm(model) else None
+        return choose_recipe(model, self.recipe, self.recipes, self.image_shape, self.num_classes, len(self))
 
     def _warn_of_batch_norm(self, model: nn.Module) -> None:
-        if self.config["ipc"] < BATCH_NORM_NEEDS and has_batch_norm(model):
+        if self._ipc < BATCH_NORM_NEEDS and has_batch_norm(model):
             warnings.warn(
-                f"this network has batch normalisation, which {self.config['ipc']} images a class train badly: take "
+                f"this network has batch normalisation, which {self._ipc} images a class train badly: take "
                 "distillkit.prepare_model(..., norm='instance'), or a set of "
                 f"{BATCH_NORM_NEEDS} images a class or more",
                 FewImagesWarning,
@@ -262,16 +241,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """``network`` as this set can train it: a timm network whose normalisation nobody chose (``keep``: somebody
         did) has its batch normalisation replaced where there are few images a class. The note says so, or is None.
         """
-        few = self.config["ipc"] < BATCH_NORM_NEEDS
-        if keep or not few or not network.name.startswith("timm/"):
-            return network, None
-        if not has_batch_norm(build_network(network, self.image_shape, self.num_classes, 0, "kind")):
-            return network, None
-        changed = network.model_copy(update={"replace_norm": "instance"})
-        return changed, (
-            f"batch normalisation replaced, since {self.config['ipc']} images a class train it badly; "
-            f"{network.name}:norm=keep keeps it"
-        )
+        return (network, None) if keep else fitting_network(network, self.image_shape, self.num_classes, self._ipc)
 
     def network(self, seed: int = 0) -> nn.Module:
         """A fresh network of the architecture that the headline figure belongs to; another one for every ``seed``."""
@@ -307,7 +277,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
     def evaluate(
         self,
         model: nn.Module,
-        dataset: str | ImageSet | SourceData | None = None,
+        dataset: str | Path | ImageSet | SourceData | None = None,
         *,
         data_root: str | None = None,
     ) -> float:
@@ -315,23 +285,37 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
         Args:
             model: maps [B, C, H, W] to logits [B, K].
-            dataset: a name or folder, data already loaded, or None for the data set that was distilled.
+            dataset: a name or folder, data already loaded, or None for the data set that was distilled (which must be
+                named where it was a folder).
             data_root: where local copies of registered data sets lie.
+
+        Raises:
+            ConfigError: the set was made of a folder, and ``dataset`` is None; or the data have other classes.
+            DataError: the data set is not what it was when it was distilled.
         """
-        test = self._test_images(dataset, data_root)
+        test = self.test_images(dataset, data_root)
         device = _device_of(model)
         self._check_pixels(test.pixels.stored.dtype, test.pixels.shape)
-        inputs = LazyInputs(
-            test.pixels, self._artifact.preprocess, device
-        )  # whitened too in the chunks of ``accuracy``
+        inputs = LazyInputs(test.pixels, self._artifact.preprocess, device)  # whitened too, in chunks of ``accuracy``
         return accuracy(model, inputs, test.labels.to(device))
 
-    def _test_images(self, dataset: str | ImageSet | SourceData | None, data_root: str | None) -> ImageSet:
+    def test_images(
+        self,
+        dataset: str | Path | ImageSet | SourceData | None = None,
+        data_root: str | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> ImageSet:
+        """The test images that ``evaluate`` asks, with this set's class ids; ``progress`` listens.
+
+        Raises:
+            ConfigError, DataError: as ``evaluate`` says.
+        """
         if isinstance(dataset, ImageSet):
             return self._by_own_ids(dataset)
         if isinstance(dataset, SourceData):
             return self._by_own_ids(dataset.test)
-        return self._by_own_ids(self.load_source(dataset, data_root, parts=("test",)).test)
+        return self._by_own_ids(self.load_source(dataset, data_root, parts=("test",), progress=progress).test)
 
     def _by_own_ids(self, images: ImageSet) -> ImageSet:
         """``images`` with this set's class ids: classes are the same if their names are, in whatever order.
@@ -357,8 +341,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def load_source(
         self,
-        dataset: str | None = None,
+        dataset: str | Path | None = None,
         data_root: str | None = None,
+        token: Token = None,
         *,
         parts: Collection[str] = BOTH,
         progress: Progress | None = None,
@@ -366,33 +351,31 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """The data set that was distilled, decoded and split as then; ``dataset`` names another one to read instead.
 
         Args:
-            dataset: name or folder.
+            dataset: a name or folder. A set that was made of a folder needs it: a config, which may come from anywhere,
+                decides no folder that is read.
             data_root: where local copies of registered data sets lie.
+            token: of the Hub, for a private data set; default the one that the artifact was loaded with.
             parts: the splits that will be looked at, ``train`` and ``test``; no checksum of the others is compared.
             progress: listener.
 
         Raises:
+            ConfigError: the set was made of a folder, and ``dataset`` does not say where it is.
             DataError: the data set is not what it was when it was distilled, so its test images may be others.
         """
+        asked = asked_data(self.config, self.image_shape, dataset, data_root)
         listener = Silent() if progress is None else progress
-        known = {key: self.config["settings"]["dataset"].get(key) for key in DatasetSettings.model_fields}
-        try:
-            stored = DatasetSettings.model_validate({key: value for key, value in known.items() if value is not None})
-        except (ValidationError, AttributeError, KeyError) as error:
-            raise ArtifactError("the artifact does not say which data set it was made of; name one") from error
-        if dataset is not None and dataset != stored.name:
-            size, gray = self.image_shape[1], self.image_shape[0] == 1
-            other = DatasetSettings(name=dataset, image_size=size, color="gray" if gray else "rgb", data_root=data_root)
-            return load_data(other, listener, parts=parts)
-        stored = stored.model_copy(update={"data_root": data_root})
-        data = load_data(stored, listener, parts=parts, each=int(self.config["ipc"]))
-        expected = self.config["source"].get("fingerprint")
-        if data.info.fingerprint != expected:
-            raise DataError(
-                f"{stored.name} is not the data set that was distilled (fingerprint {data.info.fingerprint}, expected "
-                f"{expected}); pass the data themselves to measure on them all the same"
-            )
+        with sources_read_with(self._token if token is None else token):
+            data = load_data(asked.settings, listener, parts=parts, each=int(self.config["ipc"]))
+        asked.check(data.info.fingerprint)
         return data
+
+    @property
+    def _token(self) -> Token:
+        return None if self._origin is None else self._origin.cache.token
+
+    def is_source(self, data: SourceData) -> bool:
+        """Whether ``data`` are those that were distilled, split as then."""
+        return bool(data.info.fingerprint == self.config["source"].get("fingerprint"))
 
     def to_hf_dataset(self) -> Any:
         """The 8-bit view as a ``datasets.Dataset`` with columns image, label, soft_label."""
@@ -411,24 +394,29 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
         Raises:
             ConfigError: the folder is there and not empty.
-            StorageError: it cannot be written, or the files that were loaded are gone.
+            StorageError: it cannot be written, or the files that were loaded are gone or others by now.
         """
         path = Path(folder)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} is there already and not an empty folder; choose another one")
-        source = self._whole_folder()
-        missing = [name for name in LOADED if not (source / name).is_file()]
-        if missing:
-            raise StorageError(f"could not save: {source / missing[0]} is gone since the set was loaded")
-        copy_files(source, path)
+        copy_files(self._whole_folder(), path)
         return path
 
     def _whole_folder(self) -> Path:
-        """Where all files of the artifact are; loading from the Hub fetches only what it needs."""
+        """Where all files of the artifact are, which are what was loaded; loading from the Hub fetches what it needs.
+
+        Raises:
+            StorageError: a file is gone, or another than was loaded.
+        """
+        missing = [name for name in LOADED if not (self.folder / name).is_file()]
+        if missing and self._origin is None:
+            raise StorageError(f"could not save: {self.folder / missing[0]} is gone since the set was loaded")
         if self._origin is None:
-            return self.folder
-        address = Address(self._origin.address.repo, self.revision)
-        return fetch(address, self._origin.cache, whole=True).artifact.folder
+            now = read_artifact(self.folder)
+        else:
+            now = fetch(Address(self._origin.address.repo, self.revision), self._origin.cache, whole=True).artifact
+        check_unchanged(self._artifact, now)
+        return now.folder
 
     @property
     def folder(self) -> Path:
@@ -469,6 +457,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             token: default the saved one.
 
         Raises:
+            StorageError: the files that were loaded are gone or others by now.
             DistillkitError: as ``distillkit.sharing.push.push`` says.
         """
         options = PushOptions(private, revision, tag, create_pr, commit_message, replace)

@@ -81,6 +81,10 @@ class FewImagesWarning(UserWarning):
     """A network is trained on fewer images than its layers need."""
 
 
+class PrivateSourceWarning(UserWarning):
+    """What was made of private data is being published for all to see."""
+
+
 class Interrupted(DistillkitError):  # noqa: N818 (it is no failure)
     """The run was stopped by a signal; a checkpoint was written."""
 

@@ -8,6 +8,8 @@ Each stage leaves a file that the next one takes up, so an interrupted run conti
 from __future__ import annotations
 
 import hashlib
+import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +32,13 @@ from distillkit.evaluation.recipe import recipe_from_json, recipe_words
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
-from distillkit.methods import Layer
+from distillkit.methods import Layer, Method
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.timm_models import prepare_model
 from distillkit.plan import fitted, with_sizes
 from distillkit.precision import arithmetic, candidates, steady
 from distillkit.progress import Progress, Silent
-from distillkit.records import EvalReport
+from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.run_folder import RunFolder
 from distillkit.settings import DatasetSettings, NetworkSettings
 from distillkit.stages.checks import check_distillation, needs_experts
@@ -59,7 +61,7 @@ def compress(
     dataset: str,
     *,
     ipc: int,
-    method: str = "mtt",
+    method: str | Method = "mtt",
     preset: str = "quick",
     out: str | Path | None = None,
     device: str = "auto",
@@ -77,7 +79,7 @@ def compress(
     Args:
         dataset: registered name, Hub id or folder.
         ipc: images per class.
-        method: see ``METHODS``.
+        method: a name of ``METHODS``, ``FILE.py:NAME``, or a ``Method`` (whose run no command line can repeat).
         preset: ``smoke``, ``quick`` or ``paper``.
         out: artifact folder; default ``runs/<dataset>-ipc<N>-<method>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
@@ -97,12 +99,23 @@ def compress(
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
     place = world.place(resolve_device(device))
-    layers = [*overrides, *([Layer("argument", settings)] if settings else [])]
+    layers = [*overrides, *([Layer("argument", settings, asked=True)] if settings else [])]
     composed = compose(dataset, ipc, method, preset, place.type, layers)
-    folder = Path(out) if out is not None else default_out(dataset, ipc, method)
-    words = command or f"distillkit compress {dataset} --ipc {ipc} --method {method} --preset {preset}"
+    folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
+    words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
     run = make_run(composed, place, progress, stop, words, tracker, world)
     return run_all(run, folder, replace=replace)
+
+
+def _command_words(dataset: str, ipc: int, method: str, preset: str, layers: Sequence[Layer]) -> str:
+    """The command line that repeats the call; absolute paths are shortened to their last part."""
+    name = dataset if dataset in DATASETS or not Path(dataset).is_dir() else Path(dataset).resolve().name
+    words = ["distillkit", "compress", name, "--ipc", str(ipc), "--method", method, "--preset", preset]
+    given = {key: value for layer in layers for key, value in layer.values.items() if key != "dataset.data_root"}
+    for key, value in given.items():
+        shown = Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        words += ["--set", f"{key}={json.dumps(shown)}"]
+    return shlex.join(words)
 
 
 def default_out(dataset: str, ipc: int, method: str) -> Path:
@@ -114,7 +127,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     """All stages into ``out``; those that are done are not done again."""
     settings = run.settings.model_dump(mode="json", exclude={"dataset": {"data_root"}})
     run.world.agree("set of settings or versions", storage.fingerprint([settings, versions()]))
-    check_distillation(run.settings)
+    check_distillation(run.settings, run.asked)
     storage.remove_old_leftovers(storage.cache_root())
     _check_place(out, run.settings.dataset)
     prepared = prepare(run)
@@ -235,6 +248,7 @@ def import_files(
     lost: Lost,
     *,
     title: str | None = None,
+    experiment: int | None = None,
     preset: str = "quick",
     out: Path | None = None,
     device: str = "auto",
@@ -247,11 +261,12 @@ def import_files(
     """The field's files as an artifact, measured: what ``distillkit import`` does.
 
     Args:
-        paths: ``images*.pt``, ``labels*.pt``, ``lr*.pt``, or a folder of them, or a ``res_*.pt``.
+        paths: ``images*.pt``, ``labels*.pt``, ``lr*.pt``, or a folder of them, a ``res_*.pt``, or IDC's ``data.pt``.
         kind: ``mtt``, ``datm`` or ``pt``: whose they are.
         dataset: registered name, Hub id or folder that they were distilled from.
         lost: what the files do not say.
         title: of the method, for the card.
+        experiment: which of several in a ``res_*.pt``, the first being 0.
         preset: of the evaluation recipe and network.
         out: artifact folder; default ``runs/<dataset>-ipc<N>-<kind>-imported``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
@@ -265,12 +280,12 @@ def import_files(
         DataError: the files hold no distilled set.
         ConfigError: what they lost was not said, or does not fit.
     """
-    files = read_field_files(paths)
+    files = read_field_files(paths, experiment)
     made_by = provenance(kind, title, files)
     layer = preprocessing_layer(kind, dataset, files, lost)
     place, ipc = resolve_device(device), images_per_class(files)
     composed = compose(dataset, ipc, "random", preset, place.type, [layer, *overrides])
-    folder = out or Path("runs") / f"{Path(dataset).name}-ipc{ipc}-{kind}-imported"
+    folder = out or Path("runs") / f"{Path(composed.settings.dataset.name).name}-ipc{ipc}-{kind}-imported"
     run = make_run(composed, place, progress, stop, command)
     import_set(run, files, made_by, lost, folder, replace=replace)
     return load_distilled(folder)
@@ -280,6 +295,7 @@ def evaluate(
     artifact: str | Path | DistilledDataset,
     architectures: Sequence[str] = ("convnet",),
     *,
+    dataset: str | Path | ImageSet | SourceData | None = None,
     networks: int = 5,
     seed: int = 0,
     device: str = "auto",
@@ -295,6 +311,8 @@ def evaluate(
     Args:
         artifact: folder, or a loaded set.
         architectures: ``convnet``, ``convnet:width=64,depth=2``, ``resnet18`` or ``timm/<name>:norm=instance``.
+        dataset: whose test split is asked: a name or folder, data already loaded, or None for the data set that was
+            distilled. A set that was made of a folder needs it: a config decides no folder that is read.
         networks: k of each.
         seed: root seed; another one gives other networks.
         device: where.
@@ -307,7 +325,8 @@ def evaluate(
         keep: called with each architecture's name and report as soon as it is measured.
 
     Raises:
-        ConfigError: an architecture is unknown or does not fit the images.
+        ConfigError: an architecture is unknown or does not fit the images, or the data were not named and must be.
+        DataError: the data set is not what it was when it was distilled.
         ArtifactError: no artifact.
     """
     listener = Silent() if progress is None else progress
@@ -320,7 +339,7 @@ def evaluate(
     asked = [ds.config, recipes, versions(), networks, seed, precision]
     world.agree("artifact, version or wish", storage.fingerprint(asked))
     with request.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
-        test = ds.load_source(data_root=data_root, parts=("test",), progress=listener).test
+        test = ds.test_images(dataset, data_root, progress=listener)
         exam = Examination(ds.inputs(test, place), test.labels.to(place))
     training = TrainingSet(ds.images.to(place), ds.targets.to(place))
     listener.stage("evaluating", networks * len(found))

@@ -79,7 +79,7 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
     Where the settings have a time budget, of the run that fits into it. Time is that of so many ``processes``, each on
     a machine or device as this one.
     """
-    check_distillation(run.settings)
+    check_distillation(run.settings, run.asked)
     decoding = 0
     if prepared is None:
         surveyed = survey(run.settings.dataset, run.progress, each=kept_of_each(run))

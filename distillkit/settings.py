@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -18,11 +18,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+def _as_text(name: Any) -> Any:
+    """YAML reads a class called 3 as a number, and one called no as False; which word it was is lost then."""
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
+Names = tuple[Annotated[str, BeforeValidator(_as_text)], ...]
+
+
 class DatasetSettings(Section):
     """What data are read and how images become network inputs."""
 
     name: str
-    """A registered name, a Hub id ``org/name``, or a local folder."""
+    """A registered name, a Hub id ``org/name``, or a local folder or file."""
     data_root: str | None = None
     """A folder with local copies of registered data sets, one sub-folder each."""
     revision: str | None = None
@@ -32,13 +40,18 @@ class DatasetSettings(Section):
     image_column: str | None = None
     """Column of the images; found when there is just one."""
     label_column: str | None = None
-    """Column of the class labels; found when there is just one."""
-    class_names: tuple[str, ...] | None = None
+    """Column of the class labels; found when there is just one of classes or of a usual name."""
+    class_names: Names | None = None
     """Names of the classes in label order, where the data set does not say them."""
+    classes: Names | None = None
+    """Use only these classes, by name and in this order; default all."""
+    without_classes: Names | None = None
+    """Leave these classes out."""
     train_split: str | None = None
     """Split to learn from; default ``train`` or the only one."""
     test_split: str | None = None
-    """Split for the final accuracies; default ``test`` or ``validation``; without one a seeded part of train."""
+    """Split for the final accuracies; default ``test`` or ``validation``; without one, or with ``none``, a seeded part
+    of train."""
     license: str | None = Field(None, min_length=1, max_length=200)
     """Licence of the data as the card will tell it (``mit``, ``cc-by-4.0``); default: what the source's card states."""
     image_size: int | None = Field(None, ge=4, le=1024)
@@ -315,7 +328,7 @@ class EvaluateSettings(Section):
     """The recipe that trains fresh networks on the synthetic set (released ``evaluate_synset``)."""
 
     recipe: Literal["own", "common"] = "own"
-    """With ``--preset paper``: train on the set as the method's paper does (AST differs), or as the others do."""
+    """With preset ``paper``: train on the set as the method's paper does (AST differs), or as the others do."""
     networks: int = Field(5, ge=1)
     """k, fresh networks of each row of the table."""
     epochs: int = Field(1001, ge=1)
@@ -334,7 +347,8 @@ class EvaluateSettings(Section):
     weight_decay: float = Field(5e-4, ge=0)
     """L2 weight decay, not Adam's."""
     lr_drop_epochs: tuple[int, ...] | None = None
-    """First epochs of the lower lr, each with a fresh optimiser; default epochs // 2 + 2: 502 of 1001 as released."""
+    """First epochs of the lower lr, each with a fresh optimiser; default (epochs - 1) // 2 + 2: 502 of
+    1001 as released."""
     lr_drop_factor: float = Field(0.1, gt=0)
     """Factor of each lr drop."""
     momentum_after_drop: float | None = Field(None, ge=0, lt=1)

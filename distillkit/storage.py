@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -162,7 +163,7 @@ def read_json(path: Path, limit: int | None = None) -> Any:
     """Read a JSON file; ``limit`` is how many bytes it may have.
 
     Raises:
-        StorageError: the file cannot be read, is too large, or is not JSON (NaN and Infinity are not).
+        StorageError: the file cannot be read, is too large, or is not JSON (NaN, Infinity and 1e400 are not).
     """
     _check_regular(path)
     with storage_errors(path, "read"):
@@ -174,10 +175,19 @@ def read_json(path: Path, limit: int | None = None) -> Any:
 
 def _parse_json(content: str | bytes, path: Path) -> Any:
     def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no JSON number")
+        raise ValueError(f"{word[:40]} is no number that can be held")
+
+    escape: Any = b"\\u" if isinstance(content, bytes) else "\\u"
+
+    def number(word: str) -> float:
+        value = float(word)
+        return value if math.isfinite(value) else refuse(word)
 
     try:
-        return json.loads(content, parse_constant=refuse)
+        value = json.loads(content, parse_constant=refuse, parse_float=number)
+        if escape in content:  # half of a surrogate pair is no text, and no file takes it
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
         raise DamagedError(f"{path} is not valid JSON: {error}") from error
 

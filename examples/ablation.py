@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distillkit import load_distilled
+from distillkit.lab import effective, parse_assignments
 
 MASKED = {"distill.mask": "depth", "distill.mask_ratio": 0.25}
 # PAD's schedule (easiest three quarters first, all of them after a fifth, the easiest tenth and fifth left out later),
@@ -125,13 +126,12 @@ def command(args, name, seed):
     method, changes = STUDIES[args.study][name]
     number = list(STUDIES[args.study]).index(name)
     folder = args.work / f"ablation-{args.study}-{args.dataset}-ipc{args.ipc}" / f"{number:02d}-seed{seed}"
-    given = dict(text.split("=", 1) for text in args.set)
+    given = dict(parse_assignments(args.set).values)
     fixed = {**SHARED, "evaluate.networks": args.networks, "evaluate.label_rows": not name.startswith(ALONE)}
-    own = {key: json.dumps(value) for key, value in changes.items()}
-    settings = {key: json.dumps(value) for key, value in fixed.items()} | given | own  # a row's own change wins
+    settings = effective(fixed | given | changes, args.dataset, args.ipc, method, "quick")  # a row's own change wins
     line = [sys.executable, "-m", "distillkit", "compress", args.dataset, "--ipc", str(args.ipc), "--method", method]
     line += ["--seed", str(seed), "--out", str(folder), "--quiet"]
-    line += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    line += [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     return line + (["--data-root", args.data_root] if args.data_root else []), folder
 
 

@@ -16,10 +16,15 @@ import torch
 from scipy.stats import spearmanr
 
 from distillkit import load_distilled
-from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
-from distillkit.evaluation.recipe import recipe_from_json
-from distillkit.networks.build import build_network, parse_architecture
-from distillkit.settings import NetworkSettings
+from distillkit.lab import (
+    Examination,
+    NetworkSettings,
+    TrainingSet,
+    build_network,
+    evaluate_networks,
+    parse_architecture,
+    recipe_from_json,
+)
 
 CANDIDATES = (
     "convnet:width=4,depth=1,norm=none",

@@ -13,14 +13,19 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from distillkit import storage
-from distillkit.config import compose, parse_assignments
-from distillkit.environment import hardware, versions
-from distillkit.experts.difficulty import easy_to_hard
-from distillkit.methods import Layer
-from distillkit.stages.context import make_run, prepare
-from distillkit.stages.difficulty import difficulty_scores
-from distillkit.stages.experts import data_setup
+from distillkit import Layer
+from distillkit.lab import (
+    compose,
+    data_setup,
+    difficulty_scores,
+    easy_to_hard,
+    hardware,
+    make_run,
+    parse_assignments,
+    prepare,
+    storage,
+    versions,
+)
 
 SHOWN = 10
 

@@ -12,13 +12,8 @@ from pathlib import Path
 
 import torch
 
-from distillkit import plots, storage
-from distillkit.config import compose
-from distillkit.environment import hardware, versions
-from distillkit.experts.report import expert_report
-from distillkit.methods import Layer
-from distillkit.stages.context import make_run, prepare
-from distillkit.stages.experts import train_experts
+from distillkit import Layer
+from distillkit.lab import compose, expert_report, hardware, make_run, plots, prepare, storage, train_experts, versions
 
 RATIO = 0.3
 SMOOTH = {"experts.momentum": 0.9, "experts.weight_decay": 1e-3}

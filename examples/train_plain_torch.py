@@ -1,6 +1,13 @@
-"""Train on distilled digits with torch, safetensors and JSON alone: train_plain_torch.py cards/digits-ipc1-mtt."""
+"""Train on distilled digits without distillkit: torch, safetensors and JSON alone.
+
+    python examples/train_plain_torch.py cards/digits-ipc1-mtt
+
+What the files mean is in docs/artifact.md. The network, the schedule and DSA (one operation a batch, its parameters a
+number an image) are written out here; scikit-learn gives the test images. The result is the card's, within its noise.
+"""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -10,50 +17,128 @@ from safetensors.torch import load_file
 from sklearn import datasets, model_selection
 from torch import nn
 
-folder, files = Path(sys.argv[1]), ("distill_config.json", "recipe.json", "results.json")
-config, recipe, results = (json.loads((folder / file).read_text()) for file in files)
-stored, space = load_file(folder / "distilled.safetensors"), load_file(folder / "preprocess.safetensors")
-X, Y, sgd = stored["images"].float(), stored["labels"].float(), recipe["optimizer"]
-Y = Y.softmax(1) if config["label_kind"] == "logits" else Y
-assert config["dtype"] != "uint8" and "mean" in space and sgd["name"] == "sgd", "a set for load_distilled"  # noqa: PT018
-pixels, labels = datasets.load_digits(return_X_y=True)  # the test images: in [0, 1], then as the distilled ones are
-_, pixels, _, labels = model_selection.train_test_split(pixels, labels, test_size=0.25, stratify=labels, random_state=0)
-test = torch.tensor(pixels / 16).float().view(-1, 1, 8, 8)
-test = (test - space["mean"].view(-1, 1, 1)) / space["std"].view(-1, 1, 1)
-(C, H, W), operations, plan = X.shape[1:], recipe["augmentation"].get("strategy", "none").split("_"), recipe["schedule"]
-width, depth, pad, scores = recipe["architecture"]["width"], recipe["architecture"]["depth"], H // 8, []
-for seed in range(5):
-    torch.manual_seed(seed)
-    layers, lr = [], recipe["lr"]
-    for c in [C, *[width] * (depth - 1)]:
-        layers += [nn.Conv2d(c, width, 3, padding=1), nn.GroupNorm(width, width), nn.ReLU(), nn.AvgPool2d(2)]
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (H >> depth) * (W >> depth), Y.shape[1]))
-    for epoch in range(plan["epochs"]):
-        if epoch in (0, *plan["lr_drop_epochs"]):  # a lower lr comes with a new optimiser
-            lr *= plan["lr_drop_factor"] if epoch else 1
-            optimizer = torch.optim.SGD(model.parameters(), lr, sgd["momentum"], weight_decay=sgd["weight_decay"])
-        for batch in torch.randperm(len(X)).split(recipe["batch_size"]):
-            x, r, warp = X[batch], torch.rand(3, len(batch)), torch.eye(2, 3).repeat(len(batch), 1, 1)
-            operation = operations[torch.randint(len(operations), ())]  # DSA: one for the batch, r for each image
-            if operation == "color":  # brightness, saturation, contrast
-                b, s, k = r.view(3, -1, 1, 1, 1)
-                x = (x - x.mean(1, True)) * 2 * s + x.mean(1, True) + b - 0.5
-                x = (x - x.mean((1, 2, 3), True)) * (k + 0.5) + x.mean((1, 2, 3), True)
-            elif operation == "crop":
-                corners = (r * (2 * pad + 1)).long().T.tolist()
-                x = torch.stack([F.pad(v, [pad] * 4)[:, i:, j:][:, :H, :W] for v, (i, j, _) in zip(x, corners)])  # noqa: B905
-            elif operation == "cutout":  # a hole of half the side around a random pixel
-                i, j = ((torch.arange(H) - (q * (H + 1)).long()[:, None] + H // 4) // (H // 2) == 0 for q in r[:2])
-                x = x * ~(i[:, None, :, None] & j[:, None, None, :])
-            elif operation == "scale":
-                warp[:, 0, 0], warp[:, 1, 1] = 1 / 1.2 + r[:2] * (1.2 - 1 / 1.2)
-            elif operation == "rotate":  # up to 15 degrees
-                cos, sin = ((2 * r[0] - 1) * torch.pi / 12).cos(), ((2 * r[0] - 1) * torch.pi / 12).sin()
-                warp[:, :, :2] = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
-            x = F.grid_sample(x, F.affine_grid(warp, list(x.shape), align_corners=True), align_corners=True)
+NETWORKS = 5
+
+
+def read(folder):
+    """Images [S, C, H, W], label probabilities [S, K], the recipe, mean and std, and the card's own row."""
+    config, recipe, results = (
+        json.loads((folder / name).read_text()) for name in ("distill_config.json", "recipe.json", "results.json")
+    )
+    stored = load_file(folder / "distilled.safetensors")
+    space = load_file(folder / "preprocess.safetensors")
+    if config["dtype"] == "uint8" or "mean" not in space or recipe["optimizer"]["name"] != "sgd":
+        raise SystemExit("this example is for standardised float images and SGD; load_distilled takes them all")
+    labels = stored["labels"].float()
+    if config["label_kind"] == "logits":
+        labels = labels.softmax(1)
+    return stored["images"].float(), labels, recipe, space, results["architectures"]["convnet"]
+
+
+def test_digits(space):
+    """The test split that distillkit makes of scikit-learn's digits, as network inputs."""
+    pixels, labels = datasets.load_digits(return_X_y=True)
+    split = model_selection.train_test_split(pixels, labels, test_size=0.25, stratify=labels, random_state=0)
+    images = torch.tensor(split[1] / 16).float().view(-1, 1, 8, 8)
+    return (images - space["mean"].view(-1, 1, 1)) / space["std"].view(-1, 1, 1), torch.tensor(split[3])
+
+
+def convnet(images, classes, width, depth):
+    """The field's ConvNet: blocks of convolution, instance normalisation, ReLU and pooling, then a linear layer."""
+    _, channels, height, breadth = images.shape
+    layers = []
+    for index in range(depth):
+        layers += [
+            nn.Conv2d(width if index else channels, width, 3, padding=1),
+            nn.GroupNorm(width, width),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (height >> depth) * (breadth >> depth), classes))
+
+
+def color(x, r):
+    """Brightness, saturation and contrast."""
+    b, s, c = r.view(3, -1, 1, 1, 1)
+    x = x + b - 0.5
+    grey = x.mean(1, keepdim=True)
+    x = (x - grey) * 2 * s + grey
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return (x - mean) * (c + 0.5) + mean
+
+
+def crop(x, r):
+    """Moved by up to an eighth, zeros around it."""
+    size = x.shape[-1]
+    pad = size // 8
+    corners = (r[:2] * (2 * pad + 1)).long().T.tolist()
+    padded = F.pad(x, [pad] * 4)
+    return torch.stack([image[:, i : i + size, j : j + size] for image, (i, j) in zip(padded, corners, strict=True)])
+
+
+def cutout(x, r):
+    """A hole of half the side around a random pixel."""
+    size = x.shape[-1]
+    rows, columns = (
+        (torch.arange(size) - (place * (size + 1)).long()[:, None] + size // 4) // (size // 2) == 0 for place in r[:2]
+    )
+    return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+
+def warp(x, matrices):
+    """Each image [C, H, W] by its own affine map [2, 3]."""
+    grid = F.affine_grid(matrices, list(x.shape), align_corners=True)
+    return F.grid_sample(x, grid, align_corners=True)
+
+
+def scale(x, r):
+    """Height and width by up to 1.2."""
+    factors = 1 / 1.2 + r[:2] * (1.2 - 1 / 1.2)
+    zero = torch.zeros_like(factors[0])
+    return warp(x, torch.stack([factors[0], zero, zero, zero, factors[1], zero], 1).view(-1, 2, 3))
+
+
+def rotate(x, r):
+    """By up to 15 degrees."""
+    angle = (2 * r[0] - 1) * math.radians(15)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    return warp(x, torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3))
+
+
+DSA = {"color": color, "crop": crop, "cutout": cutout, "scale": scale, "rotate": rotate, "none": lambda x, r: x}
+
+
+def train(model, images, labels, recipe):
+    """SGD as the recipe says; each lower learning rate comes with a fresh optimiser."""
+    operations = recipe["augmentation"].get("strategy", "none").split("_")
+    how, schedule, lr = recipe["optimizer"], recipe["schedule"], recipe["lr"]
+    for epoch in range(schedule["epochs"]):
+        if epoch in schedule["lr_drop_epochs"]:
+            lr *= schedule["lr_drop_factor"]
+        if epoch == 0 or epoch in schedule["lr_drop_epochs"]:
+            optimizer = torch.optim.SGD(model.parameters(), lr, how["momentum"], weight_decay=how["weight_decay"])
+        for batch in torch.randperm(len(images)).split(recipe["batch_size"]):
+            operation = DSA[operations[torch.randint(len(operations), ())]]
+            x = operation(images[batch], torch.rand(3, len(batch)))
             optimizer.zero_grad()
-            F.cross_entropy(model(x), Y[batch]).backward()
+            F.cross_entropy(model(x), labels[batch]).backward()
             optimizer.step()
-    scores += [100 * (model(test).argmax(1) == torch.tensor(labels)).float().mean().item()]
-mean, std, card = torch.tensor(scores).mean(), torch.tensor(scores).std(), results["architectures"]["convnet"]
-print(f"{mean:.1f} ± {std:.1f}; the card says {100 * card['mean']:.1f} ± {100 * card['std']:.1f}")
+
+
+def main():
+    images, labels, recipe, space, card = read(Path(sys.argv[1]))
+    test_images, test_labels = test_digits(space)
+    scores = []
+    for seed in range(NETWORKS):
+        torch.manual_seed(seed)
+        network = recipe["architecture"]
+        model = convnet(images, labels.shape[1], network["width"], network["depth"])
+        train(model, images, labels, recipe)
+        scores.append(100 * (model(test_images).argmax(1) == test_labels).float().mean())
+    found = torch.stack(scores)
+    said = f"{100 * card['mean']:.1f} ± {100 * card['std']:.1f}"
+    print(f"{found.mean():.1f} ± {found.std():.1f}; the card says {said}")
+
+
+if __name__ == "__main__":
+    main()

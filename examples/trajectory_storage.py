@@ -11,12 +11,8 @@ from pathlib import Path
 
 import torch
 
-from distillkit import storage
-from distillkit.config import compose, parse_assignments
-from distillkit.environment import hardware, versions
-from distillkit.methods import Layer
-from distillkit.stages.context import make_run, prepare
-from distillkit.stages.experts import train_experts
+from distillkit import Layer
+from distillkit.lab import compose, hardware, make_run, parse_assignments, prepare, storage, train_experts, versions
 
 FORMS = {
     "raw, every epoch": {},

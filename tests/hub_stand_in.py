@@ -2,7 +2,7 @@
 
 Serves what the real clients ask for (huggingface_hub, datasets, timm). ``fail`` and ``cut`` make the next requests that
 match a pattern fail or break off half-way; ``requests`` is the log. An upload by Xet goes into the folder ``xet`` by
-the client's own local backend; the repository then holds a note of its hash.
+the client's own local backend; the repository then holds a note of its hash and size.
 """
 
 import base64
@@ -11,6 +11,7 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -241,7 +242,10 @@ class StandIn:
             siblings = [{"rfilename": path} for path in sorted(repo.commits[commit])]
             value = {"id": name, "sha": commit, "siblings": siblings, "private": repo.private, "tags": []}
             stated = re.match(rb"---\n(.*?)\n---", repo.commits[commit].get("README.md", b""), re.S)
-            value["cardData"] = yaml.safe_load(stated[1]) if stated else None
+            try:
+                value["cardData"] = json.loads(json.dumps(yaml.safe_load(stated[1]), default=str)) if stated else None
+            except yaml.YAMLError:
+                value["cardData"] = None
             raise Answer(200, {**value, "downloads": 0}, {"X-Repo-Commit": commit})
         if rest.startswith("/tree/"):
             revision, _, inside = rest.removeprefix("/tree/").partition("/")
@@ -262,7 +266,10 @@ class StandIn:
 
     def entry(self, path, content):
         value = {"type": "file", "path": path, "size": len(content), "oid": blob_id(content)}
-        if path.endswith(LARGE):
+        if content.startswith(b"xet:"):
+            oid, size = content.decode().split(":")[1:]
+            value |= {"size": int(size), "lfs": {"oid": oid, "size": int(size), "pointerSize": 130}}
+        elif path.endswith(LARGE):
             value["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
         return value
 
@@ -325,7 +332,8 @@ class StandIn:
     def preupload(self, files, entry):
         path, content = entry["path"], files.get(entry["path"])
         mode = "lfs" if path.endswith(LARGE) else "regular"
-        answer = {"path": path, "uploadMode": mode, "shouldIgnore": False}
+        ignored = files.get(".gitignore", b"").decode().split()
+        answer = {"path": path, "uploadMode": mode, "shouldIgnore": any(fnmatch(path, line) for line in ignored)}
         if content is not None:
             answer["oid"] = hashlib.sha256(content).hexdigest() if mode == "lfs" else blob_id(content)
         return answer
@@ -348,7 +356,7 @@ class StandIn:
             if line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                files[value["path"]] = self.large.get(value["oid"], b"xet:" + value["oid"].encode())
+                files[value["path"]] = self.large.get(value["oid"], f"xet:{value['oid']}:{value['size']}".encode())
             elif line["key"] == "deletedFile":
                 files.pop(value["path"], None)
         answer = {"success": True, "hookOutput": ""}

@@ -1,5 +1,6 @@
 """README and docs: their links lead somewhere, their Python runs, their commands are commands."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from distillkit.artifact import schema
+from distillkit.artifact.layout import FILES
 from distillkit.cli.app import app
+from distillkit.settings import NetworkSettings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,3 +53,23 @@ def test_python_of_a_page_runs__one_block_after_the_other(page, monkeypatch):
 
 def test_readme__is_read_in_a_minute():
     assert len((ROOT / "README.md").read_text().split()) <= 850
+
+
+def test_method_of_ones_own__is_the_example():
+    shown = re.search(r"```python\n(.*?)```", (ROOT / "docs/methods.md").read_text(), re.S)
+    assert shown
+    assert shown[1] in (ROOT / "examples/own_method.py").read_text()
+
+
+def test_artifact_format__names_every_key_that_loading_checks():
+    told = set(re.findall(r"`([\w.-]+)`", (ROOT / "docs/artifact.md").read_text()))
+    records = (
+        *(schema.ArtifactConfig, schema.Source, schema.RecipeFile, schema.TunedRecipeFile, schema.Optimizer),
+        *(schema.Schedule, schema.AugmentationFile, schema.ResultsFile, schema.Row, schema.Selection, schema.Identity),
+        NetworkSettings,
+    )
+    for record in records:
+        assert set(record.model_fields) <= told, record.__name__
+    text = (ROOT / "docs/artifact.md").read_text()
+    for name in dataclasses.astuple(FILES):
+        assert f"`{name}" in text, name

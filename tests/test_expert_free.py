@@ -14,6 +14,7 @@ from distillkit.distill.objective import Engine
 from distillkit.distill.start import Beginning
 from distillkit.errors import ArtifactError, ConfigError, Interrupted
 from distillkit.interrupt import StopRequest
+from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.run_folder import completed
 from distillkit.stages.context import make_run, prepare
@@ -36,6 +37,7 @@ def settings(tiny):
 
 def run(out, method, base, **more):
     settings = {**base, **METHODS[method], **more.pop("settings", {})}
+    settings = effective(settings, "digits", more.get("ipc", 1), method, "smoke")
     arguments = {"ipc": 1, "method": method, "preset": "smoke", "device": "cpu", "command": "x", **more}
     return compress("digits", settings=settings, out=out, **arguments)
 

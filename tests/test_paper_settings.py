@@ -11,6 +11,7 @@ from distillkit.config import compose
 from distillkit.data.ranking import read_ranking
 from distillkit.errors import ConfigError, NotFoundError
 from distillkit.evaluation.recipe import evaluation_recipe, recipe_from_json, recipe_json
+from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.networks.convnet import ConvNet
 from distillkit.precision import AGREEMENT
@@ -124,7 +125,8 @@ def test_recipe__momentum_after_the_drop_is_sgd_written_by_hand_and_survives_jso
 
 
 def make(out, tiny, method="mtt", **changes):
-    return compress("digits", ipc=1, method=method, preset="smoke", settings={**tiny, **changes}, out=out, device="cpu")
+    own = effective({**tiny, **changes}, "digits", 1, method, "smoke")
+    return compress("digits", ipc=1, method=method, preset="smoke", settings=own, out=out, device="cpu")
 
 
 def test_paper_protocol__the_peak_of_a_training_is_at_least_its_end(tiny, tmp_path):

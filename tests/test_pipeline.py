@@ -12,9 +12,11 @@ from distillkit import compress, evaluate, load_distilled, storage
 from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DataError, Interrupted, StorageError
 from distillkit.interrupt import StopRequest, stop_on_signals
+from distillkit.lab import effective
 from distillkit.pipeline import save_reports
 from distillkit.progress import Silent
 from distillkit.records import EvalReport
+from distillkit.stages.tune import tune
 from distillkit.trajectories.store import TrajectoryStore
 
 ARTIFACT = (
@@ -207,10 +209,19 @@ def test_experts__a_damaged_record_is_trained_again(tmp_path, tiny):
 def test_evaluate__a_data_set_that_changed_is_refused(class_folders, tmp_path, tiny):
     folder = class_folders({"a": 30, "b": 30})
     compress(str(folder), ipc=1, preset="smoke", settings=tiny, out=tmp_path / "set", device="cpu", command="x")
-    assert evaluate(tmp_path / "set", networks=1, device="cpu")["convnet"].accuracies
+    with pytest.raises(ConfigError, match=r"made of images in a folder \('images'\), and which folder is read"):
+        evaluate(tmp_path / "set", networks=1, device="cpu")
+    assert evaluate(tmp_path / "set", dataset=folder, networks=1, device="cpu")["convnet"].accuracies
+    elsewhere = shutil.copytree(folder, tmp_path / "elsewhere")
+    ds = load_distilled(tmp_path / "set")
+    assert ds.is_source(ds.load_source(elsewhere))  # split as then, wherever it lies
     (folder / "a" / "003.png").unlink()
     with pytest.raises(DataError, match="is not the data set that was distilled"):
-        evaluate(tmp_path / "set", networks=1, device="cpu")
+        evaluate(tmp_path / "set", dataset=str(folder), networks=1, device="cpu")
+    (elsewhere / "a" / "003.png").unlink()
+    assert not ds.is_source(ds.load_source(elsewhere))
+    with pytest.raises(DataError, match="a recipe is searched on its validation images"):
+        tune(ds, "convnet", dataset=elsewhere, device="cpu")
 
 
 def test_save_reports__does_not_overwrite_and_renews_the_card(whole):
@@ -264,7 +275,7 @@ def test_compress__seeds_differ(tmp_path, tiny):
 
 
 def test_compress__ipc_beyond_a_class_names_it(tmp_path, tiny):
-    with pytest.raises(ConfigError, match=r"--ipc 90 is more than class '\d' has"):
+    with pytest.raises(ConfigError, match=r"--ipc 90 is more than 10 classes have: '0' \(18"):
         compress("digits", ipc=90, preset="smoke", settings=tiny, out=tmp_path / "x", device="cpu")
 
 
@@ -331,7 +342,8 @@ def test_compress__soft_labels_are_measured_beside_hard_ones_and_random_images(t
 
 
 def test_compress__random_images_with_the_experts_labels_need_no_outer_step(tmp_path, tiny):
-    ds = run(tmp_path / "soft", tiny, method="datm", settings={"distill.outer_steps": 0, "distill.init": "real"})
+    settings = {"distill.outer_steps": 0, "distill.init": "real"}
+    ds = run(tmp_path / "soft", effective(tiny | settings, "digits", 2, "datm", "smoke"), method="datm")
     assert ds.config["label_kind"] == "logits"
     assert ds.results["selection"]["split"].startswith("nothing")
 

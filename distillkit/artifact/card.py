@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib import resources
 from string import Template
 from typing import Any
 
-import yaml
-
+from distillkit.artifact import front_matter as head
 from distillkit.artifact import own_section
 from distillkit.artifact.card_words import (
     LABEL_WORDS,
@@ -26,6 +26,7 @@ from distillkit.artifact.card_words import (
     optimizer_words,
     origin_words,
     paper_links,
+    plain,
     results_table,
     selection_words,
     tensor_bytes,
@@ -34,6 +35,7 @@ from distillkit.artifact.card_words import (
 )
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile
+from distillkit.hub.address import REPOSITORY
 
 LICENSES = frozenset(
     [
@@ -118,7 +120,7 @@ def front_matter(about: ArtifactConfig) -> dict[str, Any]:
         "tags": ["distillkit", "dataset-distillation", "dataset-compression", f"ipc-{about.ipc}", about.method],
         "size_categories": [_size_category(count)],
     }
-    if about.source.hub_id:
+    if about.source.hub_id and REPOSITORY.fullmatch(about.source.hub_id):
         matter["source_datasets"] = [about.source.hub_id]
     data_files = [{"split": "train", "path": FILES.parquet}]  # by name: nothing else in the folder is part of the set
     matter["configs"] = [{"config_name": "default", "default": True, "data_files": data_files}]
@@ -151,21 +153,21 @@ def _split(about: ArtifactConfig) -> dict[str, Any]:
     return {"name": "train", "num_bytes": tensor_bytes(about), "num_examples": about.size}
 
 
-def _title(about: ArtifactConfig) -> str:
+def _title(about: ArtifactConfig, words: Callable[[str], str] = one_line) -> str:
     images = "image" if about.ipc == 1 else "images"
-    return f"{one_line(about.source.name)} distilled to {about.ipc} {images} per class ({about.method})"
+    return f"{words(about.source.name)} distilled to {about.ipc} {images} per class ({about.method})"
 
 
 def _identity(about: ArtifactConfig) -> dict[str, str]:
     channels, height, width = about.image_shape
     source_bytes = about.source.train_images * channels * height * width
     source = f"`{one_line(about.source.source)}`"
-    if about.source.hub_id:
-        at = f" (revision `{about.source.revision}`)" if about.source.revision else ""
+    if about.source.hub_id and REPOSITORY.fullmatch(about.source.hub_id):
+        at = f" (revision `{one_line(about.source.revision)}`)" if about.source.revision else ""
         source = f"[{about.source.hub_id}](https://huggingface.co/datasets/{about.source.hub_id}){at}"
     return {
-        "front_matter": yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=1000).strip(),
-        "title": _title(about),
+        "front_matter": head.dump(front_matter(about)),
+        "title": _title(about, plain),
         "count": str(about.size),
         "kind": "learned" if about.learned or about.imported_from else "real",
         "ipc": str(about.ipc),
@@ -196,10 +198,10 @@ def _command(about: ArtifactConfig) -> str:
 
 def _made(about: ArtifactConfig) -> str:
     seconds = about.wall_time_seconds
-    times = ", ".join(f"{stage} {time:.0f} s" for stage, time in seconds.items() if time >= 0.5)
+    times = ", ".join(f"{plain(stage)} {time:.0f} s" for stage, time in seconds.items() if time >= 0.5)
     whole = f"{sum(seconds.values()):.0f} seconds in all" + (f" ({times})" if times else "")
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(about.versions.items()))
-    return f"{versions}. {about.hardware}; {whole}; seed {about.seed}. `{FILES.config}` holds every setting."
+    versions = ", ".join(f"{plain(name)} {plain(version)}" for name, version in sorted(about.versions.items()))
+    return f"{versions}. {plain(about.hardware)}; {whole}; seed {about.seed}. `{FILES.config}` holds every setting."
 
 
 def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
@@ -234,11 +236,11 @@ def _preprocessing(about: ArtifactConfig) -> str:
 
 def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
     return {
-        "table": results_table(how, measured),
+        "table": results_table(about, how, measured),
         "network_words": network_words(how),
         "lr_words": lr_words(how, measured),
         "selection": selection_words(about, measured.selection),
-        "tuned": tuned_table(measured),
+        "tuned": tuned_table(about, measured),
         "curves": curves_line(about),
         "limits": limits(about, how, measured),
     }

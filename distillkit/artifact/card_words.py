@@ -6,6 +6,7 @@ import math
 import re
 
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
+from distillkit.data.registry import DATASETS
 
 BASELINES = {
     "random": "random real images",
@@ -33,7 +34,12 @@ def byte_count(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
-def results_table(how: RecipeFile, measured: ResultsFile) -> str:
+def _stored(row: Row, about: ArtifactConfig) -> str:
+    """What to say beside a row that was measured when the images were stored otherwise."""
+    return f" (measured on {row.dtype} images)" if row.dtype not in (None, about.dtype) else ""
+
+
+def results_table(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str:
     """Architectures down; the set, its 8-bit view and the baselines across. Only the recipe's network has them all."""
     main = how.architecture.name
     names = [name for name in (main, *sorted(measured.architectures)) if name in measured.architectures]
@@ -43,7 +49,7 @@ def results_table(how: RecipeFile, measured: ResultsFile) -> str:
     for name in dict.fromkeys(names):
         others = [measured.uint8, *(measured.baselines[key] for key in baselines)]
         cells = [percent(measured.architectures[name]), *(percent(row if name == main else None) for row in others)]
-        lines.append("| " + " | ".join([one_line(name), *cells]) + " |")
+        lines.append("| " + " | ".join([plain(name) + _stored(measured.architectures[name], about), *cells]) + " |")
     return "\n".join(lines)
 
 
@@ -79,6 +85,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
 
 
+def plain(text: str) -> str:
+    """``text`` from elsewhere as text of Markdown: no link, picture, HTML or emphasis comes of it."""
+    return one_line(re.sub(r"[\\\[\]<>*]", r"\\\g<0>", text))
+
+
 def unfenced(text: str) -> str:
     """``text`` without what would end a code block."""
     return text.replace("```", "'''")
@@ -87,45 +98,46 @@ def unfenced(text: str) -> str:
 def origin_words(about: ArtifactConfig) -> str:
     """Who made the images."""
     if about.imported_from is None and about.unmoved:
-        made = one_line(about.method_title)
+        made = plain(about.method_title)
         return (
             f"Real images that a run of {made} began with (distillkit); no step of it was better, nothing was learned."
         )
     if about.imported_from is None:
-        return f"Made with distillkit by {one_line(about.method_title)}."
-    made = f"Made elsewhere by {one_line(about.method_title)}; imported with distillkit from"
+        return f"Made with distillkit by {plain(about.method_title)}."
+    made = f"Made elsewhere by {plain(about.method_title)}; imported with distillkit from"
     return f"{made} `{one_line(about.imported_from)}`, and measured."
 
 
 def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     """Which checkpoint was kept, and by what."""
     if about.imported_from is not None:
-        return f"How the images were chosen: {one_line(selection.split)}. It may have been on these test data."
+        return f"How the images were chosen: {plain(selection.split)}. It may have been on these test data."
     if selection.step is None:
-        return f"Test data chose nothing; chosen by: {selection.split}."
+        return f"Test data chose nothing; chosen by: {plain(selection.split)}."
     kept = f"outer step {selection.step} of {selection.outer_steps}"
     if selection.step == 0:
         kept = f"the initial images (no checkpoint of {selection.outer_steps} outer steps was better)"
     if selection.images == 0:
         return f"Test data chose nothing, and no images were held out to choose by; kept: {kept}, the last."
     length = ", which chose the number of epochs too" if selection.epochs else ""
-    return f"Test data chose nothing; kept: {kept}, selected on {selection.split}{length}."
+    return f"Test data chose nothing; kept: {kept}, selected on {plain(selection.split)}{length}."
 
 
-def tuned_table(measured: ResultsFile) -> str:
+def tuned_table(about: ArtifactConfig, measured: ResultsFile) -> str:
     """The networks that have a recipe of their own, with it and with what they reach."""
     if not measured.tuned:
         return ""
     beside = sorted({name for row in measured.tuned.values() for name in row.baselines})
+    columns = "".join(f" {plain(name)}, tuned alike |" for name in beside)
     lines = [
         "Networks with a recipe of their own in `recipes/`, searched on validation images; `ds.train(model)` takes it:",
         "",
-        f"| network | recipe | accuracy (%) |{''.join(f' {name}, tuned alike |' for name in beside)} search (s) |",
+        f"| network | recipe | accuracy (%) |{columns} search (s) |",
         f"| --- | --- | --- |{' --- |' * len(beside)} --- |",
     ]
     for architecture, row in measured.tuned.items():
         others = "".join(f" {percent(row.baselines[name]) if name in row.baselines else '-'} |" for name in beside)
-        words = f"`{one_line(architecture)}` | {one_line(row.recipe)}"
+        words = f"`{one_line(architecture)}` | {plain(row.recipe)}{_stored(row, about)}"
         lines.append(f"| {words} | {percent(row)} |{others} {row.seconds:.0f} |")
     return "\n\n" + "\n".join(lines)
 
@@ -175,6 +187,9 @@ def load_lines(about: ArtifactConfig) -> str:
     if about.hub is not None:
         at = f', revision="{about.hub.revision}"' if about.hub.revision else ""
         source = f'"{about.hub.repo}"{at}'
+    asked, of = "", "the data set that was distilled"
+    if about.source.hub_id is None and about.settings.dataset.name not in DATASETS:
+        asked, of = ', "path/to/the/images"', "the folder of images that it was made of"
     channels, height, _ = about.image_shape
     shape = f"num_classes=ds.num_classes, image_size={height}, channels={channels}"
     return (
@@ -182,7 +197,7 @@ def load_lines(about: ArtifactConfig) -> str:
         f"ds = load_distilled({source})\n"
         f'model, notes = prepare_model("resnet18", {shape})\n'
         "ds.train(model)  # learning rate, labels, augmentation and preprocessing come from the artifact\n"
-        "print(ds.evaluate(model))  # on the test split of the data set that was distilled"
+        f"print(ds.evaluate(model{asked}))  # on the test split of {of}"
     )
 
 
@@ -214,7 +229,7 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
     main = measured.architectures.get(how.architecture.name)
     if baseline is not None and main is not None:
         gap = 100 * (baseline.mean - main.mean)
-        lines.append(f"Against all training images: {-gap:+.1f} points on {how.architecture.name}.")
+        lines.append(f"Against all training images: {-gap:+.1f} points on {plain(how.architecture.name)}.")
     if about.learned:
         lines.append(
             "The images were learned for the recipe above; another learning rate or no augmentation costs accuracy."
@@ -228,10 +243,10 @@ def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
     main = measured.architectures.get(how.architecture.name)
     others = {name: row for name, row in measured.architectures.items() if name != how.architecture.name}
     if main is None or not others:
-        name = how.architecture.name
+        name = plain(how.architecture.name)
         return [f"Measured on {name} alone. Another architecture usually reaches less: measure before relying on it."]
-    lost = [f"{one_line(name)} {100 * (others[name].mean - main.mean):+.1f}" for name in sorted(others)]
-    return [f"Other architectures, in points of accuracy against {how.architecture.name}: {', '.join(lost)}."]
+    lost = [f"{plain(name)} {100 * (others[name].mean - main.mean):+.1f}" for name in sorted(others)]
+    return [f"Other architectures, in points of accuracy against {plain(how.architecture.name)}: {', '.join(lost)}."]
 
 
 def _eight_bit_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.artifact.encoding import decode
 from distillkit.artifact.layout import FILES, check_format, recipe_file, recipe_files
-from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, TunedRecipeFile
+from distillkit.artifact.schema import AGREEMENT, ArtifactConfig, RecipeFile, ResultsFile, TunedRecipeFile
 from distillkit.data import preprocess
 from distillkit.data.augment import parse_augmentation
 from distillkit.data.preprocess import Preprocess
 from distillkit.errors import ArtifactError, ConfigError, StorageError
+from distillkit.hub.address import looks_like_address
 from distillkit.records import SyntheticSet
 
 MAX_JSON = 2**20  # bytes; a JSON value may take twenty times its text in memory
@@ -45,6 +47,8 @@ class Artifact:
     folder: Path
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of further networks, by architecture."""
+    sums: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of the files that were read, but for the config."""
 
 
 def read_artifact(folder: Path, name: str | None = None) -> Artifact:
@@ -60,7 +64,7 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
         recipe = _checked_json(folder / FILES.recipe, RecipeFile)
         _check_augmentation(recipe)
         results = _checked_json(folder / FILES.results, ResultsFile)
-        recipes = {architecture: _tuned(folder, architecture) for architecture in config.recipes}
+        recipes = {architecture: read_recipe(folder, architecture) for architecture in config.recipes}
         tensors = _read(folder / FILES.preprocess, preprocess_layout(config))
         for key, tensor in tensors.items():
             _check_finite(FILES.preprocess, key, tensor)
@@ -68,21 +72,64 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
                 raise StorageError(f"{FILES.preprocess}: std is not positive")
         preprocessing = preprocess.from_tensors(tensors, config.image_shape)
         synthetic = _synthetic(_read(folder / FILES.tensors, tensors_layout(config)), config, preprocessing)
-        _check_sums(folder, config)  # last: what is wrong with a file says more than that it is another
+        _check_agreement(raw, storage.read_metadata(folder / FILES.tensors), recipe, synthetic.lr)
+        sums = _sums(folder, config)  # last: what is wrong with a file says more than that it is another
     except StorageError as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
-    return Artifact(synthetic, preprocessing, raw, recipe, results, folder, recipes)
+    return Artifact(synthetic, preprocessing, raw, recipe, results, folder, recipes, sums)
 
 
-def _check_sums(folder: Path, config: ArtifactConfig) -> None:
+def check_unchanged(artifact: Artifact, now: Artifact) -> None:
+    """Whether ``now``, read later, is what ``artifact`` was, wherever it was pushed to in between.
+
+    Raises:
+        StorageError: a file is another.
+    """
+    before, after = ({**one.config, "hub": None, "checksums": None} for one in (artifact, now))
+    changed = [name for name in artifact.sums | now.sums if artifact.sums.get(name) != now.sums.get(name)]
+    changed += [FILES.config] if before != after else []
+    if changed:
+        raise StorageError(f"{now.folder / changed[0]} was changed since the set was loaded; load it again")
+
+
+OF_THE_TENSORS = ("label_kind", "ipc", "uint8_range")
+"""What both the config and the header of the tensors say; a reader of the tensors goes by them."""
+
+
+def _check_agreement(config: dict[str, Any], header: Any, recipe: dict[str, Any], lr: float) -> None:
+    """Whether the files say the same of what is in several of them."""
+    for key in OF_THE_TENSORS if isinstance(header, dict) else ():  # older artifacts do not say all of it
+        if key in header and header[key] != config.get(key):
+            said, found = (str(value)[:60] for value in (config.get(key), header[key]))
+            raise StorageError(f"{FILES.config} says {key} {said}, {FILES.tensors} says {found}")
+    if isinstance(header, dict) and "uint8_range" in header and FILES.tensors not in config.get("checksums", {}):
+        raise StorageError(f"{FILES.config} has lost the checksums of the other files")
+    chosen = config["settings"].get("evaluate")
+    asked = chosen.get("lr") if isinstance(chosen, dict) else None  # instead of the set's own, if it was set
+    try:
+        expected = float(asked) if isinstance(asked, (int, float)) else lr
+    except OverflowError as error:
+        raise StorageError(f"{FILES.config}: settings.evaluate.lr is no learning rate") from error
+    if abs(recipe["lr"] - expected) > AGREEMENT * abs(expected):
+        raise StorageError(f"{FILES.recipe} says lr {recipe['lr']:g}, {FILES.tensors} has {expected:g}")
+
+
+def _sums(folder: Path, config: ArtifactConfig) -> dict[str, str]:
+    """SHA-256 of the files that are read, by name; those that the config knows are what it says."""
     read = (FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results, *recipe_files(config.recipes))
-    for name in read:
-        expected = config.checksums.get(name)
-        if expected is not None and storage.sha256_file(folder / name) != expected:
+    found = {name: storage.sha256_file(folder / name) for name in read}
+    for name, digest in found.items():
+        if config.checksums and config.checksums.get(name) != digest:
             raise StorageError(f"{name} is not the file that {FILES.config} names (its SHA-256 is another)")
+    return found
 
 
-def _tuned(folder: Path, architecture: str) -> dict[str, Any]:
+def read_recipe(folder: Path, architecture: str) -> dict[str, Any]:
+    """The recipe of a further network, checked.
+
+    Raises:
+        StorageError: it is missing, damaged, or that of another network.
+    """
     recipe = _checked_json(folder / recipe_file(architecture), TunedRecipeFile)
     _check_augmentation(recipe)
     if recipe["tuned_for"] != architecture:
@@ -100,13 +147,21 @@ def read_config(folder: Path, name: str | None = None) -> dict[str, Any]:
     path = folder / FILES.config
     if not path.is_file():
         what = f"has no {FILES.config}" if folder.is_dir() else "does not exist"
-        raise ArtifactError(f"{name} is not a distillkit artifact: it {what}")
+        raise ArtifactError(f"{name} is not a distillkit artifact: it {what}{_pull_first(folder)}")
     try:
         value = storage.read_json(path, MAX_JSON)
         check_format(value.get("format_version") if isinstance(value, dict) else None)
         return _fitting(value, path, ArtifactConfig)
     except StorageError as error:
         raise ArtifactError(f"{name} is damaged: {error}") from error
+
+
+def _pull_first(folder: Path) -> str:
+    """What to do where the folder that is not there has the name of a repository."""
+    text = re.sub(r"^(hf|https?):/+", r"\1://", str(folder))  # a path has but one slash
+    if folder.exists() or not looks_like_address(text):
+        return ""
+    return f"; if it is on the Hub, fetch it first: distillkit pull {text}"
 
 
 def tensors_layout(config: ArtifactConfig) -> Layout:

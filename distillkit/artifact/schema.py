@@ -15,6 +15,8 @@ Text = Annotated[str, Field(max_length=20_000)]
 Line = Annotated[str, Field(max_length=2_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+AGREEMENT = 1e-4
+"""How far figures that say the same may be apart: a hundredth of a point of accuracy, a ten thousandth of a rate."""
 Dtype = Literal["float32", "float16", "uint8"]
 
 
@@ -183,11 +185,16 @@ class Row(_Open):
     n: int = Field(ge=1, le=100_000)
     accuracies: Annotated[list[Share], Field(min_length=1, max_length=100_000)]
     lr: Finite | None = None
+    dtype: Dtype | None = None
+    """As what the images were stored when it was measured, where they were packed again since."""
 
     @model_validator(mode="after")
     def _counted(self) -> Row:
         if len(self.accuracies) != self.n:
             raise ValueError(f"n is {self.n}, there are {len(self.accuracies)} accuracies")
+        mean = sum(self.accuracies) / self.n
+        if abs(self.mean - mean) > AGREEMENT:
+            raise ValueError(f"mean is {self.mean:g}, that of the accuracies is {mean:g}")
         return self
 
 
@@ -235,3 +242,4 @@ class Identity(_Open):
     train_images: Count = 0
     lr: Finite
     accuracy: dict[Line, Row] = {}
+    uint8_range: Range | None = None

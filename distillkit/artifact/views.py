@@ -93,8 +93,8 @@ def parquet_bytes(view: EightBit, synthetic: SyntheticSet, classes: tuple[str, .
     features = {
         "image": {"_type": "Image"},
         "label": {"names": list(classes), "_type": "ClassLabel"},
-        "soft_label": {"feature": {"dtype": "float32", "_type": "Value"}, "length": count, "_type": "List"},
-    }
+        "soft_label": {"feature": {"dtype": "float32", "_type": "Value"}, "length": count, "_type": "Sequence"},
+    }  # Sequence: datasets 3 knows no List, and later ones read it as one
     names = [f"{position:05d}.png" for position in range(len(view.images))]
     cells = [
         {"bytes": png_bytes(to_image(value)), "path": name} for value, name in zip(view.images, names, strict=True)

@@ -82,6 +82,8 @@ def compress(
     image_size: opt.ImageSize = None,
     skip_corrupt: opt.SkipCorrupt = False,
     license_: opt.License = None,
+    classes: opt.Classes = None,
+    without_classes: opt.WithoutClasses = None,
     paper_protocol: Annotated[
         bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
     ] = False,
@@ -106,33 +108,57 @@ def compress(
     Started by torchrun, its processes share the work.
     """
     data = opt.DataOptions(
-        data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt, license_
+        data_root=data_root,
+        image_column=image_column,
+        label_column=label_column,
+        train_split=train_split,
+        test_split=test_split,
+        class_names=class_names,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
+        license=license_,
+        classes=classes,
+        without_classes=without_classes,
     )
-    from distillkit.config import compose
+    from distillkit.config import compose, find_method
 
     flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
     flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
     layers = opt.layers(assignments, config, seed, precision, data, flags)
-    compose(dataset, ipc, method, preset, "cpu", layers)  # usage errors before torch is loaded
+    record = find_method(method)
+    compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
 
     from distillkit import pipeline
     from distillkit.distributed import is_launched, joined
     from distillkit.environment import resolve_device
     from distillkit.interrupt import stop_on_signals
-    from distillkit.stages.context import make_run
 
-    composed = compose(dataset, ipc, method, preset, resolve_device(device).type, layers)
-    folder = out or pipeline.default_out(dataset, ipc, method)
-    told = console.tell_of_stop if not quiet else console.say_nothing
+    composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
+    name = composed.settings.dataset.name
     if plan:
         _plan(composed, device, world, quiet, as_json)
         return
+    folder = out or pipeline.default_out(name, ipc, record.name)
+    told = console.tell_of_stop if not quiet else console.say_nothing
     with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
-        place = processes.place(resolve_device(device))
-        run = make_run(composed, place, progress, stop, console.command_line(), tracker, processes)
-        ds = pipeline.run_all(run, folder, replace=yes)
+        ds = pipeline.compress(
+            dataset,
+            ipc=ipc,
+            method=record,
+            preset=preset,
+            out=folder,
+            device=device,
+            overrides=layers,
+            replace=yes,
+            progress=progress,
+            stop=stop,
+            command=console.command_line(),
+            tracker=tracker,
+            world=processes,
+        )
         if processes.leads:
-            ds = _tuned(ds, folder, arch or [], opt.seconds_of(tune_budget), device, data_root, progress, stop)
+            seconds = opt.seconds_of(tune_budget)
+            ds = _tuned(ds, folder, arch or [], seconds, name, device, data_root, progress, stop)
     if as_json:
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return
@@ -144,6 +170,7 @@ def _tuned(
     folder: Path,
     architectures: list[str],
     seconds: float,
+    dataset: str,
     device: str,
     data_root: str | None,
     progress: Progress,
@@ -156,7 +183,14 @@ def _tuned(
     for name in architectures:
         if name_on(ds, name) not in ds.recipes:
             found = tune(
-                ds, name, TuneOptions(seconds), device=device, data_root=data_root, progress=progress, stop=stop
+                ds,
+                name,
+                TuneOptions(seconds),
+                dataset=dataset,
+                device=device,
+                data_root=data_root,
+                progress=progress,
+                stop=stop,
             )
             keep_recipe(folder, found)
             ds = load_distilled(folder)
@@ -214,6 +248,7 @@ def evaluate(
         bool, typer.Option("--common-recipe", help="Train all by the headline's recipe, as the field's tables do.")
     ] = False,
     seed: opt.Seed = None,
+    dataset: opt.OtherData = None,
     device: opt.Device = "auto",
     data_root: opt.DataRoot = None,
     save: Annotated[bool, typer.Option("--save", help="Add the rows to the artifact's results.json.")] = False,
@@ -239,13 +274,17 @@ def evaluate(
         ds = load_distilled(artifact, token=token)
         if save:
             pipeline.check_free(ds, arch or ["convnet"])
+        with stop.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
+            data = ds.load_source(dataset, data_root, parts=("test",), progress=progress)
+        if save and not ds.is_source(data):
+            raise ConfigError(f"--save is for figures on the data set that was distilled, and {dataset} is another")
         reports = pipeline.evaluate(
             ds,
             arch or ["convnet"],
+            dataset=data,
             networks=networks,
             seed=seed or 0,
             device=device,
-            data_root=data_root,
             progress=progress,
             stop=stop,
             common_recipe=common_recipe,
@@ -278,6 +317,7 @@ def tune(
         str, typer.Option("--baselines", help="Tuned by the same search beside it: random, kmeans or random,kmeans.")
     ] = "",
     seed: opt.Seed = None,
+    dataset: opt.OtherData = None,
     device: opt.Device = "auto",
     data_root: opt.DataRoot = None,
     as_json: opt.Json = False,
@@ -298,7 +338,9 @@ def tune(
     ds = load_distilled(artifact)
     told = console.tell_of_stop if not quiet else console.say_nothing
     with console.progress(quiet) as progress, stop_on_signals(heard=told) as stop:
-        found = tuned_recipe(ds, arch, options, device=device, data_root=data_root, progress=progress, stop=stop)
+        found = tuned_recipe(
+            ds, arch, options, dataset=dataset, device=device, data_root=data_root, progress=progress, stop=stop
+        )
     keep_recipe(artifact, found)
     if as_json:
         console.print_json({"artifact": str(artifact), "architecture": found.architecture, **found.row()})

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with _own_warnings():
+                command(*args, **kwargs)
             sys.stdout.flush()
         except (typer.Exit, typer.Abort):
             raise
@@ -83,6 +85,22 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             _fail(_sentence(error), getattr(error, "exit_status", 1), kwargs)
 
     return wrapper
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Warnings of the library as a sentence each; those of others as Python shows them."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category.__module__ == DistillkitError.__module__:
+                errors.print(printable(f"warning: {message}"), markup=False)
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _sentence(error: Exception) -> str:

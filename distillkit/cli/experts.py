@@ -35,6 +35,8 @@ def train(
     class_names: opt.ClassNames = None,
     image_size: opt.ImageSize = None,
     skip_corrupt: opt.SkipCorrupt = False,
+    classes: opt.Classes = None,
+    without_classes: opt.WithoutClasses = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -47,7 +49,16 @@ def train(
     from distillkit.stages.experts import check_experts, train_experts
 
     data = opt.DataOptions(
-        data_root, image_column, label_column, train_split, test_split, class_names, image_size, skip_corrupt
+        data_root=data_root,
+        image_column=image_column,
+        label_column=label_column,
+        train_split=train_split,
+        test_split=test_split,
+        class_names=class_names,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
+        classes=classes,
+        without_classes=without_classes,
     )
     place = resolve_device(device)
     layers = opt.layers(assignments, config, seed, precision, data)
@@ -60,6 +71,7 @@ def train(
 
 
 def _summary(folder: Path) -> dict[str, Any]:
+    from distillkit.experts.recipe import is_ranked
     from distillkit.experts.report import expert_report
     from distillkit.experts.schedule import schedule_of, seen_shares
     from distillkit.trajectories.store import TrajectoryStore
@@ -68,7 +80,7 @@ def _summary(folder: Path) -> dict[str, Any]:
     numbers = store.experts()
     report = expert_report([store.record(number) for number in numbers])
     recipe = store.setup["recipe"]
-    scheduled = recipe.get("order") == "easy-to-hard"
+    scheduled = is_ranked(recipe.get("order", ""))
     return {
         "fingerprint": folder.name,
         "dataset": store.setup["dataset"],

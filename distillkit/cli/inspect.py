@@ -30,9 +30,10 @@ def info(
 def _remote_info(artifact: str, token: str | None, as_json: bool) -> None:
     from distillkit.artifact.card_words import percent
     from distillkit.hub.address import parse_address
+    from distillkit.hub.client import Cache
     from distillkit.sharing.pull import glance
 
-    seen = glance(parse_address(artifact), token)
+    seen = glance(parse_address(artifact), Cache(token))
     about = seen.identity
     if as_json:
         tensors = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in seen.tensors.items()}

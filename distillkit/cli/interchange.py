@@ -16,7 +16,10 @@ from distillkit.errors import ConfigError
 @console.guarded
 def import_files(
     files: Annotated[
-        list[Path], typer.Argument(help="images*.pt, labels*.pt and lr*.pt, a folder of them, or a res_*.pt of DC.")
+        list[Path],
+        typer.Argument(
+            help="images*.pt, labels*.pt and lr*.pt, a folder of them, res_*.pt of DC, DSA, DM, or data.pt of IDC."
+        ),
     ],
     kind: Annotated[str, typer.Option("--from", help="Whose files: mtt, datm (PAD too), or pt for others.")],
     dataset: Annotated[str, typer.Option("--dataset", help="What they were distilled from; see 'datasets'.")],
@@ -29,6 +32,9 @@ def import_files(
     std: Annotated[str | None, typer.Option("--std", help="Channel standard deviations; 1,1,1 for pixels.")] = None,
     lr: Annotated[str | None, typer.Option("--lr", help="Learning rate where no file has it, or 'search'.")] = None,
     labels: Annotated[str | None, typer.Option("--labels", help="Soft labels: probabilities or logits.")] = None,
+    experiment: Annotated[
+        int | None, typer.Option("--experiment", min=0, help="Which of several in a res_*.pt; the first is 0.")
+    ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Of the method, for the card.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Artifact folder.")] = None,
     preset: opt.Preset = "quick",
@@ -61,6 +67,7 @@ def import_files(
             dataset,
             lost,
             title=title,
+            experiment=experiment,
             preset=preset,
             out=out,
             device=device,

@@ -14,7 +14,7 @@ from distillkit.errors import ConfigError
 from distillkit.methods import Layer
 
 Dataset = Annotated[
-    str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder.")
+    str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder or file.")
 ]
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
 Artifact = Annotated[str, typer.Argument(help="An artifact: a folder, or org/name or org/name@revision on the Hub.")]
@@ -35,11 +35,23 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1
 _PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, tf32 or bf16.")]
 DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder with local copies of registered data sets.")]
+OtherData = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Name or folder; default what was distilled. Sets made of a folder need it."),
+]
 ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of the images.")]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the class labels.")]
 TrainSplit = Annotated[str | None, typer.Option("--train-split", help="Split to learn from.")]
-TestSplit = Annotated[str | None, typer.Option("--test-split", help="Split for the final accuracies.")]
+TestSplit = Annotated[
+    str | None, typer.Option("--test-split", help="Split for the final accuracies; 'none' cuts one from train.")
+]
 ClassNames = Annotated[str | None, typer.Option("--class-names", help="Comma-separated, in label order.")]
+Classes = Annotated[
+    str | None, typer.Option("--classes", help="Only these, by name and in this order, comma-separated.")
+]
+WithoutClasses = Annotated[
+    str | None, typer.Option("--without-classes", help="Leave these out; names, comma-separated.")
+]
 ImageSize = Annotated[int | None, typer.Option("--image-size", help="Pixels; images are resized and centre-cropped.")]
 License = Annotated[
     str | None, typer.Option("--license", help="Of the data, for the card; default: as their own card states it.")
@@ -64,6 +76,8 @@ class DataOptions:
     image_size: int | None = None
     skip_corrupt: bool = False
     license: str | None = None
+    classes: str | None = None
+    without_classes: str | None = None
 
     def values(self) -> dict[str, Any]:
         """Settings by dotted key, of the options that were given."""
@@ -71,7 +85,8 @@ class DataOptions:
         for name, value in vars(self).items():
             if value is None or value is False:
                 continue
-            values[f"dataset.{name}"] = [part.strip() for part in value.split(",")] if name == "class_names" else value
+            listed = name in ("class_names", "classes", "without_classes")
+            values[f"dataset.{name}"] = [part.strip() for part in value.split(",")] if listed else value
         return values
 
 
@@ -106,4 +121,4 @@ def layers(
     if precision != "auto":
         flags["precision"] = precision
     found = [read_config_file(config)] if config is not None else []
-    return [*found, Layer("command", flags), parse_assignments(assignments or [])]
+    return [*found, Layer("command", flags, asked=True), parse_assignments(assignments or [])]

@@ -47,7 +47,7 @@ def _described(name: str, paths: list[Path]) -> CachedSet:
         kind, source = facts["place"]
     except (StorageError, KeyError, TypeError, ValueError):  # damaged, or of an older version
         return CachedSet(name, "-", "unusable", tuple(paths))
-    state = "gone" if kind != "hub" and not Path(source).is_dir() else "whole"
+    state = "gone" if kind != "hub" and not Path(source).exists() else "whole"
     return CachedSet(name, str(source), state, tuple(paths))
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.data import decode
 from distillkit.data.form import form_of_all
-from distillkit.data.sources import Location, RawDataset, RawSplit
+from distillkit.data.locate import Location
+from distillkit.data.raw import RawDataset, RawSplit
 from distillkit.errors import DamagedError, DataError, StorageError
 from distillkit.progress import Progress
 from distillkit.settings import DatasetSettings

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from distillkit.data import decode
-from distillkit.data.sources import RawSplit
+from distillkit.data.raw import RawSplit
 from distillkit.errors import DataError
 from distillkit.progress import Progress
 from distillkit.settings import DatasetSettings

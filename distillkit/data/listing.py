@@ -1,4 +1,6 @@
-"""The files of a folder of images. Paths are text here: there may be a million of them."""
+"""Which files below a folder are images, and which folders are called like splits. Paths of files are text here: there
+may be a million of them.
+"""
 # ruff: noqa: PTH113, PTH116, PTH118, PTH122, PTH206
 
 from __future__ import annotations
@@ -6,20 +8,44 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif", ".jp2", ".tga")
+IMAGE_SUFFIXES = frozenset({*PHOTOGRAPHS, ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"})
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "dev": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+"""Usual names of splits, in lower case, and the split that each means."""
 
 
 def files_below(folder: Path) -> list[str]:
     """Paths of files, relative to ``folder``, in the order of their parts; hidden ones are left out."""
-    found = []
+    return sorted(_walk(folder), key=lambda path: path.split(os.sep))
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is any image below ``folder``; the first that is found ends the search."""
+    return any(is_image(path) for path in _walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[str]:
     for base, below, names in os.walk(folder):
-        below[:] = [name for name in below if not is_hidden_name(name)]
+        below[:] = [name for name in below if not _is_hidden_name(name)]
         place = os.path.relpath(base, folder)
         prefix = "" if place == os.curdir else place + os.sep
         for name in names:
-            if not is_hidden_name(name) and os.path.isfile(os.path.join(base, name)):
-                found.append(prefix + name)
-    return sorted(found, key=lambda path: path.split(os.sep))
+            if not _is_hidden_name(name) and os.path.isfile(os.path.join(base, name)):
+                yield prefix + name
 
 
 def version_of(folder: Path, files: list[str]) -> str:
@@ -44,9 +70,23 @@ def first_part(path: str) -> str | None:
 
 def is_hidden(path: Path, folder: Path) -> bool:
     """Whether a file below ``folder`` is one that systems and editors hide there: ``.x``, ``._x``, ``__MACOSX/x``."""
-    return any(is_hidden_name(part) for part in path.relative_to(folder).parts)
+    return any(_is_hidden_name(part) for part in path.relative_to(folder).parts)
 
 
-def is_hidden_name(name: str) -> bool:
-    """The same, of one part of a path."""
+def _is_hidden_name(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
+
+
+def is_image(path: str) -> bool:
+    """Whether the name of a file is that of an image."""
+    return suffix_of(path) in IMAGE_SUFFIXES
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders directly in ``folder`` that are not hidden, sorted."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path, folder))
+
+
+def split_called(name: str, asked: frozenset[str] = frozenset()) -> str | None:
+    """The split that a folder or file of this name is: the name itself where somebody asked for it; None of others."""
+    return name if name in asked else SPLIT_NAMES.get(name.lower())

@@ -21,7 +21,8 @@ from distillkit import storage
 from distillkit.data import decode, sources, splits
 from distillkit.data.decoding import content_hash, decode_into, decoded_images, facts_of
 from distillkit.data.form import form_of_all
-from distillkit.data.sources import Location
+from distillkit.data.labels import chosen_classes, named_classes
+from distillkit.data.locate import Location
 from distillkit.errors import DamagedError, DataError
 from distillkit.locks import locked
 from distillkit.progress import Progress
@@ -123,6 +124,10 @@ def _digits(settings: DatasetSettings) -> Decoded:
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     parts = train_test_split(np.arange(len(labels)), test_size=0.25, stratify=bunch.target, random_state=0)
     train, test = (torch.from_numpy(np.sort(part)) for part in parts)
+    names = named_classes([str(digit) for digit in range(10)], settings)
+    chosen = chosen_classes(names, settings)
+    train, test = (part[torch.isin(labels[part], torch.tensor(chosen))] for part in (train, test))
+    labels = torch.tensor([chosen.index(digit) if digit in chosen else -1 for digit in range(10)])[labels]
     tensors = {
         "train.images": images[train],
         "train.labels": labels[train],
@@ -130,7 +135,7 @@ def _digits(settings: DatasetSettings) -> Decoded:
         "test.labels": labels[test],
     }
     facts = {
-        "classes": list(sources.named_classes([str(digit) for digit in range(10)], settings)),
+        "classes": [names[position] for position in chosen],
         "license": "cc-by-4.0",
         "train_split": "train_test_split(test_size=0.25, stratify, random_state=0)",
         "test_split": "the other quarter of it",
@@ -173,7 +178,8 @@ def _decoded_from_cache(
 def _key(location: Location, settings: DatasetSettings) -> str:
     """The name of the file: what decoding depends on. A folder is known by its files, wherever it is moved."""
     fields = ("config_name", "image_column", "label_column", "class_names", "train_split", "test_split", "image_size")
-    choices = {name: getattr(settings, name) for name in (*fields, "resize", "color", "skip_corrupt")}
+    more = ("classes", "without_classes", "resize", "color", "skip_corrupt")
+    choices = {name: getattr(settings, name) for name in (*fields, *more)}
     place = location.source if location.kind == "hub" else None
     name = location.known.name if location.known else None
     identity = {"decoder": DECODER_VERSION, "layout": LAYOUT, "location": [location.kind, place, location.version]}

@@ -21,7 +21,6 @@ from distillkit import rng
 from distillkit.data.augment import Augmentation
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.objective import Engine, Work
-from distillkit.distill.parts import Part, look_up
 from distillkit.distill.real import ClassBatches, siamese
 from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import Wanted
@@ -29,6 +28,7 @@ from distillkit.distill.student import plan_inner_steps, to_device
 from distillkit.distill.students import average
 from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.parts import Part, Seam
 from distillkit.settings import DistillSettings
 
 GUARD = 1e-6
@@ -77,11 +77,14 @@ def different_entries(synthetic_P: Tensor, real_P: Tensor, ratio: float) -> Tens
     return kept
 
 
-GRADIENT_MASKS: dict[str, Part[KeptEntries]] = {
-    "none": Part(lambda synthetic_P, real_P, ratio: None),
-    "depth": Part(deep_entries),
-    "loss": Part(different_entries),
-}
+GRADIENT_MASKS: Seam[Part[KeptEntries]] = Seam(
+    "distill.mask",
+    {
+        "none": Part(lambda synthetic_P, real_P, ratio: None),
+        "depth": Part(deep_entries, reads=("distill.mask_ratio",)),
+        "loss": Part(different_entries, reads=("distill.mask_ratio",)),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class GradientMatching:
 
     def _distance(self, synthetic_P: Tensor, real_P: Tensor) -> tuple[Tensor, Tensor]:
         """D, and its derivative in the synthetic gradient [P]."""
-        mask = look_up(GRADIENT_MASKS, "distill.mask", self.settings.mask).build
+        mask = GRADIENT_MASKS.chosen(self.settings).build
         leaf = synthetic_P.detach().requires_grad_()
         kept = mask(leaf, real_P, self.settings.mask_ratio)
         loss = layerwise_distance(self.engine.network, leaf, real_P, kept)

@@ -25,7 +25,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from distillkit.distill.parts import Part, look_up
+from distillkit.parts import Part, Seam
 from distillkit.settings import DistillSettings
 
 
@@ -192,10 +192,13 @@ class _AdamWayBack:
         return torch.zeros_like(self._share)
 
 
-INNER_OPTIMIZERS: dict[str, Part[Callable[[DistillSettings], InnerOptimizer]]] = {
-    "sgd": Part(lambda settings: Sgd(settings.inner_momentum)),
-    "adam": Part(lambda settings: Adam()),
-}
+INNER_OPTIMIZERS: Seam[Part[Callable[[DistillSettings], InnerOptimizer]]] = Seam(
+    "distill.inner_optimizer",
+    {
+        "sgd": Part(lambda settings: Sgd(settings.inner_momentum), reads=("distill.inner_momentum",)),
+        "adam": Part(lambda settings: Adam()),
+    },
+)
 
 
 def inner_optimizer(settings: DistillSettings) -> InnerOptimizer:
@@ -204,4 +207,4 @@ def inner_optimizer(settings: DistillSettings) -> InnerOptimizer:
     Raises:
         ConfigError: unknown.
     """
-    return look_up(INNER_OPTIMIZERS, "distill.inner_optimizer", settings.inner_optimizer).build(settings)
+    return INNER_OPTIMIZERS.chosen(settings).build(settings)

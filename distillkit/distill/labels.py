@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillkit.distill.parts import Part, look_up
 from distillkit.errors import ConfigError
+from distillkit.parts import Part, Seam
 from distillkit.records import LabelKind
 from distillkit.settings import DistillSettings
 
@@ -104,11 +104,14 @@ class SoftLabels:
         return labels
 
 
-LABELS: dict[str, Part[Callable[[DistillSettings], LabelPart]]] = {
-    "hard": Part(lambda settings: HardLabels()),
-    "soft": Part(lambda settings: SoftLabels(), frozenset({"opinion"})),
-    "weights": Part(lambda settings: LabelWeights()),
-}
+LABELS: Seam[Part[Callable[[DistillSettings], LabelPart]]] = Seam(
+    "distill.labels",
+    {
+        "hard": Part(lambda settings: HardLabels()),
+        "soft": Part(lambda settings: SoftLabels(), needs=frozenset({"opinion"}), reads=("distill.lr_label",)),
+        "weights": Part(lambda settings: LabelWeights(), reads=("distill.lr_label",)),
+    },
+)
 
 
 def label_part(settings: DistillSettings) -> LabelPart:
@@ -117,9 +120,9 @@ def label_part(settings: DistillSettings) -> LabelPart:
     Raises:
         ConfigError: unknown.
     """
-    return look_up(LABELS, "distill.labels", settings.labels).build(settings)
+    return LABELS.chosen(settings).build(settings)
 
 
 def labels_ask_experts(settings: DistillSettings) -> bool:
     """Whether the initial labels are made from experts' logits."""
-    return "opinion" in look_up(LABELS, "distill.labels", settings.labels).needs
+    return "opinion" in LABELS.chosen(settings).needs

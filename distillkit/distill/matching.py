@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from distillkit.distill.parts import Need, Part, look_up
+from distillkit.distill.real import REAL_ORDERS
 from distillkit.distill.unroll import MatchingTerm, Term
 from distillkit.errors import ConfigError, TrajectoryError
+from distillkit.parts import Need, Part, Seam
 from distillkit.records import Segment
 from distillkit.settings import DistillSettings
 
@@ -69,15 +70,18 @@ def loss_masked(ratio: float) -> MatchingLoss:
     return loss
 
 
-MASKS: dict[str, Part[Callable[[float], MatchingLoss]]] = {
-    "none": Part(lambda ratio: normalised_parameter_distance),
-    "depth": Part(depth_masked),
-    "loss": Part(loss_masked),
-}
+MASKS: Seam[Part[Callable[[float], MatchingLoss]]] = Seam(
+    "distill.mask",
+    {
+        "none": Part(lambda ratio: normalised_parameter_distance),
+        "depth": Part(depth_masked, reads=("distill.mask_ratio",)),
+        "loss": Part(loss_masked, reads=("distill.mask_ratio",)),
+    },
+)
 
 
 def _masked(settings: DistillSettings) -> MatchingLoss:
-    return look_up(MASKS, "distill.mask", settings.mask).build(settings.mask_ratio)
+    return MASKS.chosen(settings).build(settings.mask_ratio)
 
 
 def no_expert(epoch: float) -> Tensor:
@@ -174,17 +178,27 @@ def _unmasked(settings: DistillSettings) -> MatchingPart:
     return real_loss
 
 
-_OF_EXPERTS: frozenset[Need] = frozenset({"trajectories"})
-MATCHING: dict[str, Part[Callable[[DistillSettings], MatchingPart]]] = {
-    "parameter-distance": Part(lambda settings: end_of_segment(_masked(settings)), _OF_EXPERTS),
-    "intermediate": Part(
-        lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=False), _OF_EXPERTS
-    ),
-    "intermediate-growing": Part(
-        lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=True), _OF_EXPERTS
-    ),
-    "real-loss": Part(_unmasked, frozenset({"real batches"})),
-}
+def _with_intermediate(growing: bool) -> Callable[[DistillSettings], MatchingPart]:
+    return lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=growing)
+
+
+_TRAJECTORIES: frozenset[Need] = frozenset({"trajectories"})
+MATCHING: Seam[Part[Callable[[DistillSettings], MatchingPart]]] = Seam(
+    "distill.matching",
+    {
+        "parameter-distance": Part(
+            lambda settings: end_of_segment(_masked(settings)), needs=_TRAJECTORIES, seams=(MASKS,)
+        ),
+        "intermediate": Part(_with_intermediate(growing=False), needs=_TRAJECTORIES, seams=(MASKS,)),
+        "intermediate-growing": Part(_with_intermediate(growing=True), needs=_TRAJECTORIES, seams=(MASKS,)),
+        "real-loss": Part(
+            _unmasked,
+            needs=frozenset({"real batches"}),
+            seams=(REAL_ORDERS,),
+            reads=("distill.real_batch", "distill.real_piece", "distill.real_augment"),
+        ),
+    },
+)
 
 
 def matching_part(settings: DistillSettings) -> MatchingPart:
@@ -193,4 +207,4 @@ def matching_part(settings: DistillSettings) -> MatchingPart:
     Raises:
         ConfigError: unknown, or it has no mask.
     """
-    return look_up(MATCHING, "distill.matching", settings.matching).build(settings)
+    return MATCHING.chosen(settings).build(settings)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from distillkit.data.augment import Augmentation
 from distillkit.distill.distribution_matching import DistributionMatching
 from distillkit.distill.gradient_matching import GRADIENT_MASKS, GradientMatching
+from distillkit.distill.inner_optimizers import INNER_OPTIMIZERS
 from distillkit.distill.labels import LABELS, LabelPart
 from distillkit.distill.matching import MATCHING, matching_part
 from distillkit.distill.objective import Engine, Objective
-from distillkit.distill.parts import Need, Part, look_up
+from distillkit.distill.outer_optimizers import OUTER_OPTIMIZERS
 from distillkit.distill.real import REAL_ORDERS, Available, ClassBatches, RealBatches, RealImages
 from distillkit.distill.segments import SEGMENTS
 from distillkit.distill.start import STARTS, StudentStart, at_a_fresh_network, at_an_expert, check_start
@@ -21,6 +23,7 @@ from distillkit.distill.synthetic_init import INITS
 from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.errors import ConfigError
 from distillkit.networks.functional import FlatNetwork
+from distillkit.parts import Need, Part, Seam, chosen_parts
 from distillkit.records import TrajectorySource
 from distillkit.settings import DistillSettings
 
@@ -80,12 +83,12 @@ def unrolled_students(resources: Resources) -> UnrolledStudents:
         augmentation=resources.student_augmentation,
         seed=resources.seed,
         trajectories=resources.trajectories,
-        real=real if "real batches" in look_up(MATCHING, "distill.matching", settings.matching).needs else None,
+        real=real if "real batches" in MATCHING.chosen(settings).needs else None,
     )
 
 
 def gradient_matching(resources: Resources) -> GradientMatching:
-    """DSA's."""
+    """The objective of gradient matching (DSA)."""
     return GradientMatching(
         resources.settings,
         resources.engine,
@@ -98,7 +101,7 @@ def gradient_matching(resources: Resources) -> GradientMatching:
 
 
 def distribution_matching(resources: Resources) -> DistributionMatching:
-    """DM's."""
+    """The objective of distribution matching (DM)."""
     return DistributionMatching(
         resources.settings,
         resources.engine,
@@ -111,11 +114,34 @@ def distribution_matching(resources: Resources) -> DistributionMatching:
 
 
 _REAL: frozenset[Need] = frozenset({"real batches"})
-OBJECTIVES: dict[str, Part[Callable[[Resources], Objective]]] = {
-    "unroll": Part(unrolled_students),
-    "gradients": Part(gradient_matching, _REAL),
-    "embeddings": Part(distribution_matching, _REAL),
-}
+OBJECTIVES: Seam[Part[Callable[[Resources], Objective]]] = Seam(
+    "distill.objective",
+    {
+        "unroll": Part(
+            unrolled_students,
+            seams=(STARTS, MATCHING, INNER_OPTIMIZERS),
+            reads=("distill.inner_steps", "distill.hypergradient", "distill.lr_lr"),
+        ),
+        "gradients": Part(
+            gradient_matching,
+            needs=_REAL,
+            seams=(GRADIENT_MASKS, REAL_ORDERS),
+            reads=(
+                "distill.real_per_class",
+                "distill.student",
+                "distill.restart_every",
+                "distill.network_epochs",
+                "distill.network_lr",
+            ),
+        ),
+        "embeddings": Part(
+            distribution_matching,
+            needs=_REAL,
+            seams=(REAL_ORDERS,),
+            reads=("distill.real_per_class", "distill.student"),
+        ),
+    },
+)
 
 
 def objective(resources: Resources) -> Objective:
@@ -125,35 +151,34 @@ def objective(resources: Resources) -> Objective:
         ConfigError: unknown, or one of its parts does not fit.
     """
     settings = resources.settings
-    return look_up(OBJECTIVES, "distill.objective", settings.objective).build(resources)
+    return OBJECTIVES.chosen(settings).build(resources)
 
 
 def needs(settings: DistillSettings) -> frozenset[Need]:
-    """What the chosen parts need; those of an outer step count where there is one.
+    """What the chosen parts need; without outer steps only initial images and labels count.
 
     Raises:
         ConfigError: a part is unknown.
     """
-    parts: list[Part[object]] = [
-        look_up(INITS, "distill.init", settings.init),
-        look_up(LABELS, "distill.labels", settings.labels),
-    ]
-    if settings.outer_steps:
-        parts.append(look_up(OBJECTIVES, "distill.objective", settings.objective))
-        if settings.objective == "unroll":
-            parts += [look_up(STARTS, "distill.start", settings.start)]
-            parts += [look_up(MATCHING, "distill.matching", settings.matching)]
-    found = frozenset[Need]().union(*(part.needs for part in parts))
-    if "real batches" in found:
-        found |= look_up(REAL_ORDERS, "distill.real_order", settings.real_order).needs
-    return found
+    return frozenset[Need]().union(*(part.needs for part in chosen_parts(set_seams(settings), settings)))
+
+
+INITIAL_SEAMS: tuple[Seam[Any], ...] = (INITS, LABELS)
+"""Uppermost seams of where a set begins."""
+LEARNING_SEAMS: tuple[Seam[Any], ...] = (*INITIAL_SEAMS, OBJECTIVES, OUTER_OPTIMIZERS)
+"""Uppermost seams of a set that is learned: where it begins, and what an outer step does."""
+
+
+def set_seams(settings: DistillSettings) -> tuple[Seam[Any], ...]:
+    """The uppermost seams that count: a set that is not learned only begins."""
+    return LEARNING_SEAMS if settings.outer_steps else INITIAL_SEAMS
 
 
 def _check_what_is_learned(settings: DistillSettings) -> None:
     """Does an outer step have a gradient of everything that should move?"""
     if not settings.outer_steps:
         return
-    labels, objective = look_up(LABELS, "distill.labels", settings.labels).build(settings), settings.objective
+    labels, objective = LABELS.chosen(settings).build(settings), settings.objective
     if objective != "unroll" and settings.lr_lr:
         raise ConfigError(
             f"distill.lr_lr={settings.lr_lr:g}, but distill.objective={objective} has no student whose learning rate "
@@ -164,9 +189,10 @@ def _check_what_is_learned(settings: DistillSettings) -> None:
             f"distill.objective=embeddings does not look at labels, so distill.labels={settings.labels} cannot be "
             "learned; --set distill.labels=hard"
         )
-    if settings.labels == "weights" and not settings.lr_label:
+    if labels.learned and not settings.lr_label:
         raise ConfigError(
-            "distill.labels=weights are learned, but distill.lr_label=0; --set distill.lr_label=0.001, or labels=hard"
+            f"distill.labels={settings.labels} are learned, but distill.lr_label=0; set it above 0 (datm's quick "
+            "preset: 0.2), or take distill.labels=hard"
         )
 
 
@@ -176,15 +202,13 @@ def check_objective(settings: DistillSettings) -> None:
     Raises:
         ConfigError: no; which, and what to set.
     """
-    look_up(OBJECTIVES, "distill.objective", settings.objective)
+    OBJECTIVES.chosen(settings)
     check_start(settings)
     _check_what_is_learned(settings)
-    if settings.init_from is not None and settings.init != "artifact":
-        raise ConfigError(f"distill.init_from={settings.init_from} is read with distill.init=artifact alone")
     if settings.real_order != "shuffle" and "real batches" not in needs(settings):
         raise ConfigError(
-            f"distill.real_order={settings.real_order} is of methods that see real images in every outer step; for "
-            "experts take experts.order"
+            f"distill.real_order={settings.real_order} applies only to methods that use real images in every outer "
+            "step; for experts take experts.order"
         )
     if settings.objective == "embeddings" and settings.mask != "none":
         raise ConfigError(
@@ -192,15 +216,15 @@ def check_objective(settings: DistillSettings) -> None:
             "--set distill.mask=none"
         )
     if settings.objective == "gradients":
-        look_up(GRADIENT_MASKS, "distill.mask", settings.mask)
+        GRADIENT_MASKS.chosen(settings)
     if settings.objective != "unroll":
         return
     matching_part(settings)
-    matched = "trajectories" in look_up(MATCHING, "distill.matching", settings.matching).needs
+    matched = "trajectories" in MATCHING.chosen(settings).needs
     if matched and settings.start != "expert":
         raise ConfigError(
             f"distill.matching={settings.matching} compares students with the experts that they begin at; with "
             f"distill.start={settings.start} take distill.matching=real-loss"
         )
     if settings.start == "expert":
-        look_up(SEGMENTS, "distill.sampler", settings.sampler)
+        SEGMENTS.chosen(settings)

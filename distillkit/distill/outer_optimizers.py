@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from distillkit.distill.parts import Part, look_up
+from distillkit.parts import Part, Seam
 from distillkit.settings import DistillSettings
 
 OuterMemory = Mapping[str, Tensor]
@@ -111,10 +111,16 @@ def _momenta(settings: DistillSettings) -> dict[str, float]:
     return {"images": settings.image_momentum, "labels": settings.label_momentum, "lr": settings.lr_momentum}
 
 
-OUTER_OPTIMIZERS: dict[str, Part[Callable[[DistillSettings], OuterOptimizer]]] = {
-    "sgd": Part(lambda settings: OuterSgd(_rates(settings), _momenta(settings))),
-    "adam": Part(lambda settings: OuterAdam(_rates(settings))),
-}
+OUTER_OPTIMIZERS: Seam[Part[Callable[[DistillSettings], OuterOptimizer]]] = Seam(
+    "distill.outer_optimizer",
+    {
+        "sgd": Part(
+            lambda settings: OuterSgd(_rates(settings), _momenta(settings)),
+            reads=("distill.image_momentum", "distill.lr_momentum", "distill.label_momentum"),
+        ),
+        "adam": Part(lambda settings: OuterAdam(_rates(settings))),
+    },
+)
 
 
 def outer_optimizer(settings: DistillSettings) -> OuterOptimizer:
@@ -123,5 +129,5 @@ def outer_optimizer(settings: DistillSettings) -> OuterOptimizer:
     Raises:
         ConfigError: unknown.
     """
-    plain = look_up(OUTER_OPTIMIZERS, "distill.outer_optimizer", settings.outer_optimizer).build(settings)
+    plain = OUTER_OPTIMIZERS.chosen(settings).build(settings)
     return plain if settings.clip is None else Clipped(plain, settings.clip)

@@ -20,7 +20,7 @@ from distillkit import rng
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.data.inputs import Inputs
-from distillkit.distill.parts import Part
+from distillkit.parts import SCHEDULE_SETTINGS, Part, Seam
 
 
 @dataclass(frozen=True)
@@ -165,5 +165,21 @@ def scheduled_images(used: Callable[[int], Tensor], epochs: int, outer_steps: in
     return lambda step: used(step * epochs // max(1, outer_steps))
 
 
-REAL_ORDERS: dict[str, Part[None]] = {"shuffle": Part(None), "easy-to-hard": Part(None, frozenset({"ranking"}))}
+_SCORING = ("batch_size", "lr", "momentum", "weight_decay", "augment")  # of the networks that score difficulty
+REAL_ORDERS: Seam[Part[None]] = Seam(
+    "distill.real_order",
+    {
+        "shuffle": Part(None),
+        "easy-to-hard": Part(
+            None,
+            needs=frozenset({"ranking"}),
+            reads=(
+                "experts.epochs",
+                "experts.ranking",
+                *SCHEDULE_SETTINGS,
+                *(f"experts.{name}" for name in _SCORING),
+            ),
+        ),
+    },
+)
 """Which images outer steps draw from: ``all_images`` or ``scheduled_images``."""

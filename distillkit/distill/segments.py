@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from distillkit import rng
-from distillkit.distill.parts import Need, Part, look_up
 from distillkit.errors import ConfigError, TrajectoryError
+from distillkit.parts import Need, Part, Seam
 from distillkit.records import Segment, TrajectorySource
 from distillkit.settings import DistillSettings
 
@@ -155,19 +155,29 @@ def _last_real(settings: DistillSettings) -> float:
     return settings.max_start_epoch + settings.expert_epochs
 
 
-@dataclass(frozen=True)
+_BOUNDS = ("distill.min_start_epoch", "distill.max_start_epoch", "distill.expert_epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplerPart(Part[Callable[[DistillSettings, TrajectorySource, int], SegmentSampler]]):
     """A sampler; ``last`` is the last epoch that its segments read, by settings."""
 
     needs: frozenset[Need] = frozenset({"trajectories"})
+    reads: tuple[str, ...] = _BOUNDS
     last: Callable[[DistillSettings], float] = _last_whole
 
 
-SEGMENTS: dict[str, SamplerPart] = {
-    "uniform": SamplerPart(uniform_segments),
-    "continuous": SamplerPart(continuous_segments, last=_last_real),
-    "curriculum": SamplerPart(curriculum_segments),
-}
+SEGMENTS: Seam[SamplerPart] = Seam(
+    "distill.sampler",
+    {
+        "uniform": SamplerPart(build=uniform_segments),
+        "continuous": SamplerPart(build=continuous_segments, last=_last_real),
+        "curriculum": SamplerPart(
+            build=curriculum_segments,
+            reads=(*_BOUNDS, "distill.first_max_start_epoch", "distill.expansion_end_step"),
+        ),
+    },
+)
 
 
 def last_read(settings: DistillSettings) -> float:
@@ -176,8 +186,7 @@ def last_read(settings: DistillSettings) -> float:
     Raises:
         ConfigError: the sampler is unknown.
     """
-    look_up(SEGMENTS, "distill.sampler", settings.sampler)
-    return SEGMENTS[settings.sampler].last(settings)
+    return SEGMENTS.chosen(settings).last(settings)
 
 
 def segment_sampler(settings: DistillSettings, trajectories: TrajectorySource, seed: int) -> SegmentSampler:
@@ -186,4 +195,4 @@ def segment_sampler(settings: DistillSettings, trajectories: TrajectorySource, s
     Raises:
         ConfigError: unknown, or it does not fit the trajectories.
     """
-    return look_up(SEGMENTS, "distill.sampler", settings.sampler).build(settings, trajectories, seed)
+    return SEGMENTS.chosen(settings).build(settings, trajectories, seed)

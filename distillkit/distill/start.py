@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from distillkit import rng
-from distillkit.distill.parts import Part, look_up
-from distillkit.distill.segments import segment_sampler
-from distillkit.distill.windows import window_part
+from distillkit.distill.segments import SEGMENTS, segment_sampler
+from distillkit.distill.windows import WINDOWS, window_part
 from distillkit.errors import ConfigError
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.parts import Part, Seam
 from distillkit.records import Segment, TrajectorySource
 from distillkit.settings import DistillSettings
 
@@ -78,14 +78,20 @@ def _balanced(settings: DistillSettings) -> InnerScale:
     return lambda segment: balance_factor(segment.start, settings.max_start_epoch, base, offset)
 
 
-PERTURBATIONS: dict[str, Part[Callable[[DistillSettings, FlatNetwork, int], Perturbation]]] = {
-    "none": Part(lambda settings, network, seed: unperturbed),
-    "conv-relative": Part(_relative_convolutions),
-}
-INNER_SCALES: dict[str, Part[Callable[[DistillSettings], InnerScale]]] = {
-    "none": Part(lambda settings: unscaled),
-    "log-balanced": Part(_balanced),
-}
+PERTURBATIONS: Seam[Part[Callable[[DistillSettings, FlatNetwork, int], Perturbation]]] = Seam(
+    "distill.perturbation",
+    {
+        "none": Part(lambda settings, network, seed: unperturbed),
+        "conv-relative": Part(_relative_convolutions, reads=("distill.perturbation_scale",)),
+    },
+)
+INNER_SCALES: Seam[Part[Callable[[DistillSettings], InnerScale]]] = Seam(
+    "distill.inner_scale",
+    {
+        "none": Part(lambda settings: unscaled),
+        "log-balanced": Part(_balanced, reads=("distill.balance_base", "distill.balance_offset")),
+    },
+)
 
 
 def perturbation(settings: DistillSettings, network: FlatNetwork, seed: int) -> Perturbation:
@@ -94,7 +100,7 @@ def perturbation(settings: DistillSettings, network: FlatNetwork, seed: int) -> 
     Raises:
         ConfigError: unknown.
     """
-    return look_up(PERTURBATIONS, "distill.perturbation", settings.perturbation).build(settings, network, seed)
+    return PERTURBATIONS.chosen(settings).build(settings, network, seed)
 
 
 def inner_scale(settings: DistillSettings) -> InnerScale:
@@ -103,7 +109,7 @@ def inner_scale(settings: DistillSettings) -> InnerScale:
     Raises:
         ConfigError: unknown.
     """
-    return look_up(INNER_SCALES, "distill.inner_scale", settings.inner_scale).build(settings)
+    return INNER_SCALES.chosen(settings).build(settings)
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,13 @@ def at_a_fresh_network(settings: DistillSettings, build: Callable[[int], nn.Modu
     return begin
 
 
-STARTS: dict[str, Part[None]] = {"expert": Part(None, frozenset({"trajectories"})), "fresh": Part(None)}
+STARTS: Seam[Part[None]] = Seam(
+    "distill.start",
+    {
+        "expert": Part(None, needs=frozenset({"trajectories"}), seams=(SEGMENTS, PERTURBATIONS, INNER_SCALES)),
+        "fresh": Part(None, seams=(WINDOWS,), reads=("distill.horizon", "distill.student")),
+    },
+)
 """Where students begin; ``at_an_expert`` and ``at_a_fresh_network`` build them, from what each needs."""
 
 
@@ -165,10 +177,10 @@ def check_start(settings: DistillSettings) -> None:
     Raises:
         ConfigError: no.
     """
-    look_up(STARTS, "distill.start", settings.start)
+    STARTS.chosen(settings)
     fresh = settings.start == "fresh"
-    look_up(PERTURBATIONS, "distill.perturbation", settings.perturbation)
-    look_up(INNER_SCALES, "distill.inner_scale", settings.inner_scale)
+    PERTURBATIONS.chosen(settings)
+    INNER_SCALES.chosen(settings)
     window_part(settings, 0)
     if fresh and (settings.perturbation, settings.inner_scale) != ("none", "none"):
         raise ConfigError(

@@ -11,8 +11,8 @@ from torch import Tensor
 from distillkit import rng
 from distillkit.data.coresets import select_coreset
 from distillkit.data.inputs import Inputs
-from distillkit.distill.parts import Part, look_up
 from distillkit.errors import ConfigError
+from distillkit.parts import Part, Seam
 
 LOGITS, NOISE, ARTIFACT = "kmeans-logits", "noise", "artifact"
 """The part that clusters logits, and those that choose no training images."""
@@ -112,14 +112,17 @@ def unit_noise(data: RealData, ipc: int, seed: int) -> Tensor:
     return noise / lengths.view(-1, 1, 1, 1)
 
 
-INITS: dict[str, Part[InitPart | None]] = {
-    "real": Part(_real),
-    "kmeans": Part(_kmeans),
-    LOGITS: Part(_representative, frozenset({"opinion"})),
-    "correct": Part(_correct, frozenset({"opinion"})),
-    NOISE: Part(None),
-    ARTIFACT: Part(None),
-}
+INITS: Seam[Part[InitPart | None]] = Seam(
+    "distill.init",
+    {
+        "real": Part(_real),
+        "kmeans": Part(_kmeans),
+        LOGITS: Part(_representative, needs=frozenset({"opinion"})),
+        "correct": Part(_correct, needs=frozenset({"opinion"})),
+        NOISE: Part(None),
+        ARTIFACT: Part(None, reads=("distill.init_from",), ignores=("distill.lr_init",)),
+    },
+)
 
 
 def check_init(name: str) -> None:
@@ -128,7 +131,7 @@ def check_init(name: str) -> None:
     Raises:
         ConfigError: no.
     """
-    look_up(INITS, "distill.init", name)
+    INITS.named(name)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def initial_images(name: str, data: RealData, ipc: int, seed: int) -> InitialIma
     Raises:
         ConfigError: the part ``name`` is unknown, or a class has fewer than ``ipc`` images.
     """
-    choose = look_up(INITS, "distill.init", name).build
+    choose = INITS.named(name).build
     assert name != ARTIFACT, "the stage reads it"
     class_ids = torch.arange(data.num_classes).repeat_interleave(ipc)
     if choose is None:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 
 from distillkit import rng
-from distillkit.distill.parts import Part, look_up
 from distillkit.errors import ConfigError
+from distillkit.parts import Part, Seam
 from distillkit.settings import DistillSettings
 
 Window = Callable[[int], int]
@@ -34,10 +34,9 @@ def last_window(settings: DistillSettings, seed: int) -> Window:
     return lambda step: horizon(settings) - settings.inner_steps
 
 
-WINDOWS: dict[str, Part[Callable[[DistillSettings, int], Window]]] = {
-    "random": Part(random_window),
-    "last": Part(last_window),
-}
+WINDOWS: Seam[Part[Callable[[DistillSettings, int], Window]]] = Seam(
+    "distill.window", {"random": Part(random_window), "last": Part(last_window)}
+)
 
 
 def horizon(settings: DistillSettings) -> int:
@@ -69,4 +68,4 @@ def window_part(settings: DistillSettings, seed: int) -> Window:
         ConfigError: unknown, or the window is longer than the student's training.
     """
     horizon(settings)
-    return look_up(WINDOWS, "distill.window", settings.window).build(settings, seed)
+    return WINDOWS.chosen(settings).build(settings, seed)

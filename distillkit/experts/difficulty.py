@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from distillkit.data.inputs import Inputs
 from distillkit.errors import ConfigError
+from distillkit.parts import Part, Seam
 
 Score = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -50,18 +51,7 @@ def _score_grand(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     return error * (features + bias).sqrt()
 
 
-SCORES: dict[str, Score] = {"el2n": _score_el2n, "grand": _score_grand}
-
-
-def find_score(name: str) -> Score:
-    """The score called ``name``.
-
-    Raises:
-        ConfigError: unknown.
-    """
-    if name not in SCORES:
-        raise ConfigError(f"experts.difficulty={name!r} is unknown; known: {', '.join(SCORES)}")
-    return SCORES[name]
+SCORES: Seam[Part[Score]] = Seam("experts.difficulty", {"el2n": Part(_score_el2n), "grand": Part(_score_grand)})
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillkit.parts import Part, Seam
 from distillkit.training.recipe import Batch, Model, cross_entropy
 from distillkit.training.second_order import input_gradient
 
@@ -49,10 +50,10 @@ def one_sided_loss_penalty(model: Model, batch: Batch) -> Tensor:
 
 
 Penalty = Callable[[Model, Batch], Tensor]
-PENALTIES: dict[str, Penalty] = {
-    "two-sided-logits": two_sided_logit_penalty,
-    "one-sided-loss": one_sided_loss_penalty,
-}
+PENALTIES: Seam[Part[Penalty]] = Seam(
+    "experts.penalty",
+    {"two-sided-logits": Part(two_sided_logit_penalty), "one-sided-loss": Part(one_sided_loss_penalty)},
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The one module that talks to the Hub about artifacts: resolve, peek, fetch, create, upload, tag.
 
-(Source data sets come through ``datasets``, see ``data.sources``, which asks here for their revision.)
+(Source data sets come through ``datasets``, see ``data.locate``, which asks here for their revision.)
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from distillkit.errors import ArtifactError, AuthError, ConfigError, NetworkError, NotFoundError
-from distillkit.hub.address import Address
-from distillkit.hub.failures import LOGIN, is_transient, translated
+from distillkit.hub.address import REVISION, Address
+from distillkit.hub.failures import LOGIN, is_transient, status_code, translated
 from distillkit.version import __version__
 
 KIND = "dataset"
@@ -72,6 +73,23 @@ def retried(action: Callable[[], T], before_retry: Callable[[], T | None] = lamb
 
 # reading
 
+_SOURCE_TOKEN: ContextVar[Token] = ContextVar("distillkit_source_token", default=None)
+
+
+@contextlib.contextmanager
+def sources_read_with(token: Token) -> Iterator[None]:
+    """Inside the block, source data sets are read from the Hub with this token (None: the saved one)."""
+    before = _SOURCE_TOKEN.set(clean_token(token))
+    try:
+        yield
+    finally:
+        _SOURCE_TOKEN.reset(before)
+
+
+def source_token() -> Token:
+    """What source data sets are read with."""
+    return _SOURCE_TOKEN.get()
+
 
 def source_revision(repo: str, revision: str | None) -> tuple[str, str | None]:
     """The commit of a source data set that ``revision`` stands for, and the licence that its card states.
@@ -80,9 +98,28 @@ def source_revision(repo: str, revision: str | None) -> tuple[str, str | None]:
         DistillkitError: as ``translated`` says.
     """
     with translated(str(Address(repo, revision))):
-        info = retried(lambda: _api(None).dataset_info(repo, revision=revision))
+        info = retried(lambda: _api(source_token()).dataset_info(repo, revision=revision))
     stated = None if info.card_data is None else info.card_data.get("license")
     return str(info.sha), ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+
+
+def cached_source(repo: str, revision: str | None) -> Path | None:
+    """The folder of a source data set in the Hub's cache: of ``revision``, or else ``main``, or of the newest commit
+    that is there; None where there is none. No network is used.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
+        return None
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=KIND)
+    reference = folder / "refs" / (revision or "main")
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    if commit is not None:
+        snapshot = folder / "snapshots" / commit
+        return snapshot if snapshot.is_dir() else None
+    found = [path for path in (folder / "snapshots").glob("*") if path.is_dir()]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 @dataclass(frozen=True)
@@ -93,6 +130,11 @@ class Cache:
     folder: str | Path | None = None
     local_files_only: bool = False
     force_download: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse to fetch again what must not be asked for."""
+        if self.local_files_only and self.force_download:
+            raise ConfigError("force_download=True asks the Hub and local_files_only=True forbids it; give one of them")
 
 
 def _downloads(cache: Cache) -> dict[str, Any]:
@@ -200,8 +242,14 @@ def tensor_header(address: Address, name: str, token: Token = None) -> tuple[dic
             )
         except EntryNotFoundError as error:
             raise ArtifactError(f"{address} is not a distillkit artifact: it has no {name}") from error
-        except SafetensorsParsingError as error:
+        except (SafetensorsParsingError, AttributeError, TypeError, KeyError, ValueError, RecursionError) as error:
+            if isinstance(error, OSError):  # an answer of the Hub that the client takes for a ValueError as well
+                raise
             raise ArtifactError(f"{address} is damaged: {name} is no safetensors file") from error
+        except OSError as error:
+            if status_code(error) != 416:
+                raise
+            raise ArtifactError(f"{address} is damaged: {name} is empty") from error
     tensors = {key: (info.dtype, tuple(info.shape)) for key, info in found.tensors.items()}
     return dict(found.metadata or {}), tensors
 
@@ -211,11 +259,12 @@ def tensor_header(address: Address, name: str, token: Token = None) -> tuple[dic
 
 @dataclass(frozen=True)
 class RemoteState:
-    """A branch as it is: its commit, its files by content hash, whether the repository is private."""
+    """A branch as it is: its commit, its files by content hash and by size, whether the repository is private."""
 
     head: str
     files: dict[str, str] = field(default_factory=dict)
     private: bool = False
+    sizes: dict[str, int] = field(default_factory=dict)
 
 
 def content_hashes(content: bytes) -> tuple[str, str]:
@@ -224,8 +273,8 @@ def content_hashes(content: bytes) -> tuple[str, str]:
     return blob, hashlib.sha256(content).hexdigest()
 
 
-def create_repository(repo: str, private: bool | None, token: Token) -> None:
-    """Create the repository unless it is there.
+def create_repository(repo: str, private: bool | None, token: Token) -> bool:
+    """Create the repository unless it is there; returns whether it was not.
 
     Raises:
         AuthError: there is no token.
@@ -233,14 +282,33 @@ def create_repository(repo: str, private: bool | None, token: Token) -> None:
         DistillkitError: as ``translated`` says.
     """
     from huggingface_hub import get_token
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     if token is False or (token is None and get_token() is None):
         raise AuthError(f"there is no token for the Hub; {LOGIN}")
-    api = _api(token)
+    api, created = _api(token), False
     with translated(repo):
-        retried(lambda: api.create_repo(repo, repo_type=KIND, private=private, exist_ok=True))
-        if private and not retried(lambda: api.repo_info(repo, repo_type=KIND)).private:
+        try:
+            found = retried(lambda: api.repo_info(repo, repo_type=KIND))
+        except RepositoryNotFoundError:
+            retried(lambda: api.create_repo(repo, repo_type=KIND, private=private, exist_ok=True))
+            created, found = True, retried(lambda: api.repo_info(repo, repo_type=KIND)) if private else None
+        if private and not found.private:
             raise ConfigError(f"{repo} is there already and public; make it private on the Hub, or leave out --private")
+    return created
+
+
+def is_public(repo: str) -> bool:
+    """Whether anybody may know of a data set: it is not private, nor gone.
+
+    Raises:
+        NetworkError: the Hub is out of reach.
+    """
+    try:
+        with translated(repo):
+            return not retried(lambda: _api(False).repo_info(repo, repo_type=KIND)).private
+    except (AuthError, NotFoundError):
+        return False
 
 
 def create_branch(repo: str, branch: str, token: Token) -> None:
@@ -258,8 +326,9 @@ def remote_state(repo: str, revision: str | None, token: Token) -> RemoteState:
     with translated(str(Address(repo, revision))):
         info = retried(lambda: api.repo_info(repo, repo_type=KIND, revision=revision))
         tree = retried(lambda: list(api.list_repo_tree(repo, recursive=True, revision=info.sha, repo_type=KIND)))
-        files = {entry.path: _hash(entry) for entry in tree if hasattr(entry, "blob_id")}
-        return RemoteState(str(info.sha), files, bool(info.private))
+        files = [entry for entry in tree if hasattr(entry, "blob_id")]
+        hashes, sizes = {entry.path: _hash(entry) for entry in files}, {entry.path: int(entry.size) for entry in files}
+        return RemoteState(str(info.sha), hashes, bool(info.private), sizes)
 
 
 def _hash(entry: Any) -> str:
@@ -346,22 +415,33 @@ def upload(
         return Published(str(info.oid), str(info.pr_url or info.commit_url), info.pr_revision)
 
     with translated(repo):
-        return retried(attempt, is_there)
+        try:
+            return retried(attempt, is_there)
+        except Exception as error:
+            found = is_there() if status_code(error) == 412 else None  # somebody else may have pushed the very same
+            if found is None:
+                raise
+            return found
 
 
 def create_tag(repo: str, tag: str, commit: str, token: Token) -> None:
-    """Tag a commit.
+    """Tag a commit; it may have this tag already.
 
     Raises:
-        ConfigError: the tag is there already; it is never moved.
+        ConfigError: the tag is there on another commit; it is never moved.
         DistillkitError: as ``translated`` says.
     """
     api = _api(token)
+
+    def there() -> bool | None:
+        return True if references(repo, token).tags.get(tag) == commit else None
+
     with translated(f"tag {tag} of {repo}"):
-        retried(
-            lambda: api.create_tag(repo, tag=tag, revision=commit, repo_type=KIND, exist_ok=False),
-            lambda: True if references(repo, token).tags.get(tag) == commit else None,
-        )
+        try:
+            retried(lambda: api.create_tag(repo, tag=tag, revision=commit, repo_type=KIND, exist_ok=False), there)
+        except Exception as error:
+            if status_code(error) != 409 or not there():
+                raise
 
 
 def repository_url(repo: str, pull_request: str | None = None) -> str:

@@ -23,6 +23,18 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
+def reason(error: BaseException) -> str:
+    """What the Hub itself says of a request that it refused, in one line; else the first line of the error."""
+    said = getattr(error, "server_message", None)
+    words = " ".join(str(said).split()) if said else first_line(error)
+    return "".join(char if char.isprintable() else " " for char in words)[:300]
+
+
+def _said(error: BaseException) -> str:
+    """The Hub's own words as the end of a sentence, where it said any."""
+    return f"; the Hub says: {reason(error)}" if getattr(error, "server_message", None) else ""
+
+
 def status_code(error: BaseException) -> int | None:
     """The HTTP status behind an error of the client, if there is one."""
     code = getattr(getattr(error, "response", None), "status_code", None)
@@ -100,7 +112,7 @@ def _known(error: BaseException, what: str) -> DistillkitError | None:
     if isinstance(error, hub.LocalTokenNotFoundError):
         return AuthError(f"there is no token for the Hub; {LOGIN}")
     if isinstance(error, hub.GatedRepoError):
-        return AuthError(f"{what} is gated: accept its terms on the Hub and {LOGIN}")
+        return AuthError(f"{what} is gated: accept its terms on the Hub and {LOGIN}{_said(error)}")
     if isinstance(error, hub.RepositoryNotFoundError):
         words = f"the Hub has no data set {what}, or it is private and your token does not open it"
         return NotFoundError(f"{words}; and there is no folder of that name here")
@@ -123,18 +135,23 @@ def _by_status(error: BaseException, what: str) -> DistillkitError | None:
     code = status_code(error)
     if code == 401:
         return AuthError(f"the Hub does not know this token (asked for {what}); {LOGIN}")
-    if code in (402, 403):
-        return AuthError(f"the Hub refuses {what} to this token: it may not write there, or not read it; {LOGIN}")
+    if code == 402:
+        return AuthError(
+            f"the Hub refuses {what} for reasons of the account's plan or quota, not of the token{_said(error)}"
+        )
+    if code == 403:
+        words = f"the Hub refuses {what} to this token: it may not write there, or not read it; {LOGIN}"
+        return AuthError(f"{words}{_said(error)}")
     if code == 404:
         return NotFoundError(f"the Hub has no {what}")
     if code == 409:
-        return ConfigError(f"{what} is there already: {first_line(error)}")
+        return ConfigError(f"{what} is there already: {reason(error)}")
     if code == 412:
         return DataError(f"{what} was changed on the Hub in the meantime; nothing was published, run it again")
     if code is not None and 400 <= code < 500 and code not in (408, 429):
-        return DataError(f"the Hub does not accept {what}: {first_line(error)}")
+        return DataError(f"the Hub does not accept {what}: {reason(error)}")
     if code is not None:
-        return NetworkError(f"the Hub answered {code} for {what}; try again later")
+        return NetworkError(f"the Hub answered {code} for {what}; try again later{_said(error)}")
     return None
 
 

@@ -17,6 +17,8 @@ from distillkit.data.preprocess import Standardise
 from distillkit.errors import ConfigError
 
 NOTES = "distillkit.json"  # beside the files: what their own form has no place for
+CLASS_MAP = "classes.txt"  # what timm's --class-map reads
+LONGEST_NAME = 80
 SAFE_NAME = re.compile(r"[^\w (),+-]", re.ASCII)
 
 
@@ -54,11 +56,11 @@ def _labels(artifact: Artifact, *, probabilities: bool) -> torch.Tensor:
 
 
 def _pt(artifact: Artifact) -> dict[str, bytes]:
-    """images_best.pt (input space), labels_best.pt (ids, probabilities or logits, as stored), lr_best.pt (a number)."""
+    """images_best.pt (input space), labels_best.pt (ids, probabilities or logits, as stored), lr_best.pt: tensors."""
     return {
         "images_best.pt": _saved(artifact.synthetic.images),
         "labels_best.pt": _saved(_labels(artifact, probabilities=False)),
-        "lr_best.pt": _saved(artifact.synthetic.lr),
+        "lr_best.pt": _saved(torch.tensor(artifact.synthetic.lr, dtype=torch.float64)),
     }
 
 
@@ -100,22 +102,26 @@ def _its_labels(artifact: Artifact) -> torch.Tensor:
 
 
 def _imagefolder(artifact: Artifact) -> dict[str, bytes]:
-    """``train/<class>/<number>.png``, 8-bit; class names are made fit to be folder names."""
+    """``train/<class>/<number>.png``, 8-bit, and ``classes.txt``, the folders in the order of the class ids."""
     view = eight_bit(artifact.synthetic, artifact.preprocess)
     names = folder_names(artifact.config["classes"])
-    files = {}
+    files = {CLASS_MAP: "".join(f"{name}\n" for name in names).encode()}
     for position, class_id in enumerate(artifact.synthetic.class_ids.tolist()):
         files[f"train/{names[class_id]}/{position:05d}.png"] = png_bytes(to_image(view.images[position]))
     return files
 
 
 def folder_names(classes: list[str]) -> list[str]:
-    """A folder name for each class: its own where that is safe (no path, no dots, not taken), else made so."""
-    names: list[str] = []
-    for position, name in enumerate(classes):
-        safe = SAFE_NAME.sub("_", name).strip()[:80] or "class"
-        names.append(safe if safe not in names else f"{safe}_{position}")
-    return names
+    """A folder name for each class that every reader numbers as the class is: ``00_cat``, ``01_dog``.
+
+    Readers sort folders, some by letters (torchvision, ``datasets``), some naturally and without case (timm). The
+    number, of as many digits for all, makes these the same order, keeps equal names apart where upper and lower case
+    are one, and no name is one that a file system reserves. Of the class's name only ASCII letters, digits and
+    ``(),+-`` and spaces stay.
+    """
+    digits = max(2, len(str(len(classes) - 1)))
+    words = [SAFE_NAME.sub("_", name)[:LONGEST_NAME].strip() for name in classes]
+    return [f"{class_id:0{digits}d}_{word}".rstrip("_ ") for class_id, word in enumerate(words)]
 
 
 def _notes(artifact: Artifact, form: str) -> dict[str, Any]:

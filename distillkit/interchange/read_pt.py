@@ -1,13 +1,12 @@
 """Reading what research code leaves behind: pickled tensors of images, labels and perhaps the learning rate.
 
-``torch.load(weights_only=True)`` is the only unpickler used: a file that holds anything but tensors, numbers and
-containers of them is refused, nothing in it runs.
+Their forms: MTT, DATM and PAD save a tensor a file (``images_best.pt``, ``labels_best.pt``, ``lr_best.pt``); DC, DSA
+and DM ``res_*.pt``, a dictionary whose ``data`` lists ``[images, labels]`` of each experiment; IDC ``data.pt``, a list
+of images and labels.
 """
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,13 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from distillkit.errors import DataError, NotFoundError
+from distillkit.errors import ConfigError, DataError, NotFoundError
+from distillkit.interchange.safe_load import as_tensor, load_numbers
 
 PARTS = {"images": ("images", "image", "data"), "labels": ("labels", "label", "targets"), "lr": ("lr", "syn_lr")}
 BEST = ("_best", "")
+WHOLE = ("data*.pt", "res_*.pt")
+"""Files that hold images and labels together: IDC's; DC's, DSA's and DM's."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,23 @@ class FieldFiles:
         return int(self.labels.shape[1]) if self.labels.dim() == 2 else int(self.labels.max()) + 1
 
 
-def read_field_files(paths: Sequence[Path]) -> FieldFiles:
-    """Read ``images*.pt``, ``labels*.pt`` and ``lr*.pt``, a folder of them, or one ``res_*.pt`` of DC, DSA or DM.
+def read_field_files(paths: Sequence[Path], experiment: int | None = None) -> FieldFiles:
+    """Read ``images*.pt``, ``labels*.pt`` and ``lr*.pt``, a folder of them, a ``res_*.pt`` of DC, DSA or DM, or IDC's
+    ``data.pt``; ``experiment``: which of several in a ``res_*.pt``, the first being 0.
 
     Raises:
         NotFoundError: a file is missing.
+        ConfigError: no such experiment, or several and none was named.
         DataError: a file is no pickle of tensors, or what it holds does not fit together.
     """
     files = [file for path in paths for file in _files_of(path)]
     values: dict[str, Any] = {}
+    several = False
     for file in files:
-        value = _load(file)
-        if isinstance(value, dict) and "data" in value:  # DC: {"data": [[images, labels] of each experiment], ...}
-            found = _of_experiment(value["data"], file)
-        else:
-            found = {_part_of(file): value}
+        value = load_numbers(file)
+        experiments = _experiments(value, file)
+        found = {_part_of(file): value} if experiments is None else _of_experiment(experiments, experiment, file)
+        several = several or experiments is not None
         for part in found:
             if part in values:
                 raise DataError(f"{file} is a second file of {part}; name one of them")
@@ -59,7 +63,9 @@ def read_field_files(paths: Sequence[Path]) -> FieldFiles:
     for part in ("images", "labels"):
         if part not in values:
             raise NotFoundError(f"no file of {part} among {', '.join(file.name for file in files) or 'them'}")
-    images, labels = _images(values["images"]), _labels(values["labels"])
+    if experiment is not None and not several:
+        raise ConfigError(f"--experiment {experiment}: these files do not hold experiments")
+    images, labels = _images(as_tensor(values["images"])), _labels(as_tensor(values["labels"]))
     if len(images) != len(labels):
         raise DataError(f"there are {len(images)} images and {len(labels)} labels; these files do not belong together")
     lr = _lr(values["lr"]) if "lr" in values else None
@@ -76,7 +82,11 @@ def _files_of(path: Path) -> list[Path]:
         candidates = [path / f"{part}{suffix}.pt" for suffix in BEST]
         found += [file for file in candidates if file.is_file()][:1]
     if not found:
-        raise NotFoundError(f"{path} has no images_best.pt or images.pt; name the files themselves")
+        found = [file for pattern in WHOLE for file in sorted(path.glob(pattern))]
+        if len(found) > 1:
+            raise ConfigError(f"{path} has several results, {', '.join(file.name for file in found)}; name one of them")
+    if not found:
+        raise NotFoundError(f"{path} has no images_best.pt, images.pt, res_*.pt or data.pt; name the files themselves")
     return found
 
 
@@ -93,41 +103,30 @@ def _part_of(file: Path) -> str:
     raise DataError(f"{file.name} is not named like images*.pt, labels*.pt or lr*.pt; rename it")
 
 
-def _load(file: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols: what it cannot read is an error below
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{file} holds more than tensors, or is damaged; it was not executed") from error
-    except (
-        OSError,
-        AssertionError,
-        ArithmeticError,
-        MemoryError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        TypeError,
-    ) as error:
-        raise DataError(
-            f"{file} is no file of torch.save: {str(error).splitlines()[0] if str(error) else error}"
-        ) from error
+def _experiments(value: Any, file: Path) -> list[Any] | None:
+    """``[images, labels]`` of each experiment in a file; None of a file that holds a single part."""
+    if isinstance(value, dict) and "data" in value:
+        value = value["data"]
+        if not isinstance(value, (list, tuple)) or not all(_is_pair(pair) for pair in value) or not value:
+            raise DataError(f"{file}: 'data' is not a list of [images, labels]")
+        return list(value)
+    return [value] if _is_pair(value) else None
 
 
-def _of_experiment(data: Any, file: Path) -> dict[str, Any]:
-    try:
-        images, labels = data[0][0], data[0][1]
-        experiments = len(data)
-    except (TypeError, IndexError, KeyError) as error:
-        raise DataError(f"{file}: 'data' is not a list of [images, labels]") from error
-    if experiments > 1:
-        raise DataError(
-            f"{file} holds {experiments} experiments; save the one that is wanted as images.pt and labels.pt"
-        )
+def _is_pair(value: Any) -> bool:
+    """Whether it is ``[images, labels]``."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return all(isinstance(as_tensor(part), Tensor) for part in value)
+
+
+def _of_experiment(experiments: Sequence[Any], wanted: int | None, file: Path) -> dict[str, Any]:
+    count = len(experiments)
+    if wanted is None and count > 1:
+        raise ConfigError(f"{file} holds {count} experiments; choose one with --experiment 0 to {count - 1}")
+    if wanted is not None and not 0 <= wanted < count:
+        raise ConfigError(f"--experiment {wanted}: {file} holds experiments 0 to {count - 1}")
+    images, labels = experiments[wanted or 0]
     return {"images": images, "labels": labels}
 
 

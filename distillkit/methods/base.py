@@ -13,10 +13,11 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings with where they come from; later layers win."""
+    """Settings with where they come from; later layers win. ``asked``: the user gave them for this very run."""
 
     origin: str
     values: Values
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,13 @@ class Problem:
 class Method:
     """A distillation method.
 
-    ``parts`` names the part in every seam (expert optimiser, loss and order; trajectory form; segment sampler; matching
-    loss; initialisation; labels); ``published`` gives the paper's settings of a problem, or None where there are none;
-    ``quick`` what makes a useful set in minutes on the device at hand; ``smoke`` what the smallest run needs besides;
-    ``when`` says in one line when to take it; ``protocol``: how its paper reads test accuracies, which is laid over the
-    published settings where ``evaluate.paper_protocol`` asks for it; ``recipe``: how its paper trains on a set, where
-    that is not the common recipe, which ``evaluate.recipe=common`` leaves out.
+    ``parts`` names a part for the seams that the method cares about (``distillkit.parts``), by the seam's setting;
+    ``published`` gives the paper's settings of a problem, or None where there are none; ``quick`` what makes a useful
+    set in minutes on the device at hand; ``smoke`` what the smallest run needs besides; ``when`` says in one line when
+    to take it; ``protocol``: how its paper reads test accuracies, which is laid over the published settings where
+    ``evaluate.paper_protocol`` asks for it; ``recipe``: how its paper trains on a set, where that is not the common
+    recipe, which ``evaluate.recipe=common`` leaves out; ``code``: digest of the file that it was read from, if it is
+    somebody's own.
     """
 
     name: str
@@ -57,3 +59,4 @@ class Method:
     when: str = ""
     protocol: Values = field(default_factory=dict)
     recipe: Values = field(default_factory=dict)
+    code: str | None = None

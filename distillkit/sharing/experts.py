@@ -21,13 +21,14 @@ from distillkit.artifact.layout import FILES, check_format
 from distillkit.artifact.schema import Home
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ArtifactError, ConfigError, StorageError, TrajectoryError
-from distillkit.experts.recipe import RANKED
+from distillkit.experts.recipe import is_ranked
 from distillkit.hub import client
 from distillkit.hub.address import Address
 from distillkit.hub.client import Cache, Token
 from distillkit.settings import NetworkSettings, TrajectorySettings
-from distillkit.sharing.experts_card import render_experts_card
+from distillkit.sharing.experts_card import front_matter, render_experts_card
 from distillkit.sharing.experts_schema import TrajectoriesFile
+from distillkit.sharing.private_source import private_source
 from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
 from distillkit.trajectories.compact import decode
 from distillkit.trajectories.convex import waypoint_epochs
@@ -98,6 +99,14 @@ class PublishedExperts:
             return Home.model_validate(storage.read_json(path))
         return None
 
+    def metadata(self, marker: bytes) -> dict[str, Any]:
+        """The card's metadata as they are generated for this list.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return front_matter(TrajectoriesFile.model_validate_json(marker))
+
     def owns(self, name: str) -> bool:
         """Whether it is one of our files."""
         return name in (FILES.card, LIST) or EXPERT_FILE.fullmatch(name) is not None
@@ -109,6 +118,20 @@ class PublishedExperts:
         card = render_experts_card(about, sizes, own)
         listed = about.model_dump(mode="json") | {"setup": self.store.setup}  # as it is: the fingerprint hangs on it
         return {FILES.card: card.encode(), LIST: storage.json_bytes(listed), **self.files}
+
+    def in_public(self, options: PushOptions) -> PublishedExperts:
+        """As they are: the name of their data is part of what they are found by.
+
+        Raises:
+            ConfigError: the data are private, and ``replace`` does not say that their name may be published.
+        """
+        hub_id = private_source(self.about.source)
+        if hub_id is not None and not options.replace:
+            raise ConfigError(
+                f"these trajectories were trained on {hub_id}, which is not public, and name it; --private publishes "
+                "them for you alone, --yes for all to see"
+            )
+        return self
 
     def settle(self, repo: str, revision: str | None, own: str) -> None:
         """The store remembers where it was published, if it can be written."""
@@ -177,7 +200,7 @@ def _contradictions(about: TrajectoriesFile, setup: dict[str, Any], fingerprint:
         (fingerprint != about.fingerprint or form.form != "convex", "the fingerprint is not that of its set-up"),
         (not named <= set(setup["network"]), "setup.network is not complete"),
         (set(setup["form"]) != set(TrajectorySettings.model_fields) - {"keep_raw"}, "setup.form is not complete"),
-        (recipe.order in RANKED and not scheduled <= set(setup["recipe"]), "setup.recipe lacks the data scheduler"),
+        (is_ranked(recipe.order) and not scheduled <= set(setup["recipe"]), "setup.recipe lacks the data scheduler"),
         ((about.setup.epochs is None) == (recipe.epochs is None), "setup says nowhere, or twice, how many epochs"),
         (any(not one.end <= one.epochs <= epochs for one in about.experts), "an expert has more epochs than all may"),
         (not whole, "a curve has not a number for every epoch"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import yaml
-
+from distillkit.artifact import front_matter as head
 from distillkit.artifact import own_section
 from distillkit.artifact.card_words import byte_count, one_line, unfenced
 from distillkit.experts.report import expert_report
@@ -41,7 +40,7 @@ def render_experts_card(about: TrajectoriesFile, sizes: dict[str, int], own: str
     network, form, recipe = about.setup.network, about.setup.form, about.setup.recipe.model_dump(exclude_unset=True)
     home = about.hub.repo if about.hub else "org/name"
     at = f"@{about.hub.revision}" if about.hub and about.hub.revision else ""
-    matter = yaml.safe_dump(front_matter(about), sort_keys=False, allow_unicode=True, width=1000).strip()
+    matter = head.dump(front_matter(about))
     source = f"`{one_line(about.source)}`"
     if about.hub_id:
         source = f"[{about.hub_id}](https://huggingface.co/datasets/{about.hub_id})"

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from distillkit import storage
-from distillkit.artifact import own_section
+from distillkit.artifact import front_matter, own_section
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.schema import Home
-from distillkit.errors import ConfigError, DistillkitError
+from distillkit.errors import ConfigError, DistillkitError, StorageError
 from distillkit.hub import client
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Published, References, RemoteState, Token
 
 TAG = re.compile(r"[A-Za-z0-9_](?:[\w-]|\.(?!\.))*(?<!\.)(?<!\.lock)", re.ASCII)
+LONGEST_TAG = 200
+"""Characters; the name of the file that Git keeps it in has room for no more than 255."""
 BRANCH_WORDS = ("main", "HEAD")
 OF_THE_HUB = (".gitattributes",)  # what a fresh repository holds
 
@@ -54,11 +56,25 @@ class Publication(Protocol):
     def home(self) -> Home | None:
         """Where the folder says it was pushed to."""
 
+    def metadata(self, marker: bytes) -> dict[str, Any]:
+        """The card's metadata as they are generated for a repository whose marker file is ``marker``.
+
+        Raises:
+            ValueError: that is not such a file.
+        """
+
     def owns(self, name: str) -> bool:
         """Whether a file of this name in the repository is part of the publication, to be deleted when it has none."""
 
     def content(self, repo: str, revision: str | None, own: str) -> dict[str, bytes]:
         """Exactly what is to be published, by file name: the card names ``repo`` and ``revision``, holds ``own``."""
+
+    def in_public(self, options: PushOptions) -> Publication:
+        """What is published where anybody may read it: nothing that says more of a private source than it must.
+
+        Raises:
+            ConfigError: it cannot be published so without being told to.
+        """
 
     def settle(self, repo: str, revision: str | None, own: str) -> None:
         """Let the folder say where it is published, if it can be written."""
@@ -104,6 +120,23 @@ class PushReport:
 
 
 @dataclass(frozen=True)
+class _Card:
+    """The card on the Hub: its text, its metadata, and those that were generated for what is there (None: not ours)."""
+
+    text: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    generated: dict[str, Any] | None = None
+
+    def kept(self, card: str, options: PushOptions) -> str:
+        """A card of ours with the metadata of the owner of this one."""
+        if not self.metadata:
+            return card
+        ours = front_matter.read(card, "the card")
+        merged = front_matter.merge(ours, self.metadata, self.generated, ours_wins=options.replace)
+        return card if merged == ours else front_matter.replace(card, merged)
+
+
+@dataclass(frozen=True)
 class _Push:
     """One push: what, where it goes, whose token, the user's section, and the Hub as it was found."""
 
@@ -114,10 +147,12 @@ class _Push:
     own: str
     remote: RemoteState
     known: References
+    card: _Card
 
     def content(self, revision: str | None) -> dict[str, bytes]:
-        """The files with a card that names ``revision``."""
-        return self.publication.content(self.repo, revision, self.own)
+        """The files with a card that names ``revision`` and keeps what the owner wrote into the one on the Hub."""
+        files = self.publication.content(self.repo, revision, self.own)
+        return {**files, FILES.card: self.card.kept(files[FILES.card].decode(), self.options).encode()}
 
 
 def plan_publication(publication: Publication, repo: str, options: PushOptions) -> dict[str, int]:
@@ -126,7 +161,7 @@ def plan_publication(publication: Publication, repo: str, options: PushOptions) 
     Raises:
         ConfigError: a name, tag or branch is not acceptable.
     """
-    check_names(repo, options)
+    repo = check_names(repo, options)
     revision = None if options.create_pr else options.tag or "v1"
     return _sizes(publication.content(repo, revision, publication.own_section))
 
@@ -142,35 +177,76 @@ def publish(
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach; nothing was
             published then, or the message says what was.
     """
-    check_names(repo, options)
-    client.create_repository(repo, options.private, token)
+    repo = check_names(repo, options)
+    created = client.create_repository(repo, options.private, token)
+    try:
+        one = _looked_at(publication, repo, options, token)
+        report = _unchanged_request(one) if options.create_pr else _unchanged(one)
+        report = report or _publish(one)
+    except DistillkitError as error:
+        left = _left_empty(repo, token) if created else ""
+        raise type(error)(f"{error}{left}") from error
+    if update_folder and not options.create_pr:
+        publication.settle(repo, report.revision, one.own)
+    return report
+
+
+def _looked_at(publication: Publication, repo: str, options: PushOptions, token: Token) -> _Push:
+    """The push, with the Hub as it is now; the branch is there then."""
+    known = client.references(repo, token)
+    _check_references(repo, options, known)
     if options.branch is not None and not options.create_pr:
         client.create_branch(repo, options.branch, token)
     remote = client.remote_state(repo, options.branch, token)
     _check_repository(publication, repo, remote, options)
-    own = _merged_section(publication, repo, remote, options, token)
-    known = client.references(repo, token)
-    one = _Push(publication, repo, options, token, own, remote, known)
-    report = _unchanged_request(one) if options.create_pr else _unchanged(one)
-    report = report or _publish(one)
-    if update_folder and not options.create_pr:
-        publication.settle(repo, report.revision, own)
-    return report
+    card = _remote_card(publication, repo, remote, options, token)
+    own = _merged_section(publication, repo, card, options)
+    shown = publication if remote.private else publication.in_public(options)
+    return _Push(shown, repo, options, token, own, remote, known, card)
 
 
-def check_names(repo: str, options: PushOptions) -> None:
-    """Are repository, branch and tag acceptable together?
+def _left_empty(repo: str, token: Token) -> str:
+    """What to say of a repository that was created for a push that failed."""
+    try:
+        empty = set(client.remote_state(repo, None, token).files) <= set(OF_THE_HUB)
+    except DistillkitError:
+        empty = False
+    return f"; {repo} was created for it and is empty: push again, or delete it on the Hub" if empty else ""
+
+
+def _check_references(repo: str, options: PushOptions, known: References) -> None:
+    """A name is that of a tag or of a branch: the Hub resolves one that is both to either.
+
+    Raises:
+        ConfigError: it would be both.
+    """
+    if options.branch is not None and options.branch in known.tags:
+        raise ConfigError(f"{repo} has a tag {options.branch}; choose another branch")
+    if options.tag is not None and options.tag in known.branches:
+        raise ConfigError(f"{repo} has a branch {options.tag}; choose another --tag")
+
+
+def check_names(repo: str, options: PushOptions) -> str:
+    """Are repository, branch and tag acceptable together? Returns the repository as ``org/name``.
 
     Raises:
         ConfigError: no.
     """
-    address = parse_address(repo, options.branch)
-    if "@" in repo or address.repo != repo:
+    address = parse_address(repo)
+    if address.revision is not None:
         raise ConfigError(f"push expects org/name, got {repo!r}; name a branch with --revision, a tag with --tag")
-    if options.tag is not None and (not TAG.fullmatch(options.tag) or options.tag in BRANCH_WORDS):
-        raise ConfigError(f"{options.tag!r} is no tag; use letters, digits, dash, underscore and single dots")
+    if options.branch is not None:
+        parse_address(address.repo, options.branch)
+    if options.tag is not None and (
+        len(options.tag) > LONGEST_TAG or not TAG.fullmatch(options.tag) or options.tag in BRANCH_WORDS
+    ):
+        raise ConfigError(
+            f"{options.tag[:100]!r} is no tag; use letters, digits, dash, underscore and single dots, at most "
+            f"{LONGEST_TAG} of them"
+        )
     if options.tag is not None and options.create_pr:
         raise ConfigError("a pull request has no tag; leave out --tag, and tag it after it is merged")
+    return address.repo
 
 
 def _check_repository(publication: Publication, repo: str, remote: RemoteState, options: PushOptions) -> None:
@@ -184,13 +260,30 @@ def _check_repository(publication: Publication, repo: str, remote: RemoteState, 
         )
 
 
-def _merged_section(
-    publication: Publication, repo: str, remote: RemoteState, options: PushOptions, token: Token
-) -> str:
-    if options.replace or FILES.card not in remote.files:
+def _remote_card(publication: Publication, repo: str, remote: RemoteState, options: PushOptions, token: Token) -> _Card:
+    content = client.remote_file(repo, FILES.card, remote.head, token) if FILES.card in remote.files else None
+    if content is None:
+        return _Card()
+    text = content.decode("utf-8", errors="replace")
+    try:
+        metadata = front_matter.read(text, f"the card of {repo}")
+    except ConfigError:
+        if not options.replace:
+            raise
+        metadata = {}
+    if publication.marker not in remote.files:
+        return _Card(text, metadata)
+    marker = client.remote_file(repo, publication.marker, remote.head, token) or b""
+    try:
+        return _Card(text, metadata, publication.metadata(marker))
+    except (ValueError, RecursionError):  # of a newer version, or damaged: what is not as we would write it stays
+        return _Card(text, metadata, {})
+
+
+def _merged_section(publication: Publication, repo: str, card: _Card, options: PushOptions) -> str:
+    if options.replace or not card.text:
         return publication.own_section
-    card = client.remote_file(repo, FILES.card, remote.head, token) or b""
-    theirs = own_section.find(card.decode("utf-8", errors="replace"), f"the card of {repo}")
+    theirs = own_section.find(card.text, f"the card of {repo}")
     home = publication.home
     return own_section.merge(publication.own_section, theirs, home.own_section if home else None, ours_wins=False)
 
@@ -210,7 +303,7 @@ def _unchanged(one: _Push) -> PushReport | None:
     """The report of a push that has nothing to add but perhaps the tag of an interrupted one."""
     home, tags, head = one.publication.home, one.known.tags, one.remote.head
     named = home.revision if home is not None and home.repo == one.repo else None
-    candidates = [one.options.tag] if one.options.tag is not None else [named, *tags, _next_version(tags)]
+    candidates = [one.options.tag] if one.options.tag is not None else [named, *tags, _next_version(one.known)]
     for revision in dict.fromkeys(candidates):
         content = one.content(revision)
         if not _same(one, content, one.remote) or (revision is not None and tags.get(revision, head) != head):
@@ -237,15 +330,49 @@ def _publish(one: _Push) -> PushReport:
         raise ConfigError(
             f"{one.repo} has a tag {options.tag} on other content, and a tag is never moved; choose another --tag"
         )
-    if options.tag is not None and options.tag in known.branches:
-        raise ConfigError(f"{one.repo} has a branch {options.tag}; choose another --tag")
-    revision = None if options.create_pr else options.tag or _next_version(known.tags)
+    revision = None if options.create_pr else options.tag or _next_version(known)
     content = one.content(revision)
     published = _commit(one, content)
+    _check_commit(one, content, published)
     if revision is not None:
         _tag(one, revision, published.commit)
     url = published.url if options.create_pr else client.repository_url(one.repo)
     return PushReport(one.repo, url, published.commit, published.pull_request or revision, True, _sizes(content))
+
+
+def _check_commit(one: _Push, content: dict[str, bytes], published: Published) -> None:
+    """Whether the commit holds exactly what was to be published: an ignore file may have kept files out of it.
+
+    Raises:
+        StorageError: it does not; the message names the files.
+    """
+    done = f"published as commit {published.commit}"
+    try:
+        found = client.remote_state(one.repo, published.pull_request or published.commit, one.token)
+    except DistillkitError as error:
+        raise type(error)(f"{done}, but it could not be checked: {error}; push again to check and tag it") from error
+    wrong = {
+        "lacks": [name for name in content if name not in found.files],
+        "has other bytes in": [name for name in content if name in found.files and not _is_there(name, content, found)],
+        "still has": [name for name in found.files if one.publication.owns(name) and name not in content],
+    }
+    faults = [f"{what} {', '.join(sorted(names))}" for what, names in wrong.items() if names]
+    if not faults:
+        return
+    ignored = [name for name in found.files if Path(name).name == ".gitignore"]
+    cause = (
+        f"{', '.join(ignored)} in the repository" if ignored else "an ignore file in the repository or of the account"
+    )
+    raise StorageError(
+        f"{done}, but it {' and '.join(faults)}; the likely cause is {cause}: mend it on the Hub and push again "
+        "(nothing was tagged)"
+    )
+
+
+def _is_there(name: str, content: dict[str, bytes], found: RemoteState) -> bool:
+    """By size and checksum."""
+    size = found.sizes.get(name, len(content[name]))
+    return size == len(content[name]) and found.files[name] in client.content_hashes(content[name])
 
 
 def _tag(one: _Push, tag: str, commit: str) -> None:
@@ -280,6 +407,6 @@ def _commit(one: _Push, content: dict[str, bytes]) -> Published:
         )
 
 
-def _next_version(taken: dict[str, str]) -> str:
-    used = [int(tag[1:]) for tag in taken if re.fullmatch(r"v\d{1,9}", tag)]
+def _next_version(known: References) -> str:
+    used = [int(name[1:]) for name in (*known.tags, *known.branches) if re.fullmatch(r"v\d{1,9}", name)]
     return f"v{max(used, default=0) + 1}"

@@ -15,7 +15,7 @@ from distillkit.artifact.schema import ArtifactConfig, Identity
 from distillkit.errors import ArtifactError, ConfigError, NetworkError, StorageError
 from distillkit.hub import client
 from distillkit.hub.address import Address
-from distillkit.hub.client import Cache, Token
+from distillkit.hub.client import Cache
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,59 @@ class Glance:
     tensors: dict[str, tuple[str, tuple[int, ...]]]
 
 
-def glance(address: Address, token: Token = None) -> Glance:
-    """Look at an artifact on the Hub by one ranged request.
+def glance(address: Address, cache: Cache) -> Glance:
+    """Look at an artifact on the Hub by one ranged request; out of its reach, at what the cache holds.
 
     Raises:
-        ArtifactError: no artifact, or of a newer format.
+        ArtifactError: no artifact, of a newer format, or one that contradicts itself.
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
     """
-    metadata, tensors = client.tensor_header(address, FILES.tensors, token)
+    try:
+        metadata, tensors = client.tensor_header(address, FILES.tensors, cache.token)
+    except NetworkError as error:
+        metadata, tensors = _cached_header(address, cache, error)
     try:
         stored = json.loads(metadata.get(storage.METADATA_KEY, "null"))
-        check_format(stored.get("format_version") if isinstance(stored, dict) else None)
-        return Glance(Identity.model_validate_json(json.dumps(stored), strict=True), tensors)
+        check_format(stored.get("format_version") if isinstance(stored, dict) else None, FILES.tensors)
+        identity = Identity.model_validate_json(json.dumps(stored), strict=True)
     except (ValueError, RecursionError, ValidationError) as error:
         raise ArtifactError(
             f"{address} is not a distillkit artifact: {FILES.tensors} does not say what it is"
         ) from error
+    _check_shapes(address, identity, tensors)
+    return Glance(identity, tensors)
+
+
+def _cached_header(
+    address: Address, cache: Cache, error: NetworkError
+) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
+    """As ``client.tensor_header``, of the file in the cache; ``error`` where it is not there."""
+    local = replace(cache, local_files_only=True)
+    try:
+        path = client.fetch_file(address, client.resolve(address, local), FILES.tensors, local)
+    except NetworkError:
+        raise error from None
+    try:
+        with storage.open_tensors(path) as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: (str(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
+            return dict(file.metadata() or {}), tensors
+    except StorageError as damage:
+        raise ArtifactError(f"{address} is damaged in the cache: {damage}") from damage
+
+
+def _check_shapes(address: Address, about: Identity, tensors: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Whether the tensors are as many as the header's text says."""
+    size = about.ipc * about.num_classes
+    expected = {"images": (size,), "labels": (size, about.num_classes), "class_ids": (size,), "lr": ()}
+    for name, shape in expected.items():
+        found = tensors.get(name, ("", None))[1]
+        if found is None or found[: len(shape)] != shape or len(found) != (4 if name == "images" else len(shape)):
+            shown = "no such tensor" if found is None else f"shape {list(found)}"
+            raise ArtifactError(
+                f"{address} is damaged: {FILES.tensors} says {about.ipc} images for each of {about.num_classes} "
+                f"classes, and has {shown} for {name}"
+            )
 
 
 def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:

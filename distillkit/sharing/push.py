@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from distillkit import storage
 from distillkit.artifact import own_section
-from distillkit.artifact.card import render_card
+from distillkit.artifact.card import front_matter, render_card
 from distillkit.artifact.layout import FILES, is_published
-from distillkit.artifact.schema import Home
+from distillkit.artifact.schema import ArtifactConfig, Home
 from distillkit.errors import StorageError
 from distillkit.hub.client import Token
+from distillkit.sharing.private_source import private_source, warn_of, without_source
 from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
 from distillkit.sharing.validate import Checked, validate
 
@@ -50,6 +51,8 @@ class PublishedArtifact:
 
     folder: Path
     checked: Checked
+    changed: dict[str, bytes] = field(default_factory=dict)
+    """Files that are published with other content than in the folder."""
 
     what = "a distillkit artifact"
     marker = FILES.config
@@ -79,6 +82,14 @@ class PublishedArtifact:
         """Where it was pushed to."""
         return self.checked.about.hub
 
+    def metadata(self, marker: bytes) -> dict[str, Any]:
+        """The card's metadata as they are generated for this config.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return front_matter(ArtifactConfig.model_validate_json(marker))
+
     def owns(self, name: str) -> bool:
         """Whether it is one of an artifact's files."""
         return is_published(name)
@@ -91,11 +102,21 @@ class PublishedArtifact:
         """
         config = _public(self._config(repo, revision, own))
         artifact = self.checked.artifact
-        made = {
+        made = self.changed | {
             FILES.config: storage.json_bytes(config),
             FILES.card: render_card(config, artifact.recipe, artifact.results, own).encode(),
         }
         return {name: made[name] if name in made else self._read(name) for name in self.checked.names}
+
+    def in_public(self, options: PushOptions) -> PublishedArtifact:
+        """With its source unnamed, where that is private; a warning says so."""
+        hub_id = private_source(self.checked.about.source.hub_id)
+        if hub_id is None:
+            return self
+        warn_of(hub_id, f"the images in {self.folder} are")
+        artifact, changed = without_source(self.checked.artifact, hub_id)
+        about = ArtifactConfig.model_validate(artifact.config)
+        return replace(self, checked=replace(self.checked, artifact=artifact, about=about), changed=changed)
 
     def settle(self, repo: str, revision: str | None, own: str) -> None:
         """The folder's card and config name their repository; a folder that cannot be written stays as it is."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from PIL import Image, UnidentifiedImageError
 
+from distillkit.artifact import front_matter as head
 from distillkit.artifact.card import front_matter
 from distillkit.artifact.layout import FILES, PUBLISHED, recipe_files
 from distillkit.artifact.read import Artifact, largest_sizes, read_artifact
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.artifact.write import read_own_section
 from distillkit.errors import ArtifactError
+from distillkit.sharing.parquet_view import check_parquet
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def validate(folder: Path) -> Checked:
     for name in (FILES.preview, FILES.curves):
         if name in names:
             _check_picture(folder, name)
-    _check_parquet(folder, about)
+    check_parquet(folder, artifact, about)
     _check_front_matter(folder, about)
     return Checked(artifact, about, names, read_own_section(folder))
 
@@ -64,27 +64,10 @@ def _check_picture(folder: Path, name: str) -> None:
         raise ArtifactError(f"{folder} is damaged: {name} is no picture") from error
 
 
-def _check_parquet(folder: Path, about: ArtifactConfig) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(io.BytesIO((folder / FILES.parquet).read_bytes()))
-    except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{folder} is damaged: {FILES.parquet} cannot be read") from error
-    columns = {"image", "label", "soft_label"}
-    if set(table.column_names) != columns or len(table) != about.size:
-        found = f"{len(table)} rows of {', '.join(table.column_names)}"
-        raise ArtifactError(
-            f"{folder} is damaged: {FILES.parquet} has {found}; expected {about.size} of image, label, soft_label"
-        )
-
-
 def _check_front_matter(folder: Path, about: ArtifactConfig) -> None:
     """The Hub's validator wants lists of texts; it is asked too, but only when there is a network."""
     matter = front_matter(about)
-    again = yaml.safe_load(yaml.safe_dump(matter, sort_keys=False, allow_unicode=True))
-    if again != matter:
+    if head.parse(head.dump(matter)) != matter:
         raise ArtifactError(
             f"{folder}: the card's metadata cannot be written as YAML (a name in it has odd characters)"
         )

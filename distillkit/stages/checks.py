@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from distillkit.distill.inner_optimizers import inner_optimizer
 from distillkit.distill.labels import label_part
 from distillkit.distill.objectives import check_objective, needs
 from distillkit.distill.outer_optimizers import outer_optimizer
-from distillkit.distill.parts import OF_EXPERTS, Need
 from distillkit.distill.segments import segment_sampler
 from distillkit.distill.synthetic_init import check_init
 from distillkit.errors import ConfigError
 from distillkit.networks.build import parse_architecture
+from distillkit.parts import OF_EXPERTS, Need
 from distillkit.settings import RunSettings
 from distillkit.stages.difficulty import check_ranking
+from distillkit.stages.effect import check_effect
 from distillkit.stages.experts import (
     check_experts,
     planned_trajectories,
 )
 
 
-def check_distillation(settings: RunSettings) -> None:
+def check_distillation(settings: RunSettings, asked: Collection[str] = ()) -> None:
     """Everything that can be wrong with the settings, before experts are trained for hours.
 
+    Args:
+        settings: of the run.
+        asked: keys of the settings that the user gave.
+
     Raises:
-        ConfigError: an unknown part, no experts, or trajectories too short for the segments.
+        ConfigError: an unknown part, no experts, trajectories too short for the segments, or a setting that was asked
+            for and has no effect.
     """
     label_part(settings.distill)
     check_init(settings.distill.init)
@@ -35,11 +43,11 @@ def check_distillation(settings: RunSettings) -> None:
     _check_student(settings, wanted)
     if "ranking" in wanted:
         check_ranking(settings.experts)
-    if not wanted & OF_EXPERTS:
-        return
-    check_experts(settings)
-    if "trajectories" in wanted:
-        segment_sampler(settings.distill, planned_trajectories(settings), settings.seed)
+    if wanted & OF_EXPERTS:
+        check_experts(settings)
+        if "trajectories" in wanted:
+            segment_sampler(settings.distill, planned_trajectories(settings), settings.seed)
+    check_effect(settings, asked)
 
 
 def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:

@@ -21,12 +21,14 @@ from distillkit.environment import keep_freed_memory, repeatable
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
 from distillkit.interrupt import StopRequest
+from distillkit.methods import Method
 from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
 from distillkit.precision import steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
+from distillkit.stages.ipc import check_ipc
 from distillkit.tracking import check_tracker
 from distillkit.version import RUN_FORMAT
 
@@ -37,6 +39,8 @@ class Run:
 
     settings: RunSettings
     origins: dict[str, str]
+    method: Method
+    asked: frozenset[str]
     device: torch.device
     progress: Progress = field(default_factory=Silent)
     stop: StopRequest = field(default_factory=StopRequest)
@@ -46,7 +50,7 @@ class Run:
 
     @property
     def steady_precision(self) -> str:
-        """What everything else that is trained is trained in: networks that evaluate, validate, score images."""
+        """Precision of everything but experts and students: networks that evaluate, validate or score images."""
         return steady(self.settings.precision, self.device)
 
 
@@ -62,7 +66,7 @@ class Prepared:
     train_labels: Tensor
     validation: Examination
     decided: dict[str, str] = field(default_factory=dict, compare=False)
-    """What was decided once by looking at data and machine."""
+    """Choices measured once a run, by name: the experts' precision."""
 
     @property
     def num_classes(self) -> int:
@@ -96,14 +100,25 @@ def make_run(
     """A run of composed settings on a device; sets the arithmetic that they ask for.
 
     Raises:
-        ConfigError: the tracker is not to be had.
+        ConfigError: the tracker is unknown or not installed.
     """
     check_tracker(tracker)
     repeatable(composed.settings.deterministic, device)
     keep_freed_memory(device)
     listener = Silent() if progress is None else progress
     request = StopRequest() if stop is None else stop  # an unset request is false
-    return Run(composed.settings, composed.origins, device, listener, request, command, tracker, world)
+    return Run(
+        composed.settings,
+        composed.origins,
+        composed.method,
+        composed.asked,
+        device,
+        listener,
+        request,
+        command,
+        tracker,
+        world,
+    )
 
 
 def training_images(data: SourceData) -> Pixels:
@@ -133,7 +148,7 @@ def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pix
     settings = run.settings
     for note in data.info.notes:
         run.progress.note(note)
-    _check_ipc(data, settings)
+    check_ipc(data, settings)
     count = sum(len(part) for part in (data.train, data.validation, data.test))
     check_fits(settings.dataset.preprocessing, (count, *data.image_shape), run.device)
     preprocess = fit_preprocess(settings.dataset, fit_on(data))
@@ -170,21 +185,9 @@ def fit_preprocess(settings: DatasetSettings, images: Pixels) -> Preprocess:
     return Standardise(torch.tensor(settings.mean).double(), torch.tensor(settings.std).double())
 
 
-def _check_ipc(data: SourceData, settings: RunSettings) -> None:
-    counts, ipc = data.train.class_counts(), settings.ipc
-    limit = settings.dataset.max_train
-    why = f" and dataset.max_train={limit} cuts the rest" if limit else ""
-    fewest = min(range(len(counts)), key=counts.__getitem__)
-    if counts[fewest] < ipc:
-        raise ConfigError(
-            f"--ipc {ipc} is more than class {data.classes[fewest]!r} has: {counts[fewest]} training images "
-            f"(the validation split is held out of them{why})"
-        )
-
-
 def place_of(name: str) -> str:
-    """A data set's name, or where its folder lies: however it is spelled, it is the same data set."""
-    return str(Path(name).resolve()) if name not in DATASETS and Path(name).is_dir() else name
+    """A data set's name, or where its folder or file lies: however it is spelled, it is the same data set."""
+    return str(Path(name).resolve()) if name not in DATASETS and Path(name).exists() else name
 
 
 def determining(settings: RunSettings) -> dict[str, Any]:
@@ -207,7 +210,13 @@ def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
         "data": prepared.data.info.fingerprint,
         "device": run.device.type,
         "format": RUN_FORMAT,
+        **own_code(run),
     }
+
+
+def own_code(run: Run) -> dict[str, str]:
+    """What identifies the code of a method of somebody's own; nothing of the project's methods."""
+    return {} if run.method.code is None else {"code": run.method.code}
 
 
 def training_set(synthetic: SyntheticSet, device: torch.device) -> TrainingSet:

@@ -12,8 +12,8 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.data.ranking import of_the_kept, read_ranking
 from distillkit.errors import StorageError
-from distillkit.experts.difficulty import easy_to_hard, find_score, score_images
-from distillkit.experts.recipe import RANKED, Ranking
+from distillkit.experts.difficulty import SCORES, easy_to_hard, score_images
+from distillkit.experts.recipe import Ranking, is_ranked
 from distillkit.experts.schedule import check_schedule, schedule_of
 from distillkit.precision import arithmetic
 from distillkit.settings import ExpertSettings
@@ -34,7 +34,7 @@ def ranking(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> R
         setup: everything that determines training on them but the recipe and the seed.
         seed: root seed of the experts.
     """
-    return ranked(run, prepared, setup, seed) if run.settings.experts.order in RANKED else None
+    return ranked(run, prepared, setup, seed) if is_ranked(run.settings.experts.order) else None
 
 
 def ranked(run: Run, prepared: Prepared, setup: dict[str, Any], seed: int) -> Ranking:
@@ -57,7 +57,7 @@ def check_ranking(settings: ExpertSettings) -> None:
     Raises:
         ConfigError: no.
     """
-    find_score(settings.difficulty)
+    SCORES.chosen(settings)
     if settings.ranking is not None:
         read_ranking(Path(settings.ranking))
     check_schedule(schedule_of(settings.model_dump()), settings.epochs, LARGE_CLASS)
@@ -99,7 +99,7 @@ _DETERMINE = (
 
 
 def _scores_of(run: Run, prepared: Prepared, seed: int, index: int) -> Tensor:
-    settings, score = run.settings.experts, find_score(run.settings.experts.difficulty)
+    settings, score = run.settings.experts, SCORES.chosen(run.settings).build
     model = prepared.build(prepared.network, seed, "difficulty")(index).to(run.device)
     recipe = _recipe(settings, prepared)
     for summary in fit(model, prepared.train_images, prepared.train_labels, recipe, seed, "difficulty", index):

@@ -22,7 +22,7 @@ from distillkit.distill.synthetic_init import RealData
 from distillkit.errors import ConfigError, DamagedError
 from distillkit.evaluation.protocol import Examination, evaluate_networks, scores_by_epoch
 from distillkit.evaluation.recipe import evaluation_recipe
-from distillkit.experts.recipe import RANKED
+from distillkit.experts.recipe import is_ranked
 from distillkit.experts.report import expert_report
 from distillkit.experts.schedule import check_schedule, schedule_of, seen_shares
 from distillkit.networks.build import parse_architecture
@@ -78,7 +78,7 @@ def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None
     report = expert_report([store.record(index) for index in numbers])
     storage.write_json(folder.experts_report, {**report, "pulled_from": pulled_from(store, numbers)})
     storage.write_bytes(folder.path / "experts.png", plots.experts_png({run.settings.method: report["experts"]}))
-    if store.setup["recipe"]["order"] in RANKED:
+    if is_ranked(store.setup["recipe"]["order"]):
         recipe = store.setup["recipe"]
         shares = seen_shares(schedule_of(recipe), store.most_epochs)
         storage.write_bytes(folder.path / "schedule.png", plots.schedule_png(shares))

@@ -14,19 +14,19 @@ from distillkit import storage
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distributed import World
 from distillkit.errors import ConfigError, LostError, StorageError, TrajectoryError
-from distillkit.experts.difficulty import find_score
-from distillkit.experts.recipe import CLIPPED, RANKED, expert_recipe
+from distillkit.experts.difficulty import SCORES
+from distillkit.experts.recipe import expert_recipe, is_ranked, unread
 from distillkit.precision import arithmetic
 from distillkit.records import TrajectorySource
 from distillkit.settings import DatasetSettings, ExpertSettings, NetworkSettings, RunSettings
-from distillkit.stages.context import Prepared, Run
+from distillkit.stages.context import Prepared, Run, own_code
 from distillkit.stages.difficulty import check_ranking, ranking
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.training_form import compiling_pays, expert_form
 from distillkit.stages.workshop import Workshop
 from distillkit.training.stack import Form
-from distillkit.trajectories.forms import find_form
+from distillkit.trajectories.forms import FORMS
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 
 
@@ -46,7 +46,7 @@ def data_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
 
 
 def _network(settings: NetworkSettings) -> dict[str, Any]:
-    """Without what is as it was before it could be said, so that older experts are still these."""
+    """Without ``replace_norm=keep``, so that fingerprints from before that setting existed still match."""
     return settings.model_dump(mode="json", exclude={"replace_norm"} if settings.replace_norm == "keep" else set())
 
 
@@ -55,7 +55,7 @@ def expert_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
     settings = run.settings
     if settings.experts.source is not None:
         return _given_store(settings.experts.source).setup
-    form = find_form(settings.trajectories.form).setup(settings.trajectories, settings.experts.epochs)
+    form = FORMS.chosen(settings).setup(settings.trajectories, settings.experts.epochs)
     return {**raw_setup(run, prepared), **form}
 
 
@@ -76,7 +76,7 @@ def planned_trajectories(settings: RunSettings) -> PlannedTrajectories:
     """
     count = settings.experts.count
     if settings.experts.source is None:
-        form = find_form(settings.trajectories.form)
+        form = FORMS.chosen(settings)
         form.check(settings.trajectories, settings.experts.epochs)
         return PlannedTrajectories(count, settings.experts.epochs, form.continuous)
     store = _given_store(settings.experts.source)
@@ -86,7 +86,7 @@ def planned_trajectories(settings: RunSettings) -> PlannedTrajectories:
             f"experts.source={store.folder.name} holds {there} experts, experts.count asks for {count}; "
             f"--set experts.count={there}"
         )
-    return PlannedTrajectories(count, min(store.ends(count)), find_form(store.form).continuous)
+    return PlannedTrajectories(count, min(store.ends(count)), FORMS.named(store.form).continuous)
 
 
 def check_experts(settings: RunSettings) -> None:
@@ -100,8 +100,8 @@ def check_experts(settings: RunSettings) -> None:
             "experts.count=0, but a part of this run matches or asks experts; one is the least: --set experts.count=1"
         )
     expert_recipe(settings.experts, None)
-    find_score(settings.experts.difficulty)
-    if settings.experts.order in RANKED:
+    SCORES.chosen(settings.experts)
+    if is_ranked(settings.experts.order):
         check_ranking(settings.experts)
     planned_trajectories(settings)
 
@@ -118,14 +118,14 @@ def check_parameters(trajectories: TrajectorySource, size: int, expert: int = 0)
 
 
 def raw_setup(run: Run, prepared: Prepared) -> dict[str, Any]:
-    """The same whatever the form: what determines the training of the experts."""
+    """What determines the training of the experts, whatever form their trajectories are kept in."""
     settings = run.settings
     experts = settings.experts
-    recipe = experts.model_dump(mode="json", exclude=NOT_OF_THE_RECIPE | _unused(experts))
-    if experts.order in RANKED and experts.ranking is not None:
+    recipe = experts.model_dump(mode="json", exclude=NOT_OF_THE_RECIPE | _no_matter(experts))
+    if is_ranked(experts.order) and experts.ranking is not None:
         recipe["ranking"] = storage.sha256_file(Path(experts.ranking))
     setup = {**data_setup(run, prepared), "recipe": recipe, "seed": expert_seed(settings)}
-    return setup | _computed(run, prepared)
+    return setup | _computed(run, prepared) | own_code(run)
 
 
 def _computed(run: Run, prepared: Prepared) -> dict[str, Any]:
@@ -146,24 +146,10 @@ def expert_seed(settings: RunSettings) -> int:
     return settings.seed if settings.experts.seed is None else settings.experts.seed
 
 
-def _unused(settings: ExpertSettings) -> set[str]:
-    """Settings that this recipe does not read: they make no other experts."""
-    unused = set() if "penalty" in settings.loss else {"penalty", "penalty_weight"}
+def _no_matter(settings: ExpertSettings) -> set[str]:
+    """Settings that make no other experts."""
     standard = settings.clipping == ExpertSettings().clipping  # older folders do not say it
-    unused |= {"clipping"} if settings.loss not in CLIPPED or standard else set()
-    unused |= set() if settings.optimizer == "gsam" else {"sharpness_radius", "gap_weight", "adaptive"}
-    return unused if settings.order in RANKED else unused | SCHEDULE_SETTINGS
-
-
-SCHEDULE_SETTINGS = {
-    "difficulty",
-    "difficulty_networks",
-    "difficulty_epochs",
-    "easy_fraction",
-    "add_end_epoch",
-    "remove_epochs",
-    "remove_fractions",
-}
+    return unread(settings) | ({"clipping"} if standard else set())
 
 
 def _given(settings: DatasetSettings) -> list[Any]:
@@ -258,7 +244,7 @@ def expert_bytes(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> in
     """What experts of so many epochs, by number, take on the disk."""
     settings = run.settings
     parameters = sum(one.numel() for one in prepared.build(prepared.network, 0, "sizes")(0).parameters())
-    form, most = find_form(settings.trajectories.form), settings.experts.epochs
+    form, most = FORMS.chosen(settings), settings.experts.epochs
     return sum(form.size(settings.trajectories, most, epochs, parameters) for epochs in missing.values())
 
 

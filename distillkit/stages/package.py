@@ -8,12 +8,9 @@ from typing import Any
 
 from distillkit import plots, storage
 from distillkit.artifact.layout import FILES
-from distillkit.artifact.read import read_config
 from distillkit.artifact.write import ArtifactContent, write_artifact
-from distillkit.config import find_method
 from distillkit.data.registry import DATASETS
 from distillkit.environment import hardware, versions
-from distillkit.errors import ArtifactError
 from distillkit.evaluation.recipe import evaluation_recipe, recipe_json
 from distillkit.records import EvalReport, SourceInfo, SyntheticSet
 from distillkit.run_folder import RunFolder
@@ -22,6 +19,7 @@ from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.evaluation import HARD, RANDOM_SOFT, ROW_DTYPES, set_rows
 from distillkit.stages.experts import expert_setup
+from distillkit.stages.repack import Kept, kept
 from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, __version__
 
 
@@ -46,8 +44,7 @@ def package(
 ) -> None:
     """Write the artifact's files into the run's output folder; ``provenance``: default that of the method."""
     settings = run.settings
-    method = find_method(settings.method)
-    made_by = provenance or Provenance(method.name, method.title, method.citation)
+    made_by = provenance or Provenance(run.method.name, run.method.title, run.method.citation)
     architecture = prepared.network.model_dump(mode="json")
     recipe = evaluation_recipe(settings.evaluate, synthetic.lr, prepared.augmentation)
     results = _results_json(run, prepared, folder, selection, rows)
@@ -57,16 +54,27 @@ def package(
         storage.write_bytes(
             folder.out / FILES.curves, plots.curves_png(folder.read_metrics(), levels, *_outer_loss(settings))
         )
+    config = _config_json(run, prepared, synthetic, folder, made_by)
+    stored = recipe_json(recipe, settings.evaluate, settings.dataset.augmentation, architecture)
+    before = kept(folder.out, config, stored)
+    _tell(run, before)
     content = ArtifactContent(
         synthetic=synthetic,
         preprocess=prepared.preprocess,
         classes=prepared.data.classes,
-        config=_config_json(run, prepared, synthetic, folder, made_by) | _published_as(folder),
-        recipe=recipe_json(recipe, settings.evaluate, settings.dataset.augmentation, architecture),
-        results=results,
+        config=config | before.config(),
+        recipe=stored,
+        results=before.results(results),
         dtype=settings.artifact.dtype,
     )
     write_artifact(folder.out, content)
+
+
+def _tell(run: Run, before: Kept) -> None:
+    if before.recipes:
+        run.progress.note(f"recipes kept: {', '.join(before.recipes)}")
+    if before.lost:
+        run.progress.note(f"recipes that cannot be read, left out: {', '.join(before.lost)}")
 
 
 def _outer_loss(settings: RunSettings) -> tuple[str, float | None]:
@@ -77,14 +85,6 @@ def _outer_loss(settings: RunSettings) -> tuple[str, float | None]:
     if distill.matching == "real-loss":
         return "loss on real images", None
     return "matching loss (1 = not moving)", 1.0
-
-
-def _published_as(folder: RunFolder) -> dict[str, Any]:
-    """Where an artifact that is packed again was pushed to."""
-    try:
-        return {"hub": read_config(folder.out).get("hub")}
-    except ArtifactError:
-        return {}
 
 
 def _is_learned(run: Run, made_by: Provenance) -> bool:
@@ -153,8 +153,8 @@ def _config_json(
     if settings.distill.init_from is not None:
         stored["distill"]["init_from"] = Path(settings.distill.init_from).name
     stood_for = len(data.train) + (len(data.validation) if made_by.imported_from else 0)
-    kept = folder.load_synthetic()
-    unmoved = kept is not None and kept[1].get("step") == 0  # the initial images were never improved on
+    selected = folder.load_synthetic()
+    unmoved = selected is not None and selected[1].get("step") == 0  # the initial images were never improved on
     experts, learned = None, _is_learned(run, made_by)
     if learned and needs_experts(settings):
         experts = {

@@ -14,7 +14,7 @@ from distillkit.distill.objectives import needs
 from distillkit.distill.segments import last_read
 from distillkit.distill.synthetic_init import INITS, experts_asked
 from distillkit.settings import RunSettings
-from distillkit.trajectories.forms import find_form
+from distillkit.trajectories.forms import FORMS
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def expert_reach(settings: RunSettings) -> Reach:
         return Reach((most,) * experts.count, init, labels)
     read = 0
     if "trajectories" in needs(distill):
-        form = find_form(settings.trajectories.form)
+        form = FORMS.chosen(settings)
         read = form.reach(settings.trajectories, most, min(most, last_read(distill)))
     to_the_end = {*init, *labels}
     return Reach(tuple(most if index in to_the_end else read for index in range(experts.count)), init, labels)

@@ -19,7 +19,7 @@ from distillkit.data.coresets import select_coreset
 from distillkit.data.splits import even_subset
 from distillkit.distilled import DistilledDataset
 from distillkit.environment import resolve_device
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, DataError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.tuning import MOST_CANDIDATES, Candidate, Tried, search
 from distillkit.interrupt import StopRequest
@@ -78,6 +78,7 @@ def tune(
     architecture: str,
     options: TuneOptions | None = None,
     *,
+    dataset: str | Path | None = None,
     device: str = "auto",
     data_root: str | None = None,
     progress: Progress | None = None,
@@ -89,13 +90,14 @@ def tune(
         ds: the set.
         architecture: as ``--arch`` has it: ``resnet18``, ``timm/resnet18:norm=instance``, ...
         options: how long and how carefully.
+        dataset: the data set that was distilled, where that was a folder: a config decides no folder that is read.
         device: where.
         data_root: where local copies of registered data sets lie.
         progress: listener.
         stop: request that stops between two networks.
 
     Raises:
-        ConfigError: an unknown architecture, no validation images, or no time.
+        ConfigError: an unknown architecture, no validation images, no time, or a folder that was not named.
         DataError: the data set is not the one that was distilled.
     """
     asked, listener = options or TuneOptions(), Silent() if progress is None else progress
@@ -105,7 +107,11 @@ def tune(
     if note is not None:
         listener.note(f"{architecture_name(network)}: {note}")
     with request.at_once("while reading the data; images that are decoded are kept"):
-        data = ds.load_source(data_root=data_root, progress=listener)
+        data = ds.load_source(dataset, data_root, progress=listener)
+    if not ds.is_source(data):
+        raise DataError(
+            f"{dataset} is not the data set that was distilled; a recipe is searched on its validation images"
+        )
     if not len(data.validation):
         raise ConfigError("this set was learned from all training images; none are held out to choose a recipe by")
     begin = time.monotonic()

@@ -24,7 +24,7 @@ from distillkit.stages.context import Prepared, Run
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.training.stack import Form
 from distillkit.training.standing import Standing
-from distillkit.trajectories.forms import Builder, RawBuilder, find_form
+from distillkit.trajectories.forms import FORMS, Builder, RawBuilder
 from distillkit.trajectories.store import TrajectoryStore
 from distillkit.trajectories.unfinished import Items, Unfinished, read_stored, stored_standing
 
@@ -178,7 +178,7 @@ class Workshop:
     def _builder(self, trained: int) -> Builder:
         settings, network = self.run.settings, self.prepared.build(self.prepared.network, 0, "sizes")(0)
         sizes = tuple(parameter.numel() for parameter in network.parameters())
-        form = find_form(settings.trajectories.form)
+        form = FORMS.chosen(settings)
         return form.builder(settings.trajectories, sizes, settings.experts.epochs, trained)
 
     def _convert(self, index: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from distillkit import storage
-from distillkit.errors import ConfigError
+from distillkit.parts import Choice, Seam
 from distillkit.records import TrajectorySource
 from distillkit.settings import TrajectorySettings
 from distillkit.trajectories.compact import DTYPES, check_storage_error, decode, encode, storage_error
@@ -58,8 +58,8 @@ class Builder(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Form:
+@dataclass(frozen=True, kw_only=True)
+class Form(Choice):
     """A trajectory form.
 
     ``check``: whether settings fit experts of so many epochs; ``setup``: which settings the files depend on (none:
@@ -186,40 +186,33 @@ def _convex_size(settings: TrajectorySettings, epochs: int, trained: int, parame
     return count * parameters * DTYPES[settings.dtype].itemsize
 
 
-FORMS: dict[str, Form] = {
-    "raw": Form(
-        check=lambda settings, epochs: None,
-        setup=lambda settings, epochs: {},
-        reach=lambda settings, epochs, read: math.ceil(read),
-        builder=lambda settings, sizes, epochs, trained: RawBuilder(),
-        size=lambda settings, epochs, trained, parameters: (trained + 1) * parameters * 4,
-        open=RawTrajectories,
-        continuous=False,
-    ),
-    "convex": Form(
-        check=_check_convex,
-        setup=lambda settings, epochs: {
-            "form": settings.model_dump(mode="json", exclude={"keep_raw"}),
-            "epochs": epochs,  # the waypoints are spread over them
-        },
-        reach=_convex_reach,
-        builder=ConvexBuilder,
-        size=_convex_size,
-        open=ConvexTrajectories,
-        continuous=True,
-    ),
-}
-
-
-def find_form(name: str) -> Form:
-    """The form called ``name``.
-
-    Raises:
-        ConfigError: unknown.
-    """
-    if name not in FORMS:
-        raise ConfigError(f"trajectories.form={name!r} is unknown; known: {', '.join(FORMS)}")
-    return FORMS[name]
+FORMS: Seam[Form] = Seam(
+    "trajectories.form",
+    {
+        "raw": Form(
+            check=lambda settings, epochs: None,
+            setup=lambda settings, epochs: {},
+            reach=lambda settings, epochs, read: math.ceil(read),
+            builder=lambda settings, sizes, epochs, trained: RawBuilder(),
+            size=lambda settings, epochs, trained, parameters: (trained + 1) * parameters * 4,
+            open=RawTrajectories,
+            continuous=False,
+        ),
+        "convex": Form(
+            check=_check_convex,
+            setup=lambda settings, epochs: {
+                "form": settings.model_dump(mode="json", exclude={"keep_raw"}),
+                "epochs": epochs,  # the waypoints are spread over them
+            },
+            reach=_convex_reach,
+            builder=ConvexBuilder,
+            size=_convex_size,
+            open=ConvexTrajectories,
+            continuous=True,
+            reads=tuple(f"trajectories.{name}" for name in TrajectorySettings.model_fields if name != "form"),
+        ),
+    },
+)
 
 
 def open_trajectories(store: TrajectoryStore, count: int, until: int | None = None) -> TrajectorySource:
@@ -228,4 +221,4 @@ def open_trajectories(store: TrajectoryStore, count: int, until: int | None = No
     Raises:
         ConfigError: the form is unknown.
     """
-    return find_form(store.form).open(store, count, until)
+    return FORMS.named(store.form).open(store, count, until)

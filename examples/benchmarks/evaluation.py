@@ -12,13 +12,18 @@ import measuring
 import torch
 import torch.nn.functional as F
 
-from distillkit.data.augment import Augmentation
-from distillkit.environment import keep_freed_memory
-from distillkit.evaluation.recipe import evaluation_recipe
-from distillkit.networks.convnet import ConvNet, default_depth
-from distillkit.settings import EvaluateSettings
-from distillkit.training.fit import fit
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.lab import (
+    Augmentation,
+    ConvNet,
+    EvaluateSettings,
+    Form,
+    Stack,
+    default_depth,
+    evaluation_recipe,
+    fit,
+    fit_stack,
+    keep_freed_memory,
+)
 
 DSA = Augmentation.parse("color_crop_cutout_flip_scale_rotate")
 

@@ -11,8 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from distillkit.config import compose
-from distillkit.stages.reach import expert_reach
+from distillkit.lab import compose, expert_reach
 
 METHODS = ("mtt", "ftd", "ast", "mct", "datm", "pad", "best")
 

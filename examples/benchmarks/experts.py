@@ -20,15 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from distillkit import rng
-from distillkit.data.augment import Augmentation
-from distillkit.environment import keep_freed_memory
-from distillkit.experts.recipe import expert_recipe
-from distillkit.networks.convnet import ConvNet
-from distillkit.precision import arithmetic, in_precision
-from distillkit.settings import ExpertSettings
-from distillkit.training.fit import fit
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.lab import (
+    Augmentation,
+    ConvNet,
+    ExpertSettings,
+    Form,
+    Stack,
+    arithmetic,
+    expert_recipe,
+    fit,
+    fit_stack,
+    in_precision,
+    keep_freed_memory,
+    rng,
+)
 
 DSA = Augmentation.parse("color_crop_cutout_flip_scale_rotate")
 FORMS = ("loader", "eager", "compiled", "together", "together-compiled")

@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from distillkit.environment import hardware, keep_freed_memory
-from distillkit.networks.convnet import ConvNet
+from distillkit.lab import ConvNet, hardware, keep_freed_memory
 
 
 def measure(width, batch, steps, kept):

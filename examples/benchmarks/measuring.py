@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from distillkit.environment import hardware
+from distillkit.lab import hardware
 
 EPOCH_GFLOP = 3 * 0.101  # forward and backward of ConvNetD3 width 128 on one 32x32 image
 

@@ -35,17 +35,28 @@ from measuring import seconds
 from torch import Tensor
 from torch.func import functional_call
 
-from distillkit.data import augment
-from distillkit.data.augment import Augmentation
-from distillkit.distill.labels import HardLabels
-from distillkit.distill.matching import normalised_parameter_distance
-from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, StepFunctions
-from distillkit.distill.student import InnerStep, plan_inner_steps, to_device
-from distillkit.distill.unroll import MatchingTerm, Unroll
-from distillkit.environment import hardware, keep_freed_memory
-from distillkit.networks.convnet import ConvNet
-from distillkit.networks.functional import FlatNetwork, flatten_parameters
-from distillkit.precision import arithmetic, in_precision
+from distillkit.lab import (
+    Augmentation,
+    CompiledFunctions,
+    ConvNet,
+    EagerFunctions,
+    FlatNetwork,
+    HardLabels,
+    InnerLoss,
+    InnerStep,
+    MatchingTerm,
+    StepFunctions,
+    Unroll,
+    arithmetic,
+    augment,
+    flatten_parameters,
+    hardware,
+    in_precision,
+    keep_freed_memory,
+    normalised_parameter_distance,
+    plan_inner_steps,
+    to_device,
+)
 
 CLASSES, PIXELS, DEPTH = 10, 32, 3
 FORWARD_GFLOP = {128: 0.101}  # per image, ConvNetD3 at 32x32; the sweep costs 12 of them a step and image

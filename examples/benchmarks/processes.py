@@ -28,6 +28,8 @@ from pathlib import Path
 
 from measuring import machine, table, write
 
+from distillkit.lab import effective
+
 TINY = {
     "dataset.max_train": 400,
     "network.width": 4,
@@ -74,8 +76,7 @@ def start(rank, size, jobs, cache, port, address="127.0.0.1", prefix=()):
 
 def work(path):
     """What a process of a world does; the first one writes what it measured beside each set."""
-    from distillkit import compress
-    from distillkit.distributed import joined
+    from distillkit import compress, joined
 
     with joined() as world:
         for job in json.loads(path.read_text()):
@@ -134,7 +135,9 @@ def same_bytes(args, work_folder):
                 "dataset": dataset,
                 "ipc": 1,
                 "method": method,
-                "settings": TINY | own | OWN.get(method, {}) | {"distill.segments": count},
+                "settings": effective(
+                    TINY | own | OWN.get(method, {}) | {"distill.segments": count}, dataset, 1, method, "smoke"
+                ),
                 "out": str(folder / f"{dataset}-{method}-{count}"),
             }
             for dataset, own, method, count in names

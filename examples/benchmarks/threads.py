@@ -15,9 +15,7 @@ import os
 import torch
 from measuring import machine, paired, table, write
 
-from distillkit.networks.build import build_network
-from distillkit.settings import NetworkSettings
-from distillkit.stages.threads import sample_flop
+from distillkit.lab import NetworkSettings, build_network, sample_flop
 
 PROBLEMS = [  # pixels, channels, width, batch
     (8, 1, 32, 10),

@@ -11,22 +11,31 @@ from pathlib import Path
 
 import torch
 
-from distillkit import rng, storage
-from distillkit.config import compose, parse_assignments
-from distillkit.distill.inner_optimizers import inner_optimizer
-from distillkit.distill.labels import label_part
-from distillkit.distill.matching import MatchingProblem, matching_part
-from distillkit.distill.segments import segment_sampler
-from distillkit.distill.step_functions import EagerFunctions, InnerLoss
-from distillkit.distill.student import plan_inner_steps
-from distillkit.distill.synthetic_init import RealData, initial_images
-from distillkit.distill.unroll import Unroll
-from distillkit.environment import hardware, versions
-from distillkit.methods import Layer
-from distillkit.networks.functional import FlatNetwork
-from distillkit.stages.context import make_run, prepare
-from distillkit.stages.experts import train_experts
-from distillkit.trajectories.forms import open_trajectories
+from distillkit import Layer
+from distillkit.lab import (
+    EagerFunctions,
+    FlatNetwork,
+    InnerLoss,
+    MatchingProblem,
+    RealData,
+    Unroll,
+    compose,
+    hardware,
+    initial_images,
+    inner_optimizer,
+    label_part,
+    make_run,
+    matching_part,
+    open_trajectories,
+    parse_assignments,
+    plan_inner_steps,
+    prepare,
+    rng,
+    segment_sampler,
+    storage,
+    train_experts,
+    versions,
+)
 
 
 def main():

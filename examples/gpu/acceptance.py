@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from distillkit import compress, storage
-from distillkit.environment import hardware, versions
+from distillkit import compress
+from distillkit.lab import effective, hardware, storage, versions
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 METHODS = ("rat", "mtt", "ast", "mct", "pad", "datm", "dsa", "dm", "ftd", "best")
@@ -54,7 +54,7 @@ TOLERANCE["side by side"] = 1e-3
 
 def first_step(method, out, device, **changes):
     """Loss and norm of the gradient of the first outer step of a small run on digits."""
-    settings = SMALL | OWN.get(method, {}) | changes
+    settings = effective(SMALL | OWN.get(method, {}) | changes, "digits", 1, method, "smoke")
     compress("digits", ipc=1, method=method, preset="smoke", settings=settings, out=out, device=device)
     row = json.loads((out / "run" / "metrics.jsonl").read_text().splitlines()[1])
     return row["loss"], row["gradient_norm"]
@@ -148,6 +148,7 @@ def cifar(method, ipc, seconds):
         changes |= {"evaluate.baselines": ["random"], "evaluate.networks": 3}
         out = args.out / "sets" / f"cifar10-ipc{ipc}-{method}"
         settings = changes | (SMALL | {"dataset.max_train": 600} if args.miniature else {})
+        settings = effective(settings, "cifar10", ipc, method, "paper")
         ds = compress("cifar10", ipc=ipc, method=method, preset="paper", settings=settings, out=out, device=args.device)
         row = ds.results["architectures"]["convnet"]
         return {"good": True, "accuracy": row["mean"], "std": row["std"], "seconds": ds.config["wall_time_seconds"]}

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from run import CORESETS, TIERS, mean_and_std, shared_arguments, threads_each
 
 from distillkit import load_distilled
+from distillkit.lab import effective, parse_assignments
 
 METHODS = ("rat", "dsa", "dm", "mtt", "datm", "best")
 PROBLEMS = {problem.name: problem for problem in TIERS["cpu"]}
@@ -37,9 +38,9 @@ def command(args, problem, method, seed, minutes, folder):
     settings = {"evaluate.networks": args.networks, **settings_of(problem, method)}
     line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
     line += ["--method", method, "--preset", "quick", "--seed", str(seed), "--out", str(folder / "set"), "--quiet"]
-    words = {key: json.dumps(value) for key, value in settings.items()} | dict(text.split("=", 1) for text in args.set)
-    if method in CORESETS:
-        words = {key: value for key, value in words.items() if not key.startswith("distill.")}
+    settings |= dict(parse_assignments(args.set).values)
+    settings = effective(settings, problem.dataset, problem.ipc, method, "quick")
+    words = {key: json.dumps(value) for key, value in settings.items()}
     line += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]
     line += ["--data-root", args.data_root] if args.data_root else []
     return line + (["--time-budget", f"{60 * minutes:.0f}s"] if method not in CORESETS else [])

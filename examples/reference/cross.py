@@ -15,8 +15,7 @@ from pathlib import Path
 
 from run import METHODS, TIERS, mean_and_std, run_process, shared_arguments
 
-from distillkit import storage
-from distillkit.evaluation.robust import augmentation_robust_score, label_robust_score
+from distillkit.lab import augmentation_robust_score, label_robust_score, storage
 
 NETWORKS = {
     "VGG-11": "timm/vgg11_bn",
@@ -32,12 +31,18 @@ def measure(args):
     import torch
 
     from distillkit import load_distilled
-    from distillkit.data.coresets import select_coreset
-    from distillkit.environment import keep_freed_memory
-    from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
-    from distillkit.evaluation.recipe import default_drop, recipe_from_json
-    from distillkit.networks.build import build_network, parse_architecture
-    from distillkit.settings import NetworkSettings
+    from distillkit.lab import (
+        Examination,
+        NetworkSettings,
+        TrainingSet,
+        build_network,
+        default_drop,
+        evaluate_networks,
+        keep_freed_memory,
+        parse_architecture,
+        recipe_from_json,
+        select_coreset,
+    )
 
     keep_freed_memory(torch.device("cpu"))
     ds = load_distilled(args.set)

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch.nn.functional as F
 
 from distillkit import load_distilled
-from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.lab import FILES, PUBLISHED, effective, parse_assignments
 
 
 def steps(count, selections):
@@ -174,11 +174,11 @@ def command(args, problem, method, seed, phase=None):
     if last >= 0:
         source = run_folder(args, problem, method, seed, last)
         settings |= {"distill.init": "artifact", "distill.init_from": str(source)}
-    if method in CORESETS:
-        settings = {key: value for key, value in settings.items() if not key.startswith("distill.")}
     if seed != args.seeds[0]:  # the set alone; what it is measured beside is measured once
         settings |= {"evaluate.baselines": [], "evaluate.uint8": False, "evaluate.label_rows": False}
-    words = {key: json.dumps(value) for key, value in settings.items()} | dict(text.split("=", 1) for text in args.set)
+    settings |= dict(parse_assignments(args.set).values)
+    settings = effective(settings, problem.dataset, problem.ipc, method, args.preset or problem.preset)
+    words = {key: json.dumps(value) for key, value in settings.items()}
     line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
     line += ["--method", method, "--preset", args.preset or problem.preset, "--seed", str(seed), "--out", str(folder)]
     line += ["--quiet", *(part for key, value in words.items() for part in ("--set", f"{key}={value}"))]

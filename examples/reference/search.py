@@ -25,14 +25,20 @@ def measure(args):
     """The body of one candidate's process, for one seed: a JSON object on stdout."""
     import torch
 
-    from distillkit.config import compose, parse_assignments
-    from distillkit.evaluation.protocol import evaluate_networks
-    from distillkit.evaluation.recipe import evaluation_recipe
-    from distillkit.run_folder import RunFolder
-    from distillkit.stages.checks import check_distillation
-    from distillkit.stages.context import make_run, prepare, run_identity, training_set
-    from distillkit.stages.distillation import distilled
-    from distillkit.stages.training_form import evaluation_form
+    from distillkit.lab import (
+        RunFolder,
+        check_distillation,
+        compose,
+        distilled,
+        evaluate_networks,
+        evaluation_form,
+        evaluation_recipe,
+        make_run,
+        parse_assignments,
+        prepare,
+        run_identity,
+        training_set,
+    )
 
     problem = PROBLEMS[args.problem]
     composed = compose(problem.dataset, problem.ipc, args.method, "quick", "cpu", [parse_assignments(args.set)])

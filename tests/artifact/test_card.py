@@ -12,12 +12,15 @@ import pytest
 import yaml
 
 from distillkit import load_distilled
+from distillkit.artifact import front_matter as front_matter_of
 from distillkit.artifact import own_section
 from distillkit.artifact.card import front_matter, render_card
 from distillkit.artifact.layout import FILES
+from distillkit.artifact.read import read_artifact
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.artifact.write import write_card
 from distillkit.errors import ConfigError
+from distillkit.sharing import validate
 from tests.artifact import small
 
 
@@ -80,6 +83,11 @@ def test_load_lines__name_the_repository_and_revision_once_there_is_one():
     assert 'load_distilled("org/shades", revision="v3")' in text
     assert 'datasets.load_dataset("org/shades", revision="v3")' in text
     assert 'create_dataset("hfds/org/shades", split="train")' in text
+
+
+def test_load_lines__a_set_made_of_a_folder_says_that_the_folder_is_to_be_named():
+    assert 'ds.evaluate(model, "path/to/the/images")' in card()
+    assert "ds.evaluate(model))" in card(config(source={"hub_id": "org/shades"}))
 
 
 def test_load_lines__run_as_written(made):
@@ -184,3 +192,37 @@ def test_card__of_a_run_has_pictures_command_licence_and_both_citations(made):
     assert "seconds in all" in text
     assert (made / FILES.preview).is_file()
     assert json.loads((made / FILES.config).read_text())["versions"]["torch"] in text
+
+
+HOSTILE = "[x](http://evil) <script>y</script> ![p](q) *z* `w` |"
+
+
+def test_card__of_foreign_words_has_no_link_picture_or_html_of_theirs():
+    about = config(
+        hardware=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+        wall_time_seconds={HOSTILE: 9.0},
+        method_title=HOSTILE,
+        source={"hub_id": f"org/x) {HOSTILE}", "name": HOSTILE, "source": HOSTILE, "revision": HOSTILE},
+    )
+    measured = small.results()
+    row = measured["architectures"]["convnet"]
+    measured["architectures"][HOSTILE] = row
+    measured["selection"]["split"] = HOSTILE
+    measured["tuned"] = {HOSTILE: {**row, "recipe": HOSTILE, "seconds": 1.0, "baselines": {HOSTILE: row}}}
+    body = re.sub(r"`[^`]*`", "", card(about, measured).split("---\n", 2)[2])
+    unescaped = re.sub(r"\\.", "", body)
+    assert "script" in unescaped
+    for mark in ("<script", "](http://evil", "![p]", "*z*", "huggingface.co/datasets/org/x"):
+        assert mark not in unescaped
+
+
+@pytest.mark.parametrize("names", [["1e3", "no"], ["a\x85b", "c\u2028d"], ["0x1F", "2024-01-01"]])
+def test_card__class_names_are_texts_for_every_reader(tmp_path, names):
+    folder = small.write_small(tmp_path / "artifact", names)
+    artifact = read_artifact(folder)
+    validate._check_front_matter(folder, ArtifactConfig.model_validate(artifact.config))
+    head = (folder / FILES.card).read_text().split("---\n")[1]
+    for read in (front_matter_of.parse, yaml.safe_load):
+        found = read(head)["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]
+        assert list(found.values()) == names

@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 from distillkit import compress, load_distilled, storage
 from distillkit.artifact import own_section
 from distillkit.artifact.encoding import as_stored
-from distillkit.artifact.layout import FILES
+from distillkit.artifact.layout import FILES, recipe_file
 from distillkit.data.preprocess import Standardise
 from distillkit.errors import ConfigError
-from distillkit.records import SyntheticSet
+from distillkit.evaluation.tuning import Candidate, Tried
+from distillkit.records import EvalReport, SyntheticSet
+from distillkit.stages.tune import Tuned, keep_recipe
 from tests.artifact.small import write_small
 from tests.conftest import TINY
 
@@ -71,6 +73,18 @@ def test_compress__stores_what_was_measured_and_packs_a_finished_run_again(tmp_p
     assert view.to_dict() == load_distilled(tmp_path / "set").to_hf_dataset().to_dict()
 
 
+def found_for(name):
+    candidate = Candidate("sgd", 0.03, 100, "none")
+    recipe = candidate.to_json(20) | {"architecture": {"name": name}, "tuned_for": name}
+    return Tuned(name, recipe, (Tried(candidate, 0.5, 1.0),), EvalReport((0.5, 0.75), {"lr": 0.03}), {}, 1.0)
+
+
+def save_report(folder, name):
+    results = json.loads((folder / FILES.results).read_text())
+    results["architectures"][name] = EvalReport((0.25,), {"lr": 0.02}).to_json()
+    (folder / FILES.results).write_text(json.dumps(results))
+
+
 def test_compress__packed_again_keeps_repository_and_own_section(tmp_path):
     arguments = {"ipc": 2, "preset": "smoke", "out": tmp_path / "set", "device": "cpu"}
     compress("digits", settings=TINY, **arguments)
@@ -79,14 +93,28 @@ def test_compress__packed_again_keeps_repository_and_own_section(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "hub": home}))
     card = tmp_path / "set" / FILES.card
     card.write_text(card.read_text().replace(own_section.wrap(""), own_section.wrap("MY NOTES")))
+    for name in ("mlp", "lenet"):
+        keep_recipe(tmp_path / "set", found_for(name))
+    (tmp_path / "set" / recipe_file("lenet")).write_text("{}")
+    save_report(tmp_path / "set", "convnet:width=5")
     ds = compress("digits", settings={**TINY, "artifact.dtype": "float16"}, **arguments)
     assert ds.config["hub"] == home
     assert own_section.find(card.read_text()) == "MY NOTES"
+    assert (list(ds.recipes), ds.config["recipes"]) == (["mlp"], ["mlp"])  # the other one cannot be read any more
+    assert ds.recipe_for("mlp")["lr"] == 0.03
+    assert ds.results["tuned"]["mlp"]["accuracies"] == [0.5, 0.75]
+    assert ds.results["architectures"]["convnet:width=5"]["accuracies"] == [0.25]
+    assert "sgd 0.03, 100 steps, none (measured on float32 images) | 62.5" in card.read_text()
+    assert "| convnet:width=5 (measured on float32 images) | 25.0" in card.read_text()
+    again = compress("digits", settings=TINY, **arguments)
+    assert list(again.results["tuned"]) == ["mlp"]
+    assert "measured on float32 images" not in card.read_text()
     other = compress(
         "digits", method="random", replace=True, **{**arguments, "ipc": 3}, settings=TINY | {"distill.outer_steps": 0}
     )
     assert own_section.find(card.read_text()) == "MY NOTES"  # another run in the same folder
     assert other.config.get("hub") is None
+    assert (other.recipes, other.results.get("tuned")) == ({}, None)
     assert not (tmp_path / "set" / FILES.curves).exists()  # nothing was learned, and the old picture is another run's
 
 

@@ -1,6 +1,7 @@
 """Whatever stands in a folder, the loader raises its own errors, opens nothing else, and takes no undue memory.
 
-Ten thousand damaged artifacts: bytes, JSON values, safetensors headers and tensors, each kind 2,500 times.
+Ten thousand damaged artifacts: bytes, JSON values, safetensors headers and tensors, each kind 2,500 times. (More of it,
+by hand and for long: ``fuzz.py``.)
 """
 
 import json
@@ -21,6 +22,8 @@ from safetensors.torch import load, save, save_file
 from distillkit import load_distilled
 from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import FILES, LOADED
+from distillkit.artifact.read import read_artifact
+from distillkit.artifact.write import write_config
 from distillkit.errors import ArtifactError
 from distillkit.evaluation.recipe import recipe_from_json
 from tests.artifact.small import write_small
@@ -276,3 +279,83 @@ def test_memory__of_loading_is_at_most_four_times_the_files(tmp_path, form):
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr[-800:]
     assert result.stdout.split()[0] == str(10 * ipc)
+
+
+def changed(folder, name, change):
+    """Change a JSON file, and seal the artifact again: what its maker could have written."""
+    value = json.loads((folder / name).read_text())
+    change(value)
+    (folder / name).write_text(json.dumps(value))
+    write_config(folder, json.loads((folder / FILES.config).read_text()))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            FILES.results,
+            lambda v: v["architectures"]["convnet"].update(mean=0.99),
+            "mean is 0.99, that of the accuracies",
+        ),
+        (FILES.results, lambda v: v["baselines"]["random"].update(mean=0.1), "mean is 0.1, that of the accuracies"),
+        (FILES.recipe, lambda v: v.update(lr=0.2), "recipe.json says lr 0.2, distilled.safetensors has 0.02"),
+        (FILES.config, lambda v: v["settings"].update(evaluate={"lr": 10**400}), "evaluate.lr is no learning rate"),
+        (FILES.config, lambda v: v.update(label_kind="logits"), "label_kind logits, .* says probabilities"),
+        (FILES.config, lambda v: v["uint8_range"].update(high=9.0), "uint8_range .*'high': 9.0.*, .* says"),
+    ],
+)
+def test_contradiction__between_files_is_refused(tmp_path, name, change, message):
+    folder = write_small(tmp_path / "artifact")
+    changed(folder, name, change)
+    with pytest.raises(ArtifactError, match=message):
+        load_distilled(folder)
+
+
+def test_contradiction__a_rate_that_was_asked_for_is_none(tmp_path):
+    folder = write_small(tmp_path / "artifact")
+    changed(folder, FILES.recipe, lambda v: v.update(lr=0.2))
+    changed(folder, FILES.config, lambda v: v["settings"].update(evaluate={"lr": 0.2}))
+    assert load_distilled(folder).recipe["lr"] == 0.2
+
+
+@pytest.mark.parametrize("word", ["1e400", "-1e999", "NaN", "Infinity"])
+def test_number__that_cannot_be_held_is_refused_in_any_key(tmp_path, word):
+    folder = write_small(tmp_path / "artifact")
+    text = (folder / FILES.config).read_text()
+    (folder / FILES.config).write_text(text.replace("{", '{"extra": [' + word + "],", 1))
+    with pytest.raises(ArtifactError, match=rf"{word} is no number that can be held"):
+        load_distilled(folder)
+
+
+def test_text__of_half_a_character_is_refused(tmp_path):
+    folder = write_small(tmp_path / "artifact")
+    config = json.loads((folder / FILES.config).read_text())
+    (folder / FILES.config).write_text(json.dumps({**config, "hardware": "\ud83d\ude00"}))
+    assert load_distilled(folder).config["hardware"] == "\U0001f600"
+    (folder / FILES.config).write_text(json.dumps({**config, "hardware": "\ud83d"}))
+    with pytest.raises(ArtifactError, match=r"is not valid JSON: .* surrogates not allowed"):
+        load_distilled(folder)
+
+
+def test_checksums__that_were_lost_do_not_let_other_files_in(tmp_path):
+    folder = write_small(tmp_path / "artifact")
+    config = json.loads((folder / FILES.config).read_text())
+    recipe = config["checksums"].pop(FILES.recipe)
+    for known in ({}, config["checksums"]):
+        (folder / FILES.config).write_text(json.dumps({**config, "checksums": known}))
+        with pytest.raises(ArtifactError, match=r"has lost the checksums|recipe\.json is not the file"):
+            load_distilled(folder)
+    (folder / FILES.config).write_text(
+        json.dumps({**config, "checksums": {**config["checksums"], FILES.recipe: recipe}})
+    )
+    load_distilled(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["org/photos", "org/photos@v1", "hf://datasets/org/photos", "https://huggingface.co/datasets/org/photos"]
+)
+def test_folder__that_is_not_here_and_may_be_on_the_hub(name):
+    with pytest.raises(ArtifactError, match=f"does not exist; if it is on the Hub, fetch it first: .* pull {name}$"):
+        read_artifact(Path(name))
+    with pytest.raises(ArtifactError, match=r"does not exist$"):
+        read_artifact(Path("/nowhere/org/photos"))

@@ -53,7 +53,7 @@ def test_option_names__are_a_contract():
     wanted = """dataset --ipc --method --preset --out --set --config --seed --device --precision --plan --time-budget
         --data-root --image-column --label-column --train-split --test-split --class-names --image-size --skip-corrupt
         --tracker --yes -y --json --quiet -q --debug --paper-protocol --dtype --arch --tune-budget
-        --license --world"""
+        --license --world --classes --without-classes"""
     assert names == set(wanted.split())
 
 
@@ -135,7 +135,7 @@ BAD = [
     (["compress", "digits", "--ipc", 1, "--method", "mttt"], 2, "method 'mttt' is unknown"),
     (["compress", "digits", "--ipc", 1, "--preset", "fast"], 2, "preset 'fast' is unknown"),
     (["compress", "digits", "--ipc", 0], 2, "--ipc must be 1 or more"),
-    (["compress", "digits", "--ipc", 500], 2, "--ipc 500 is more than class"),
+    (["compress", "digits", "--ipc", 500], 2, "--ipc 500 is more than 10 classes have"),
     (["compress", "digits", "--ipc", 1, "--set", "distill.lr_image=3"], 2, "did you mean distill.lr_img"),
     (["compress", "digits", "--ipc", 1, "--set", "nonsense"], 2, "section.key=value"),
     (

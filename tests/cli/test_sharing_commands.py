@@ -166,3 +166,15 @@ def test_help__answers_without_the_heavy_libraries(words):
     assert time.perf_counter() - begin < 30  # the real figure is in the closing notes; here only a hang would fail
     assert "Usage" in result.stdout
     assert result.stdout.strip().endswith("HEAVY []")
+
+
+def test_evaluate__a_folder_that_a_config_names_is_not_read(copy):
+    config = json.loads((copy / FILES.config).read_text())
+    config["settings"]["dataset"]["name"] = "/root"
+    (copy / FILES.config).write_text(json.dumps(config))
+    result = invoke("evaluate", copy, "--networks", 1, "--device", "cpu")
+    assert (result.exit_code, "yours to say: --dataset PATH" in result.stderr) == (2, True)
+    named = invoke("evaluate", copy, "--dataset", "digits", "--networks", 1, "--device", "cpu", "--json", "-q")
+    assert json.loads(named.stdout)["architectures"]["convnet"]["n"] == 1, named.stderr
+    other = ["--arch", "convnet:width=5", "--dataset", "digits", "--save", "--networks", 1]
+    assert "on the data set that was distilled, and digits is another" in invoke("evaluate", copy, *other).stderr

@@ -13,7 +13,6 @@ from distillkit.distill.labels import LABELS
 from distillkit.distill.matching import MASKS, MATCHING
 from distillkit.distill.objectives import OBJECTIVES, needs
 from distillkit.distill.outer_optimizers import OUTER_OPTIMIZERS
-from distillkit.distill.parts import OF_EXPERTS
 from distillkit.distill.real import REAL_ORDERS
 from distillkit.distill.segments import SEGMENTS
 from distillkit.distill.start import INNER_SCALES, PERTURBATIONS, STARTS
@@ -21,7 +20,9 @@ from distillkit.distill.synthetic_init import INITS
 from distillkit.distill.windows import WINDOWS
 from distillkit.errors import ConfigError
 from distillkit.experts.recipe import LOSSES, OPTIMIZERS, ORDERS
+from distillkit.lab import effective
 from distillkit.methods import METHODS, Problem
+from distillkit.parts import OF_EXPERTS
 from distillkit.settings import RunSettings
 from distillkit.trajectories.convex import BETAS
 from distillkit.trajectories.forms import FORMS
@@ -90,17 +91,16 @@ def test_paper_preset__composes_where_published_and_says_so_where_not(method):
 
 @each_method
 def test_run__repeats_to_the_byte_and_trains(method, tiny, tmp_path, monkeypatch):
-    if METHODS[method].quick(Problem("digits", 1, "cpu")).values.get("distill.outer_steps") == 0:
-        tiny.pop("distill.outer_steps")
-    if METHODS[method].quick(Problem("digits", 1, "cpu")).values.get("experts.count") == 0:
-        tiny.pop("experts.count")
+    nothing_learned = METHODS[method].quick(Problem("digits", 1, "cpu")).values.get("distill.outer_steps") == 0
+    own = tiny | ({"distill.outer_steps": 0} if nothing_learned else {})
+    own = effective(own, "digits", 2, method, "smoke")
     made = [
         compress(
             "digits",
             ipc=2,
             method=method,
             preset="smoke",
-            settings=tiny,
+            settings=own,
             out=tmp_path / name,
             device="cpu",
             command="x",

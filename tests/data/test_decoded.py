@@ -131,7 +131,7 @@ def test_decoding__a_signal_stops_it_at_once_and_it_goes_on_after_its_last_whole
 
 
 def test_listing__a_signal_stops_it_at_once(class_folders, monkeypatch):
-    from distillkit.data import sources
+    from distillkit.data import locate
 
     folder = class_folders({"a": 4, "b": 4})
 
@@ -139,7 +139,7 @@ def test_listing__a_signal_stops_it_at_once(class_folders, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("a signal was not answered")
 
-    monkeypatch.setattr(sources, "files_below", listed)
+    monkeypatch.setattr(locate, "files_below", listed)
     with stop_on_signals() as stop, pytest.raises(Interrupted, match="SIGTERM"):
         prepare(run_of(folder, stop))
 

@@ -303,7 +303,11 @@ def test_needs__are_those_of_the_chosen_parts(method, changes, wanted):
             {"distill.matching": "parameter-distance"},
             r"with distill.start=fresh take distill.matching=real-loss",
         ),
-        ("rat", {"distill.labels": "soft"}, r"experts.count=0, but a part of this run matches or asks experts"),
+        (
+            "rat",
+            {"distill.labels": "soft", "distill.lr_label": 0.1},
+            r"experts.count=0, but a part of this run matches or asks experts",
+        ),
         ("rat", {"distill.horizon": 2}, r"distill.horizon=2 is shorter than the window"),
         ("rat", {"distill.start": "moon"}, r"distill.start='moon' is unknown; known: expert, fresh"),
         ("rat", {"distill.objective": "moon"}, r"distill.objective='moon' is unknown; known: unroll, gradients"),
@@ -316,7 +320,7 @@ def test_needs__are_those_of_the_chosen_parts(method, changes, wanted):
         ("dsa", {"distill.lr_lr": 1e-3}, r"has no student whose learning rate could be learned; --set distill.lr_lr=0"),
         ("dm", {"distill.labels": "weights"}, r"distill.objective=embeddings does not look at labels"),
         ("rat", {"distill.labels": "weights"}, r"distill.labels=weights are learned, but distill.lr_label=0"),
-        ("rat", {"distill.init_from": "x"}, r"distill.init_from=x is read with distill.init=artifact alone"),
+        ("datm", {"distill.lr_label": 0.0}, r"distill.labels=soft are learned, but distill.lr_label=0"),
         ("mtt", {"distill.real_order": "easy-to-hard"}, r"for experts take experts.order"),
     ],
 )

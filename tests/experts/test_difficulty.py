@@ -22,13 +22,13 @@ def test_grand__is_the_norm_of_the_last_layers_gradient_image_by_image():
     torch.manual_seed(0)
     model = ConvNet(1, (8, 8), 3, 4, 2, "instance").double()
     images, labels = torch.randn(5, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 1, 0])
-    found = score_images(SCORES["grand"], model, images, labels, batch_size=2)
+    found = score_images(SCORES["grand"].build, model, images, labels, batch_size=2)
     for index in range(5):
         loss = F.cross_entropy(model(images[index : index + 1]), labels[index : index + 1])
         gradients = torch.autograd.grad(loss, [model.classifier.weight, model.classifier.bias])
         assert float(found[index]) == pytest.approx(float(torch.cat([g.flatten() for g in gradients]).norm()), rel=1e-9)
     with pytest.raises(ConfigError, match="use el2n"):
-        score_images(SCORES["grand"], nn.Flatten(), images, labels)
+        score_images(SCORES["grand"].build, nn.Flatten(), images, labels)
 
 
 def test_easy_to_hard__by_class_and_stable():

@@ -11,7 +11,7 @@ from distillkit.experts.train import ExpertData, train_experts
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.settings import DistillSettings, ExpertSettings, NetworkSettings
-from distillkit.trajectories.forms import find_form
+from distillkit.trajectories.forms import FORMS
 from distillkit.trajectories.store import RawTrajectories, TrajectoryStore
 
 NETWORK = NetworkSettings(width=4, depth=2)
@@ -112,7 +112,7 @@ def test_store__another_set_up_is_another_folder(tmp_path):
     with pytest.raises(NotFoundError, match="no expert trajectories called nothing"):
         TrajectoryStore.open(tmp_path / "nothing")
     with pytest.raises(ConfigError, match=r"trajectories.form='curly' is unknown"):
-        find_form("curly")
+        FORMS.named("curly")
 
 
 def test_store__bytes_do_not_depend_on_when(tmp_path):

@@ -11,6 +11,7 @@ from distillkit import compress, storage
 from distillkit.config import compose
 from distillkit.errors import Interrupted
 from distillkit.interrupt import StopRequest
+from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.stages import workshop
 from distillkit.stages.context import make_run, prepare
@@ -71,7 +72,8 @@ def test_reach__parts_that_need_no_trajectory_train_those_that_are_asked():
 
 
 def make(out, tiny, method="mtt", **changes):
-    return compress("digits", ipc=1, method=method, preset="smoke", settings={**tiny, **SLOW, **changes}, out=out)
+    own = effective({**tiny, **SLOW, **changes}, "digits", 1, method, "smoke")
+    return compress("digits", ipc=1, method=method, preset="smoke", settings=own, out=out)
 
 
 @pytest.mark.parametrize("method", ["mtt", "ast", "mct", "datm", "pad", "best"])

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pickle
 import random
+import re
 
 import datasets
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 
 from distillkit import compress, load_distilled, pipeline, storage
+from distillkit.data.sources import locate, read
 from distillkit.errors import ConfigError, DataError, NotFoundError
 from distillkit.interchange.export import folder_names
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class, label_kind, published_normalisation, to_synthetic
 from distillkit.methods import Layer
+from distillkit.settings import DatasetSettings
 from distillkit.stages.importing import SEARCHED_LRS, Lost
 from tests.conftest import TINY
 
@@ -45,6 +48,8 @@ def test_round_trip__an_exported_set_comes_back_and_trains_as_before(made, tmp_p
     ds = load_distilled(made)
     files = ds.export("pt", tmp_path / "pt")
     assert {path.name for path in files} == {"images_best.pt", "labels_best.pt", "lr_best.pt", "distillkit.json"}
+    rate = torch.load(tmp_path / "pt" / "lr_best.pt", weights_only=True)  # DATM: syn_lr = torch.load(...).to(device)
+    assert (rate.shape, float(rate)) == ((), ds.lr)
     notes = json.loads((tmp_path / "pt" / "distillkit.json").read_text())
     lost = Lost(False, mean=tuple(notes["preprocess"]["mean"]), std=tuple(notes["preprocess"]["std"]))
     again = import_set(tmp_path, tmp_path / "pt", lost=lost)
@@ -91,13 +96,6 @@ def test_import__soft_labels_are_told_apart_and_what_was_said_is_checked(tmp_pat
     synthetic = to_synthetic(raw, 10, 0.1, "logits")
     torch.testing.assert_close(synthetic.targets(), logits.softmax(1))
     assert synthetic.class_ids.tolist() == [k for k in range(10) for _ in range(2)]
-
-
-def test_import__file_of_dc_and_its_relatives(tmp_path):
-    data = {"data": [[images(), torch.arange(10).repeat_interleave(2)]], "accs_all_exps": {"ConvNet": [0.5]}}
-    torch.save(data, tmp_path / "res_DC_digits.pt")
-    files = read_field_files([tmp_path / "res_DC_digits.pt"])
-    assert (len(files.images), files.num_classes, files.lr) == (20, 10, None)
 
 
 def test_import__nothing_in_a_pickle_runs(tmp_path):
@@ -170,16 +168,13 @@ def test_import__flipped_bytes_are_our_error(tmp_path):
             read_field_files([tmp_path / "x"])
 
 
-def test_import__contradictions_and_several_experiments_are_told(tmp_path):
+def test_import__contradictions_are_told(tmp_path):
     good = save(tmp_path / "good", images=images(), labels=torch.arange(10).repeat_interleave(2), lr=0.1)
     with pytest.raises(ConfigError, match="contradict"):
         import_set(tmp_path, good, lost=Lost(True, mean=(0.0,), std=(1.0,)))
     searched = import_set(tmp_path, good, lost=Lost(False, search=True, mean=(0.3,), std=(0.4,)))
     assert searched.lr in SEARCHED_LRS
     assert "chosen from" in searched.results["selection"]["split"]
-    torch.save({"data": [[images(), torch.arange(20)]] * 2}, tmp_path / "res.pt")
-    with pytest.raises(DataError, match="holds 2 experiments"):
-        read_field_files([tmp_path / "res.pt"])
 
 
 def test_import__soft_labels_in_another_order_are_sorted_by_class(tmp_path):
@@ -273,16 +268,54 @@ def test_export__imagefolder_is_read_by_datasets(made, tmp_path):
     )
     assert sorted(table["label"]) == ds.class_ids.tolist()
     low, high = (ds.config["uint8_range"][key] for key in ("low", "high"))
-    picture = Image.open(tmp_path / "folder" / "train" / "3" / "00006.png")
+    picture = Image.open(tmp_path / "folder" / "train" / "03_3" / "00006.png")
     pixels = torch.from_numpy(np.array(picture))[None].float() / 255 * (high - low) + low
     assert (pixels - ds._artifact.preprocess.invert(ds.images[6:7])[0]).abs().max() <= (high - low) / 510 + 1e-6
+
+
+ODD_CLASSES = ["Zebra", "ant", "a/b", "a_b_2", "a_b", "10", "9", "Straße", "straße", "CON", "trailing. ", "", "x" * 300]
+
+
+def test_export__imagefolder_is_numbered_as_the_classes_by_every_reader(tmp_path):
+    """Torchvision and ``datasets`` sort by letters, timm naturally and without case; ten classes and more than ten."""
+    from timm.data.readers.reader_image_folder import find_images_and_targets
+    from torchvision.datasets import ImageFolder
+
+    names = folder_names(ODD_CLASSES)
+    for class_id, name in enumerate(names):
+        (tmp_path / "set" / "train" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), class_id).save(tmp_path / "set" / "train" / name / "0.png")
+    assert ImageFolder(str(tmp_path / "set" / "train")).class_to_idx == {name: k for k, name in enumerate(names)}
+    found, order = find_images_and_targets(str(tmp_path / "set" / "train"))
+    assert order == {name: k for k, name in enumerate(names)}
+    assert [target for _, target in found] == list(range(len(names)))
+    table = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "set"), split="train", cache_dir=str(tmp_path))
+    assert table.features["label"].names == names
+    settings = DatasetSettings(name=str(tmp_path / "set"), validation_fraction=0)
+    assert read(locate(settings), settings).classes == tuple(names)
+
+
+def test_export__folder_names_are_safe_on_every_file_system():
+    names = folder_names(ODD_CLASSES)
+    assert len({name.casefold() for name in names}) == len(names)
+    assert all(re.fullmatch(r"\d\d(_[\w (),+-]*[\w(),+-])?", name, re.ASCII) and len(name) < 100 for name in names)
+    assert folder_names(["x"] * 1001)[7] == "0007_x"
+
+
+def test_export__a_class_map_lies_beside_the_images(made, tmp_path):
+    files = load_distilled(made).export("imagefolder", tmp_path / "folder")
+    assert tmp_path / "folder" / "classes.txt" in files
+    lines = (tmp_path / "folder" / "classes.txt").read_text().splitlines()
+    assert lines == [f"{digit:02d}_{digit}" for digit in range(10)]
+    notes = json.loads((tmp_path / "folder" / "distillkit.json").read_text())
+    assert dict(zip(notes["classes"], notes["folders"], strict=True)) == {str(k): f"{k:02d}_{k}" for k in range(10)}
 
 
 def test_export__class_names_never_leave_the_folder(made, tmp_path):
     names = folder_names(["../../evil", "a/b", "..", "", "cat", "cat", "a b"])
     assert len(set(names)) == len(names)
     assert all(name not in (".", "..", "") and "/" not in name and not name.startswith(".") for name in names)
-    assert names[4] == "cat"
+    assert names[4] == "04_cat"
     with pytest.raises(ConfigError, match="is unknown"):
         load_distilled(made).export("zip", tmp_path / "x")
     (tmp_path / "full").mkdir()

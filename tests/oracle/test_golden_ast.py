@@ -161,7 +161,7 @@ def test_penalties__gradient_in_the_parameters_by_finite_differences():
         model.classifier.weight.mul_(30)  # gradients above one, where the one-sided form sees them
     start = flatten_parameters(model)
     direction = torch.randn_like(start)
-    for penalty in PENALTIES.values():
+    for penalty in (part.build for part in PENALTIES.values()):
 
         def value(shift, penalty=penalty):
             moved = flat.load(ConvNet(1, (8, 8), 3, 4, 2, "instance").double(), start + shift * direction)

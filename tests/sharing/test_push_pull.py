@@ -3,14 +3,16 @@
 import hashlib
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import constants
 
-from distillkit import load_distilled, rng
-from distillkit.artifact import own_section
+from distillkit import load_distilled, rng, storage
+from distillkit.artifact import front_matter, own_section
 from distillkit.artifact.layout import FILES, PUBLISHED
 from distillkit.artifact.write import write_config
 from distillkit.errors import (
@@ -20,13 +22,17 @@ from distillkit.errors import (
     DataError,
     NetworkError,
     NotFoundError,
+    PrivateSourceWarning,
+    StorageError,
 )
+from distillkit.hub import client
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
 from distillkit.networks.convnet import ConvNet
 from distillkit.sharing.pull import glance, pull
 from distillkit.sharing.push import PushOptions, plan_push, push
-from tests.hub_stand_in import Answer
+from tests.artifact.small import write_small
+from tests.hub_stand_in import Answer, Repository
 
 REPO = "org/digits-ipc2"
 
@@ -265,7 +271,8 @@ def test_push__by_xet_as_the_client_does_by_default(hub, copy, tmp_path, monkeyp
     report = push(copy, REPO, PushOptions())
     stored = files_of(hub, "v1")
     assert (report.changed, commits(hub)) == (True, 1)
-    assert stored[FILES.tensors] == b"xet:" + hashlib.sha256((copy / FILES.tensors).read_bytes()).hexdigest().encode()
+    content = (copy / FILES.tensors).read_bytes()
+    assert stored[FILES.tensors].decode() == f"xet:{hashlib.sha256(content).hexdigest()}:{len(content)}"
     assert hub.asked("xet-write-token")
     assert not hub.asked("PUT /large/")
 
@@ -319,7 +326,7 @@ def test_push__a_failed_tag_says_what_was_published(hub, copy):
     assert commits(hub) == 1
 
 
-@pytest.mark.parametrize("tag", ["../x", "v1..2", "v1.", "a.lock", "main", "HEAD", "", "-x", "a b"])
+@pytest.mark.parametrize("tag", ["t" * 300, "../x", "v1..2", "v1.", "a.lock", "main", "HEAD", "", "-x", "a b"])
 def test_tag__that_git_or_we_would_stumble_over_is_refused(copy, tag):
     with pytest.raises(ConfigError, match="is no tag"):
         plan_push(copy, REPO, PushOptions(tag=tag))
@@ -567,17 +574,17 @@ def test_pull__damaged_leaves_nothing(hub, copy, tmp_path):
 def test_glance__is_one_ranged_request(hub, copy):
     push(copy, REPO, PushOptions())
     hub.requests.clear()
-    seen = glance(parse_address(REPO))
+    seen = glance(parse_address(REPO), Cache())
     assert len(hub.requests) == 1
     assert (seen.identity.ipc, seen.identity.num_classes) == (2, 10)
     assert seen.tensors["images"] == ("F32", (20, 1, 8, 8))
     results = json.loads((copy / FILES.results).read_text())
     assert seen.identity.accuracy["random"].mean == results["baselines"]["random"]["mean"]
     with pytest.raises(NotFoundError):
-        glance(parse_address("org/absent"))
+        glance(parse_address("org/absent"), Cache())
     hub.repos[REPO].commit("main", {FILES.tensors: b"\x02\0\0\0\0\0\0\0{}"}, "another safetensors file")
     with pytest.raises(ArtifactError, match="format_version"):
-        glance(parse_address(REPO))
+        glance(parse_address(REPO), Cache())
 
 
 def test_card__front_matter_of_the_pushed_card_is_what_the_hub_wants(hub, copy):
@@ -592,6 +599,13 @@ def test_card__front_matter_of_the_pushed_card_is_what_the_hub_wants(hub, copy):
 @pytest.mark.parametrize(
     "text",
     [
+        "https://example.org/datasets/org/x",
+        "https://huggingface.co/org/x",
+        "https://huggingface.co/spaces/org/x",
+        "https://huggingface.co/datasets/org",
+        "https://huggingface.co/datasets/org/x/y",
+        "https://huggingface.co/datasets/org/../x",
+        "https://huggingface.co.evil.org/datasets/org/x",
         "org",
         "a/b/c",
         "../x",
@@ -609,9 +623,404 @@ def test_address__what_is_none_is_refused(text):
         parse_address(text)
 
 
+@pytest.mark.parametrize(
+    ("page", "revision"),
+    [
+        ("", None),
+        ("/", None),
+        ("/tree/main", "main"),
+        ("/tree/v1/data", "v1"),
+        ("/blob/v1/README.md", "v1"),
+        ("/resolve/v1/README.md?download=true", "v1"),
+        ("/commit/0123456789", "0123456789"),
+        ("/tree/feature%2Fx", "feature/x"),
+        ("/tree/refs%2Fpr%2F1", "refs/pr/1"),
+        ("/discussions/3", "refs/pr/3"),
+        ("/discussions", None),
+        ("/viewer/default/train", None),
+        ("?row=3#top", None),
+    ],
+)
+def test_address__of_a_page_in_the_browser(page, revision, monkeypatch):
+    for host in ("https://huggingface.co", "https://hf.co", "http://hub.test:8080"):
+        monkeypatch.setattr(constants, "ENDPOINT", "http://hub.test:8080")
+        found = parse_address(f"{host}/datasets/org/na-me.1{page}")
+        assert (found.repo, found.revision) == ("org/na-me.1", revision)
+
+
+def test_address__of_a_page_is_taken_by_push_pull_load_and_info(hub, copy, tmp_path):
+    page = f"{hub.url}/datasets/{REPO}"
+    report = push(copy, page, PushOptions())
+    assert (report.repo, report.url) == (REPO, page)
+    assert load_distilled(report.url).revision == report.commit
+    assert load_distilled(f"{page}/tree/v1").revision == report.commit
+    assert pull(parse_address(f"{page}/tree/v1"), tmp_path / "out", Cache()).commit == report.commit
+    with pytest.raises(ConfigError, match="name a branch with --revision"):
+        push(copy, f"{page}/tree/v1", PushOptions())
+
+
 def test_address__two_revisions_are_one_too_many(copy):
     assert str(parse_address("hf://datasets/org/x@refs/pr/3")) == "org/x@refs/pr/3"
     with pytest.raises(ConfigError, match="give one of them"):
         parse_address("org/x@a", "b")
     with pytest.raises(ConfigError, match="has no revisions"):
         load_distilled(copy, revision="v1")
+
+
+# what a commit holds, and whose the card is
+
+
+def test_push__an_ignore_file_in_the_repository_is_found_out(hub, copy):
+    """A commit that lacks files is no success, is not tagged, and is completed once the cause is gone."""
+    push(copy, REPO, PushOptions())
+    repo = hub.repos[REPO]
+    repo.commit("main", {".gitattributes": b"", ".gitignore": b"*.png\ndata/*\n", FILES.config: b"{}"}, "mine")
+    with pytest.raises(StorageError, match=r"lacks curves\.png, data/train.*parquet, preview\.png; .*\.gitignore"):
+        push(copy, REPO, PushOptions())
+    assert list(repo.tags) == ["v1"]
+    repo.commit("main", {name: text for name, text in files_of(hub).items() if name != ".gitignore"}, "mended")
+    report = push(copy, REPO, PushOptions())
+    assert (report.revision, repo.tags["v2"]) == ("v2", report.commit)
+    assert set(PUBLISHED) <= set(files_of(hub, "v2"))
+
+
+def test_push__a_commit_with_other_bytes_is_found_out(hub, copy):
+    original = hub.commit
+
+    def swapped(name, repo, *others):
+        try:
+            original(name, repo, *others)
+        finally:
+            files = repo.commits[repo.branches["main"]]
+            files[FILES.recipe], files["recipes/old.json"] = files[FILES.recipe] + b" ", b"{}"
+
+    hub.commit = swapped
+    with pytest.raises(StorageError, match=r"has other bytes in recipe\.json and still has recipes/old\.json"):
+        push(copy, REPO, PushOptions())
+    assert hub.repos[REPO].tags == {}
+
+
+def test_push__that_cannot_look_at_its_commit_says_so(hub, copy):
+    original = hub.commit
+
+    def then_out_of_order(*arguments):
+        hub.fail("GET .*/tree/", 403, 1)
+        original(*arguments)
+
+    hub.commit = then_out_of_order
+    with pytest.raises(AuthError, match=r"published as commit [0-9a-f]{40}, but it could not be checked: .*refuses"):
+        push(copy, REPO, PushOptions())
+
+
+def change_head(hub, change):
+    """What the owner of the repository does to the head of its card, in the browser."""
+    files = dict(files_of(hub))
+    _, head, body = files[FILES.card].decode().split("---\n", 2)
+    files[FILES.card] = f"---\n{change(head)}---\n{body}".encode()
+    hub.repos[REPO].commit("main", files, "card edited")
+
+
+OWNERS = """language: no
+extra_gated_prompt: "Be kind: yes?"
+extra_gated_fields:
+  Affiliation: text
+  I agree: checkbox
+doi: 10.57967/hf/1234
+viewer: false
+released: 2026-01-02
+"""
+
+
+def matter_of(hub):
+    return front_matter.read(files_of(hub)[FILES.card].decode(), "the card")
+
+
+def test_card__what_its_owner_wrote_on_the_hub_survives_a_push(hub, copy, made, tmp_path):
+    push(copy, REPO, PushOptions())
+    before = matter_of(hub)
+
+    def edited(head):
+        head = head.replace("license: cc-by-4.0", "license: other\nlicense_name: ours\nlicense_link: LICENSE")
+        return head.replace("- distillkit\n", "- distillkit\n- my-own-tag\n").replace("n<1K", "1M<n<10M") + OWNERS
+
+    change_head(hub, edited)
+    write_own(copy, "again")
+    assert push(copy, REPO, PushOptions()).changed
+    after = matter_of(hub)
+    assert after["tags"] == [*before["tags"], "my-own-tag"]
+    assert (after["license"], after["license_name"], after["license_link"]) == ("other", "ours", "LICENSE")
+    assert (after["language"], after["viewer"], after["doi"]) == ("no", False, "10.57967/hf/1234")
+    assert after["extra_gated_prompt"] == "Be kind: yes?"
+    assert after["extra_gated_fields"] == {"Affiliation": "text", "I agree": "checkbox"}
+    assert str(after["released"]) == "2026-01-02"
+    assert after["size_categories"] == ["n<1K"]  # of the content: ours
+    assert {key: after[key] for key in ("configs", "dataset_info", "pretty_name")} == {
+        key: before[key] for key in ("configs", "dataset_info", "pretty_name")
+    }
+    assert "again" in files_of(hub)[FILES.card].decode()
+    fresh = shutil.copytree(made, tmp_path / "fresh")  # a folder that knows nothing of all this
+    for folder in (copy, fresh):
+        assert push(folder, REPO, PushOptions()).changed is False
+    write_own(copy, "and again")
+    push(copy, REPO, PushOptions())
+    assert matter_of(hub) == after
+
+
+def licensed(folder, name):
+    config = json.loads((folder / FILES.config).read_text())
+    write_config(folder, {**config, "source": {**config["source"], "license": name}})
+
+
+def test_card__a_licence_changed_here_and_there_is_asked_about(hub, copy):
+    push(copy, REPO, PushOptions())
+    licensed(copy, "mit")
+    push(copy, REPO, PushOptions())
+    assert matter_of(hub)["license"] == "mit"  # changed here alone
+    change_head(hub, lambda head: head.replace("license: mit", "license: cc0-1.0"))
+    licensed(copy, "apache-2.0")
+    count = commits(hub)
+    with pytest.raises(ConfigError, match=r"'cc0-1\.0', that of this folder is 'apache-2\.0', and both were changed"):
+        push(copy, REPO, PushOptions())
+    assert commits(hub) == count
+    push(copy, REPO, PushOptions(replace=True))
+    assert matter_of(hub)["license"] == "apache-2.0"
+
+
+def test_card__of_no_yaml_on_the_hub_is_not_written_over(hub, copy):
+    push(copy, REPO, PushOptions())
+    change_head(hub, lambda head: head + "tags: [\n")
+    write_own(copy, "again")
+    with pytest.raises(ConfigError, match=rf"the metadata of the card of {REPO} are no YAML"):
+        push(copy, REPO, PushOptions())
+    push(copy, REPO, PushOptions(replace=True))
+    assert matter_of(hub)["license"] == "cc-by-4.0"
+
+
+def test_card__gating_of_somebody_elses_repository_stays_and_its_licence_does_not(hub, copy, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / FILES.card).write_text("---\nlicense: mit\ntags: [x]\nextra_gated_prompt: ask\n---\n# Other")
+    hub.add(REPO, tmp_path / "other")
+    push(copy, REPO, PushOptions(replace=True))
+    matter = matter_of(hub)
+    assert (matter["extra_gated_prompt"], matter["license"]) == ("ask", "cc-by-4.0")
+    assert "x" not in matter["tags"]
+
+
+TEXTS = [
+    "1e3",
+    "no",
+    "0o17",
+    "0x1F",
+    "1_000",
+    "010",
+    "1:20",
+    "2024-01-01",
+    "a\x85b",
+    "c\u2028d",
+    ".5",
+    "~",
+    "True",
+    "<<",
+]
+
+
+def test_front_matter__texts_stay_texts_for_readers_of_either_yaml():
+    assert front_matter.parse(front_matter.dump({"names": TEXTS})) == {"names": TEXTS}
+    assert yaml.safe_load(front_matter.dump({"names": TEXTS})) == {"names": TEXTS}
+    lines = front_matter.dump({"names": TEXTS}).splitlines()[1:]
+    assert all(line.removeprefix("- ")[0] in "'\"" for line in lines), lines
+
+
+# reasons, races and references
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (400, DataError, "does not accept org/digits-ipc2: out of order"),
+        (402, AuthError, "of the account's plan or quota, not of the token; the Hub says: out of order"),
+        (403, AuthError, "it may not write there, .*; the Hub says: out of order"),
+        (413, DataError, "does not accept org/digits-ipc2: out of order"),
+        (503, NetworkError, "answered 503 for org/digits-ipc2; try again later; the Hub says: out of order"),
+    ],
+)
+def test_push__the_hubs_own_reason_is_told(hub, copy, status, error, message):
+    hub.fail("POST .*/commit/", status, 9)
+    with pytest.raises(error, match=message) as caught:
+        push(copy, REPO, PushOptions())
+    assert "hf auth login" in str(caught.value) or status != 403
+    assert "hf auth login" not in str(caught.value) or status == 403
+    assert str(caught.value).endswith(f"; {REPO} was created for it and is empty: push again, or delete it on the Hub")
+    hub.fail("POST .*/commit/", status, 9)
+    with pytest.raises(error) as again:
+        push(copy, REPO, PushOptions())
+    assert "was created" not in str(again.value)
+
+
+def test_push__three_equal_ones_at_once_are_one(hub, made, tmp_path, monkeypatch):
+    folders = [shutil.copytree(made, tmp_path / f"copy-{number}") for number in range(3)]
+    commit_at_once, tag_at_once = threading.Barrier(3), threading.Barrier(3)
+    upload, create_tag = client.upload, client.create_tag
+    monkeypatch.setattr(client, "upload", lambda *args, **more: (commit_at_once.wait(60), upload(*args, **more))[1])
+    monkeypatch.setattr(client, "create_tag", lambda *args: (tag_at_once.wait(60), create_tag(*args))[1])
+    hub.repos[REPO] = Repository()
+    hub.repos[REPO].commit("main", {".gitattributes": b""}, "initial commit")
+    with ThreadPoolExecutor(3) as pool:
+        reports = list(pool.map(lambda folder: push(folder, REPO, PushOptions()), folders))
+    assert {report.commit for report in reports} == {hub.repos[REPO].tags["v1"]}
+    assert (commits(hub), list(hub.repos[REPO].tags)) == (1, ["v1"])
+
+
+def test_push__a_tag_that_came_in_between_is_never_moved(hub, copy):
+    write = hub.write
+
+    def tagged_first(name, repo, rest, *others):
+        if rest.startswith("/tag/"):
+            repo.tags["v1"] = next(iter(repo.commits))
+        write(name, repo, rest, *others)
+
+    hub.write = tagged_first
+    with pytest.raises(ConfigError, match=r"published as commit [0-9a-f]{40}, but not tagged v1: .*is there already"):
+        push(copy, REPO, PushOptions())
+
+
+def test_push__a_name_is_a_tag_or_a_branch(hub, copy):
+    push(copy, REPO, PushOptions())
+    write_own(copy, "again")
+    with pytest.raises(ConfigError, match="has a tag v1; choose another branch"):
+        push(copy, REPO, PushOptions(branch="v1"))
+    hub.repos[REPO].branches["v2"] = hub.repos[REPO].branches["main"]
+    with pytest.raises(ConfigError, match="has a branch v2; choose another --tag"):
+        push(copy, REPO, PushOptions(tag="v2"))
+    assert (list(hub.repos[REPO].branches), commits(hub)) == (["main", "v2"], 1)
+    assert push(copy, REPO, PushOptions()).revision == "v3"
+
+
+def test_glance__out_of_reach_is_a_look_into_the_cache(hub, copy, monkeypatch):
+    push(copy, REPO, PushOptions())
+    load_distilled(REPO)
+    seen = glance(parse_address(REPO), Cache())
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
+    assert glance(parse_address(REPO), Cache()) == seen
+    with pytest.raises(NetworkError):
+        glance(parse_address("org/never-seen"), Cache())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert glance(parse_address(REPO), Cache()) == seen
+
+
+def header(value):
+    text = json.dumps(value).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\x02", "is no safetensors file"),
+        (header([]), "is no safetensors file"),
+        (header(3), "is no safetensors file"),
+        (header({"images": 3}), "is no safetensors file"),
+        (header({}), r"distilled\.safetensors has format_version None"),
+    ],
+)
+def test_glance__at_no_artifact_is_one_sentence(hub, copy, content, message):
+    hub.repos[REPO] = Repository()
+    hub.repos[REPO].commit("main", {FILES.tensors: content}, "strange")
+    with pytest.raises(ArtifactError, match=message):
+        glance(parse_address(REPO), Cache())
+
+
+def test_glance__shapes_must_be_what_the_header_says(hub, copy):
+    push(copy, REPO, PushOptions())
+    content = files_of(hub)[FILES.tensors]
+    length = int.from_bytes(content[:8], "little")
+    stored = json.loads(content[8 : 8 + length])
+    for name, shape, words in (("images", [21, 1, 8, 8], r"shape \[21, 1, 8, 8\]"), ("labels", None, "no such tensor")):
+        changed = {key: dict(value) for key, value in stored.items()}
+        changed.pop(name) if shape is None else changed[name].update(shape=shape)
+        hub.repos[REPO].commit("main", {FILES.tensors: header(changed) + content[8 + length :]}, "strange")
+        with pytest.raises(ArtifactError, match=f"says 2 images for each of 10 classes, and has {words} for {name}"):
+            glance(parse_address(REPO), Cache())
+
+
+def test_load__to_fetch_again_without_asking_is_a_contradiction(hub):
+    with pytest.raises(ConfigError, match="give one of them"):
+        load_distilled(REPO, force_download=True, local_files_only=True)
+
+
+# private sources
+
+
+def of_source(folder, hub_id):
+    config = json.loads((folder / FILES.config).read_text())
+    config["source"] |= {"hub_id": hub_id, "source": hub_id, "name": hub_id.split("/")[1], "revision": "c0ffee"}
+    config["settings"]["dataset"] |= {"name": hub_id, "revision": "c0ffee"}
+    config["command"] = f"distillkit compress {hub_id} --ipc 2"
+    tensors, header = storage.read_tensors(folder / FILES.tensors)
+    storage.write_bytes(folder / FILES.tensors, storage.tensor_bytes(tensors, {**header, "source": hub_id}))
+    write_config(folder, config)
+
+
+def test_push__the_name_of_a_private_source_does_not_leave(hub, copy, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "x.txt").write_text("x")
+    hub.add("acme/patients", tmp_path / "source", private=True)
+    of_source(copy, "acme/patients")
+    with pytest.warns(PrivateSourceWarning, match="of acme/patients, which is not public, .* for all to see"):
+        report = push(copy, REPO, PushOptions())
+    assert all(b"acme" not in content and b"patients" not in content for content in files_of(hub).values())
+    assert "a private data set distilled to 2 images per class" in files_of(hub)[FILES.card].decode()
+    assert "acme/patients" in (copy / FILES.card).read_text()  # here it is known
+    ds = load_distilled(REPO)
+    assert torch.equal(ds.images, load_distilled(copy).images)
+    with pytest.raises(ConfigError, match=r"--dataset PATH"):
+        ds.load_source()
+    with pytest.warns(PrivateSourceWarning):
+        assert push(copy, REPO, PushOptions()).commit == report.commit
+    assert push(copy, "org/kept", PushOptions(private=True)).changed
+    assert b"acme/patients" in files_of(hub, repo="org/kept")[FILES.card]
+
+
+def test_push__the_name_of_a_public_source_is_told(hub, copy, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "x.txt").write_text("x")
+    hub.add("acme/flowers", tmp_path / "source")
+    of_source(copy, "acme/flowers")
+    push(copy, REPO, PushOptions())
+    assert b"source_datasets:\n- acme/flowers" in files_of(hub)[FILES.card]
+
+
+# what was loaded is what is saved
+
+
+def test_save_and_push__of_a_folder_that_was_changed_since_are_refused(hub, copy, tmp_path):
+    ds = load_distilled(copy)
+    ds.push_to_hub(REPO)
+    write_own(copy, "mine")
+    ds.push_to_hub("org/again")  # where it was pushed to, and the user's section, are no change of the set
+    results = json.loads((copy / FILES.results).read_text())
+    (copy / FILES.results).write_text(json.dumps({**results, "more": 1}))
+    write_config(copy, json.loads((copy / FILES.config).read_text()))
+    for attempt in (lambda: ds.save(tmp_path / "saved"), lambda: ds.push_to_hub("org/third")):
+        with pytest.raises(StorageError, match=r"results\.json was changed since the set was loaded; load it again"):
+            attempt()
+    assert not (tmp_path / "saved").exists()
+    assert "org/third" not in hub.repos
+    again = load_distilled(copy)
+    again.save(tmp_path / "saved")
+    write_config(copy, {**again.config, "seed": 99})
+    with pytest.raises(StorageError, match=r"distill_config\.json was changed since"):
+        again.save(tmp_path / "more")
+
+
+def test_save__of_another_set_in_the_same_folder_is_refused(copy, tmp_path):
+    ds = load_distilled(copy)
+    shutil.rmtree(copy)
+    write_small(copy)
+    with pytest.raises(StorageError, match="was changed since the set was loaded"):
+        ds.save(tmp_path / "saved")
+    (copy / FILES.tensors).unlink()
+    with pytest.raises(StorageError, match=r"distilled\.safetensors is gone since the set was loaded"):
+        ds.save(tmp_path / "saved")

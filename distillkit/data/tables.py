@@ -1,0 +1,180 @@
+"""Data sets that ``datasets`` reads: parquet, webdataset tars, folders of ``save_to_disk``, and those of the Hub."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distillkit.data.columns import is_label_name
+from distillkit.data.listing import files_below
+from distillkit.data.locate import Location
+from distillkit.data.parquet_bounds import check_parquet
+from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
+from distillkit.hub.client import cached_source, source_token
+from distillkit.settings import DatasetSettings
+
+OF_SHARDS = re.compile(r"(.*)-\d{5}-of-(\d{5})\.")
+
+
+def load_tables(location: Location, settings: DatasetSettings) -> dict[str, Any]:
+    """Tables by the name of the split; images stay encoded.
+
+    Raises:
+        NotFoundError: nothing there that can be read.
+        ConfigError: several configurations, and none was named.
+        DataError: a file is damaged, or unpacks to far more than it holds.
+        NetworkError: it must be fetched, and cannot be.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        with _quiet():
+            loaded = _READERS[location.kind](location, settings)
+    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
+        raise NotFoundError(f"{location.source} cannot be read: {_first_line(error)}") from error
+    except ValueError as error:
+        raise _of_value_error(error, location, settings.config_name) from error
+    except ConnectionError as error:
+        raise NetworkError(f"{location.source} cannot be fetched: {_first_line(error)}") from error
+    except datasets.exceptions.DatasetsError as error:
+        raise DataError(f"{location.source} cannot be read: {_first_line(error)}") from error
+    except (tarfile.TarError, LookupError, TypeError, AttributeError, EOFError, OSError) as error:
+        words = f"{type(error).__name__}: {_first_line(error)}"
+        raise DataError(f"{location.source} is damaged, or not what its name says ({words})") from error
+    if isinstance(loaded, datasets.Dataset):
+        return {str(loaded.split or "train"): loaded}
+    return dict(loaded)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """``datasets`` without its own lines on errors that it raises as well."""
+    from datasets.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _of_value_error(error: ValueError, location: Location, config: str | None) -> Exception:
+    import pyarrow as pa
+
+    if isinstance(error, (ConfigError, DataError)):
+        return error
+    if isinstance(error, pa.ArrowException):
+        return DataError(f"{location.source} is damaged: {_first_line(error)}")
+    several = re.search(r"[Aa]vailable(?: configs)?: (\[.*?\])", str(error))
+    if several is None:
+        return ConfigError(f"{location.source} cannot be read: {_first_line(error)}")
+    what = "several configurations," if config is None else f"no configuration {config!r} but"
+    return ConfigError(f"{location.source} has {what} {several.group(1)}; name one with --set dataset.config_name=NAME")
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
+
+
+def _parquet(location: Location, settings: DatasetSettings) -> Any:
+    import datasets
+
+    source = Path(location.source)
+    if source.is_file():
+        check_parquet([source])
+        return datasets.load_dataset("parquet", data_files={"train": [str(source)]})
+    check_parquet(source / path for path in files_below(source) if path.endswith(".parquet"))
+    return datasets.load_dataset(location.source, settings.config_name)
+
+
+def _webdataset(location: Location, settings: DatasetSettings) -> Any:
+    """Members of a tar that share a name are a row; those in JSON become columns of their own (``json.label``).
+
+    A tar of class folders has no labels but these: its folders become the column ``label``.
+    """
+    import datasets
+
+    source = Path(location.source)
+    if source.is_file():
+        loaded = datasets.load_dataset("webdataset", data_files={"train": [str(source)]})
+    else:
+        loaded = datasets.load_dataset(location.source, settings.config_name)
+    return {name: _with_folders(_flat(table)) for name, table in loaded.items()}
+
+
+def _flat(table: Any) -> Any:
+    """JSON members beside the images, as columns; image columns stay as they are."""
+    import datasets
+
+    images = {name: feature for name, feature in table.features.items() if isinstance(feature, datasets.Image)}
+    records = [name for name, feature in table.features.items() if isinstance(feature, dict)]
+    if not records:
+        return table
+    flat = table.select_columns(records).flatten()
+    kept = table.remove_columns(records)
+    assert images.keys() <= set(kept.column_names)
+    return datasets.concatenate_datasets([kept, flat], axis=1)
+
+
+def _with_folders(table: Any) -> Any:
+    if any(is_label_name(name) for name in table.column_names):
+        return table
+    names = [Path(key).parent.name for key in table["__key__"][:]]
+    return table.add_column("label", names) if all(names) else table
+
+
+def _saved(location: Location, settings: DatasetSettings) -> Any:
+    import datasets
+
+    return datasets.load_from_disk(location.source)
+
+
+def _hub(location: Location, settings: DatasetSettings) -> Any:
+    import datasets
+
+    config = settings.config_name or (location.known.config_name if location.known else None)
+    try:
+        builder = datasets.load_dataset_builder(
+            location.source, config, revision=location.version, token=source_token()
+        )
+        if not Path(builder.cache_dir).exists():
+            check_parquet(_fetched_parquet(builder))
+            builder.download_and_prepare()
+        return builder.as_dataset()
+    except ConnectionError:
+        folder = cached_source(location.source, location.version)
+        if folder is None or not _is_whole(folder):
+            raise
+        return _parquet(Location("parquet", str(folder), location.version, location.known), settings)
+
+
+def _fetched_parquet(builder: Any) -> list[Path]:
+    """The parquet files that ``builder`` is about to read, fetched into the cache where it will find them."""
+    import datasets
+
+    files = [file for part in (builder.config.data_files or {}).values() for file in part if ".parquet" in str(file)]
+    access = datasets.DownloadConfig(token=source_token())
+    manager = datasets.DownloadManager(dataset_name=builder.dataset_name, download_config=access)
+    return [Path(path) for path in manager.download(files)] if files else []
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the Hub's cache has all shards of its parquet files: of ``train-00000-of-00003.parquet`` there are 3."""
+    shards: dict[tuple[str, int], int] = {}
+    files = list(folder.rglob("*.parquet"))
+    for path in files:
+        found = OF_SHARDS.match(str(path.relative_to(folder)))
+        if found is not None:
+            key = (found[1], int(found[2]))
+            shards[key] = shards.get(key, 0) + 1
+    return bool(files) and all(count == total for (_, total), count in shards.items())
+
+
+_READERS = {"parquet": _parquet, "webdataset": _webdataset, "saved": _saved, "hub": _hub}

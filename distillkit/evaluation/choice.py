@@ -1,0 +1,73 @@
+"""Which recipe a network is trained by: its own, that of a relative, a default of its kind, or the artifact's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from distillkit.evaluation.tuning import ATTENTION, BATCH_NORM, default_recipe
+from distillkit.networks.build import architecture_name, build_network, parse_architecture
+from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm
+from distillkit.settings import NetworkSettings
+
+BATCH_NORM_NEEDS = 10
+"""Images a class from which batch normalisation is trained as well as the normalisation in its place
+(docs/networks.md)."""
+
+
+def choose_recipe(
+    model: nn.Module | str,
+    own: dict[str, Any],
+    others: Mapping[str, dict[str, Any]],
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    size: int,
+) -> dict[str, Any]:
+    """The recipe for a model, or for an architecture by name, in the form of ``recipe.json``.
+
+    Args:
+        model: the network, or what ``--arch`` says.
+        own: the artifact's recipe, of its headline's network.
+        others: recipes that ``distillkit tune`` found, by architecture.
+        image_shape: C, H, W.
+        num_classes: outputs.
+        size: images of the set.
+
+    Raises:
+        ConfigError: an unknown architecture.
+    """
+    network = NetworkSettings.model_validate(own["architecture"])
+    name = model if isinstance(model, str) else architecture_of(model)
+    if name == architecture_name(network):
+        name = "convnet"
+    if name is not None and name in others:
+        return others[name]
+    if name is not None:
+        relatives = [known for known in others if family_of(known) == family_of(name)]
+        if relatives:
+            return others[relatives[0]]
+    if isinstance(model, str):
+        model = build_network(parse_architecture(model, network), image_shape, num_classes, 0, "kind")
+    kind = ATTENTION if has_attention(model) else BATCH_NORM if has_batch_norm(model) else None
+    if kind is None:
+        return own
+    strategy = str(own["augmentation"].get("strategy", "none"))
+    return default_recipe(kind, strategy, size) | {"architecture": own["architecture"]}
+
+
+def fitting_network(
+    network: NetworkSettings, image_shape: tuple[int, int, int], num_classes: int, ipc: int
+) -> tuple[NetworkSettings, str | None]:
+    """``network`` as a set of ``ipc`` images a class can train it: a timm network has its batch normalisation replaced
+    where they are few. The note says so, or is None.
+    """
+    if ipc >= BATCH_NORM_NEEDS or not network.name.startswith("timm/"):
+        return network, None
+    if not has_batch_norm(build_network(network, image_shape, num_classes, 0, "kind")):
+        return network, None
+    changed = network.model_copy(update={"replace_norm": "instance"})
+    return changed, (
+        f"batch normalisation replaced, since {ipc} images a class train it badly; {network.name}:norm=keep keeps it"
+    )
