@@ -76,10 +76,8 @@ def measure(folder):
     import datasets
     import torch
 
-    from distillkit import pipeline  # all that a run imports
-    from distillkit.config import compose
-    from distillkit.methods import Layer
-    from distillkit.stages.context import make_run, prepare
+    from distillkit import Layer, compress  # with it all that a run imports
+    from distillkit.lab import compose, make_run, prepare
 
     datasets.disable_progress_bars()
     settings = {"dataset.max_train": None, "dataset.image_column": "image"}
@@ -100,7 +98,7 @@ def measure(folder):
         "held": resident() - base,
         "peak": peak.highest - base,
     }
-    del pipeline
+    del compress
     return found | {"images": len(prepared.data.train) + len(prepared.data.validation) + len(prepared.data.test)}
 
 
