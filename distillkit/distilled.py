@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from distillkit.artifact.source import asked_data
 from distillkit.artifact.views import eight_bit, parquet_bytes
 from distillkit.data.augment import parse_augmentation
 from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
-from distillkit.data.load import load_data
+from distillkit.data.inputs import Inputs, LazyInputs, inputs_of
+from distillkit.data.load import BOTH, load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.environment import made_on_the_host, resolve_device
 from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning, StorageError
@@ -32,7 +33,7 @@ from distillkit.hub.client import Cache, Token, sources_read_with
 from distillkit.interchange.export import export
 from distillkit.networks.build import build_network
 from distillkit.networks.kinds import has_batch_norm, needs_several
-from distillkit.progress import Silent
+from distillkit.progress import Progress, Silent
 from distillkit.records import ImageSet, SourceData
 from distillkit.settings import NetworkSettings
 from distillkit.sharing.pull import copy_files, fetch
@@ -111,13 +112,26 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         if isinstance(images, Image.Image):
             images = self._from_pillow(images)
-        if images.dtype != torch.uint8 or tuple(images.shape[-3:]) != self.image_shape:
-            raise ConfigError(
-                f"preprocess expects uint8 images of shape {self.image_shape}, got {images.dtype} {tuple(images.shape)}"
-            )
+        self._check_pixels(images.dtype, images.shape)
         batch = images if images.dim() == 4 else images[None]
         inputs = to_inputs(self._artifact.preprocess, batch, images.device)
         return inputs if images.dim() == 4 else inputs[0]
+
+    def inputs(self, images: ImageSet, device: str | torch.device = "cpu") -> Inputs:
+        """Real images as network inputs float32 [n, C, H, W] on ``device``: made as they are used, but at once where
+        the preprocessing is a whitening.
+
+        Raises:
+            ConfigError: images of another dtype or shape.
+        """
+        self._check_pixels(images.pixels.stored.dtype, images.pixels.shape)
+        return inputs_of(self._artifact.preprocess, images.pixels, device)
+
+    def _check_pixels(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        if dtype != torch.uint8 or tuple(shape[-3:]) != self.image_shape:
+            raise ConfigError(
+                f"preprocess expects uint8 images of shape {self.image_shape}, got {dtype} {tuple(shape)}"
+            )
 
     def _from_pillow(self, image: Image.Image) -> Tensor:
         from torchvision.transforms.functional import pil_to_tensor
@@ -306,12 +320,18 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         test = self.test_images(dataset, data_root)
         device = device_of(model)
         check_outputs(model, self.images[:2].to(device), self.num_classes)
-        return accuracy(model, self.preprocess(test.images.to(device)), test.labels.to(device))
+        self._check_pixels(test.pixels.stored.dtype, test.pixels.shape)
+        inputs = LazyInputs(test.pixels, self._artifact.preprocess, device)  # whitened too, in chunks of ``accuracy``
+        return accuracy(model, inputs, test.labels.to(device))
 
     def test_images(
-        self, dataset: str | Path | ImageSet | SourceData | None = None, data_root: str | None = None
+        self,
+        dataset: str | Path | ImageSet | SourceData | None = None,
+        data_root: str | None = None,
+        *,
+        progress: Progress | None = None,
     ) -> ImageSet:
-        """The test images that ``evaluate`` asks, with this set's class ids.
+        """The test images that ``evaluate`` asks, with this set's class ids; ``progress`` listens.
 
         Raises:
             ConfigError, DataError: as ``evaluate`` says.
@@ -320,7 +340,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             return self._by_own_ids(dataset)
         if isinstance(dataset, SourceData):
             return self._by_own_ids(dataset.test)
-        return self._by_own_ids(self.load_source(dataset, data_root).test)
+        return self._by_own_ids(self.load_source(dataset, data_root, parts=("test",), progress=progress).test)
 
     def _by_own_ids(self, images: ImageSet) -> ImageSet:
         """``images`` with this set's class ids: classes are the same if their names are, in whatever order.
@@ -342,11 +362,17 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ]
             raise ConfigError(f"these images have other classes than the set: {' and '.join(words) or 'names twice'}")
         own = torch.tensor([self.classes.index(name) for name in images.classes])
-        return ImageSet(images.images, own[images.labels], self.classes)
+        return ImageSet(images.source, own[images.labels], self.classes)
 
     @made_on_the_host
     def load_source(
-        self, dataset: str | Path | None = None, data_root: str | None = None, token: Token = None
+        self,
+        dataset: str | Path | None = None,
+        data_root: str | None = None,
+        token: Token = None,
+        *,
+        parts: Collection[str] = BOTH,
+        progress: Progress | None = None,
     ) -> SourceData:
         """The data set that was distilled, decoded and split as then; ``dataset`` names another one to read instead.
 
@@ -355,14 +381,17 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
                 decides no folder that is read.
             data_root: where local copies of registered data sets lie.
             token: of the Hub, for a private data set; default the one that the artifact was loaded with.
+            parts: the splits that will be looked at, ``train`` and ``test``; no checksum of the others is compared.
+            progress: listener.
 
         Raises:
             ConfigError: the set was made of a folder, and ``dataset`` does not say where it is.
             DataError: the data set is not what it was when it was distilled, so its test images may be others.
         """
         asked = asked_data(self.config, self.image_shape, dataset, data_root)
+        listener = Silent() if progress is None else progress
         with sources_read_with(self._token if token is None else token):
-            data = load_data(asked.settings, Silent())
+            data = load_data(asked.settings, listener, parts=parts, each=int(self.config["ipc"]))
         asked.check(data.info.fingerprint)
         return data
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ from distillkit.stages.importing import Lost, import_set, preprocessing_layer, p
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.package import package
 from distillkit.stages.probe import check_networks
+from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import fresh_networks
 from distillkit.stages.workplace import workplace
@@ -131,12 +132,14 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     settings = run.settings.model_dump(mode="json", exclude={"dataset": {"data_root"}})
     run.world.agree("set of settings or versions", storage.fingerprint([settings, versions()]))
     check_distillation(run.settings, run.asked)
+    storage.remove_old_leftovers(storage.cache_root())
     _check_place(out, run.settings.dataset)
     prepared = prepare(run)
     check_networks(run, prepared)  # before anything in the folder is touched
     settle_threads(run, prepared)
     if run.device.type == "cpu":
         torch.set_num_threads(run.world.decided(torch.get_num_threads))
+    check_step_fits(run, prepared)
     run = _fitted(run, prepared, out)
     _agree(run, prepared)
     with workplace(run, out, run_identity(run, prepared), replace) as folder:
@@ -306,6 +309,7 @@ def evaluate(
     stop: StopRequest | None = None,
     common_recipe: bool = False,
     world: World = ALONE,
+    keep: Callable[[str, EvalReport], None] | None = None,
 ) -> dict[str, EvalReport]:
     """Train fresh networks of each architecture on an artifact, each by its recipe; test accuracies by architecture.
 
@@ -324,6 +328,7 @@ def evaluate(
         common_recipe: train all of them by the headline's recipe, as the field's cross-architecture tables do, instead
             of the one that ``DistilledDataset.recipe_for`` names.
         world: the processes that train networks, each its share of them.
+        keep: called with each architecture's name and report as soon as it is measured.
 
     Raises:
         ConfigError: an architecture is unknown or does not fit the images or the recipe, a number is not positive, or
@@ -340,20 +345,22 @@ def evaluate(
     precision = steady(str(ds.config["settings"].get("precision", "fp32")), place)
     found = _networks(ds, architectures, listener)
     recipes = {name: ds.recipe if common_recipe else ds.recipe_for(name) for name in found}
-    for name, network in found.items():
-        _check_recipe(ds, name, network, int(recipes[name]["batch_size"]))
+    for name, network in found.items():  # all of them before one is trained
+        _check_takes(ds, name, network, int(recipes[name]["batch_size"]))
     asked = [ds.config, recipes, versions(), networks, seed, precision]
     world.agree("artifact, version or wish", storage.fingerprint(asked))
-    test = ds.test_images(dataset, data_root)
-    exam = Examination(ds.preprocess(test.images.to(place)), test.labels.to(place))
+    with request.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
+        test = ds.test_images(dataset, data_root, progress=listener)
+        exam = Examination(ds.inputs(test, place), test.labels.to(place))
     training = TrainingSet(ds.images.to(place), ds.targets.to(place))
     listener.stage("evaluating", networks * len(found))
 
     def after_network(accuracy: float) -> None:
         listener.advance(1, accuracy=accuracy)
-        request.check("during evaluation", "nothing was saved")
+        kept = keep is not None and len(reports) > 0
+        request.check("during evaluation", f"{', '.join(reports)} is saved" if kept else "nothing was saved")
 
-    reports = {}
+    reports: dict[str, EvalReport] = {}
     for name, network in found.items():
 
         def build(index: int, network: NetworkSettings = network) -> nn.Module:
@@ -367,6 +374,8 @@ def evaluate(
             reports[name] = evaluate_networks(
                 build, training, exam, recipe, seed, networks, after_network, form=form, world=world
             )
+        if keep is not None:
+            keep(name, reports[name])
     return reports
 
 
@@ -399,13 +408,23 @@ def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Prog
     return found
 
 
-def _check_recipe(ds: DistilledDataset, name: str, network: NetworkSettings, batch_size: int) -> None:
-    """Can a network be built, and trained on batches of this size?
+def _check_takes(ds: DistilledDataset, name: str, network: NetworkSettings, batch_size: int) -> None:
+    """Can the network be built for these images, does it give logits of them, and can it be trained on batches of this
+    size?
 
     Raises:
         ConfigError: no.
     """
-    model = build_network(network, ds.image_shape, ds.num_classes, 0, "kind")
+    try:
+        model = build_network(network, ds.image_shape, ds.num_classes, 0, "evaluate").eval()
+        with torch.no_grad():
+            shape = tuple(model(ds.images[:2].float()).shape)
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{name} does not take this set's images: {str(error).splitlines()[0]}") from error
+    if shape[1:] != (ds.num_classes,):
+        raise ConfigError(f"{name} gives outputs of shape {shape[1:]}, the set has {ds.num_classes} classes")
     if batch_size == 1 and needs_several(model, ds.image_shape):
         raise ConfigError(
             f"{name} has batch normalisation on a map of one pixel, and its recipe trains on one image at a time, "

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,41 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkit.distill.inner_optimizers import inner_optimizer
+from distillkit import storage
+from distillkit.data.load import survey
 from distillkit.distill.labels import label_part, labels_ask_experts
 from distillkit.distill.loop import OuterTask, outer_step, start_state
-from distillkit.distill.objectives import needs
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distill.state import OuterState
 from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.distill.windows import mean_prefix_steps
 from distillkit.distributed import ALONE
 from distillkit.errors import ConfigError
-from distillkit.evaluation.recipe import evaluation_recipe
+from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import arithmetic, in_precision
 from distillkit.settings import DistillSettings, NetworkSettings, RunSettings
 from distillkit.stages.architectures import student_pool
 from distillkit.stages.checks import check_distillation, needs_experts
-from distillkit.stages.context import Prepared, Run, determining, prepare
+from distillkit.stages.context import Prepared, Run, determining, kept_of_each, prepare, prepared_from
 from distillkit.stages.distillation import distill_task
-from distillkit.stages.evaluation import BASELINE_LRS, set_rows
+from distillkit.stages.evaluation import BASELINE_LRS, full_row_path, set_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.experts import expert_setup, planned_trajectories
 from distillkit.stages.probe import check_networks
 from distillkit.stages.reach import expert_reach
+from distillkit.stages.room import PROBE_INNER_STEPS, check_step_fits, sizes
 from distillkit.stages.student import DEFAULT_KEPT
 from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
 from distillkit.training.stack import Form, Stack, fit_stack
-from distillkit.trajectories.forms import FORMS
 from distillkit.trajectories.store import TrajectoryStore
 
 PROBE_STEPS = 3  # steps timed after one that warms up
-PROBE_INNER_STEPS = 2
 SPARED = 0.1
 """Part of a time budget that is not planned for."""
 
@@ -77,13 +74,20 @@ def share(pieces: int, processes: int) -> float:
 
 
 def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) -> dict[str, Any]:
-    """Steps, time, memory and disk of a run; trains and writes nothing (but the decoded data, which are cached).
+    """Steps, time, memory and disk of a run; trains, decodes and writes nothing.
+
+    Of data that are not decoded yet, the tables tell how many images there are, and a few of these stand for all.
 
     Where the settings have a time budget, of the run that fits into it. Time is that of so many ``processes``, each on
     a machine or device as this one.
     """
     check_distillation(run.settings, run.asked)
-    prepared = prepare(run) if prepared is None else prepared
+    decoding = 0
+    if prepared is None:
+        surveyed = survey(run.settings.dataset, run.progress, each=kept_of_each(run))
+        decoding = surveyed.bytes if surveyed else 0
+        _tell_of_decoding(run, decoding)
+        prepared = prepared_from(run, surveyed.data) if surveyed else prepare(run)
     check_networks(run, prepared)
     settle_threads(run, prepared)
     costs = measured_costs(run, prepared)
@@ -97,7 +101,7 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
         "seconds": seconds,
         "processes": processes,
         "seconds_of_one_process": alone,
-        **_sizes(run, prepared, costs.missing),
+        **sizes(run, prepared, costs.missing, decoding),
     }
     if processes > 1:
         planned["notes"].append(
@@ -107,10 +111,24 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
     return planned
 
 
+def _tell_of_decoding(run: Run, wanted: int) -> None:
+    """Before anything is measured: what the data will take, and whether there is room for it."""
+    if not wanted:
+        return
+    folder = storage.cache_root() / "data"
+    free = storage.free_bytes(folder)
+    run.progress.note(f"the images are not decoded yet: {wanted / 1e9:.2f} GB in {folder}")
+    if wanted > free:
+        run.progress.note(
+            f"they will not fit: {free / 1e9:.2f} GB are left; put the cache elsewhere with DISTILLKIT_CACHE"
+        )
+
+
 @dataclass(frozen=True)
 class Costs:
     """Seconds of an epoch of one expert, of an outer step, of a fresh network, of measuring them; of the experts, by
-    number, how many epochs the cache lacks, none of those that it has.
+    number, how many epochs the cache lacks, none of those that it has; of a network trained on all images, 0 where
+    that row is not wanted or there already.
     """
 
     expert_epoch: float
@@ -118,6 +136,7 @@ class Costs:
     fresh_network: float
     missing: Mapping[int, int]
     measuring: float = 0.0
+    full_network: float = 0.0
 
 
 def measured_costs(run: Run, prepared: Prepared) -> Costs:
@@ -129,10 +148,13 @@ def measured_costs(run: Run, prepared: Prepared) -> Costs:
         with arithmetic(expert_precision(run, prepared), run.device):
             expert = _expert_seconds(run, prepared, missing)
     if settings.distill.outer_steps:
+        check_step_fits(run, prepared, now=True)
         step = _outer_seconds(run, prepared)
     with arithmetic(run.steady_precision, run.device):
         fresh = _evaluation_seconds(run, prepared)
-    return Costs(expert, step, fresh, missing, time.perf_counter() - begin)
+        wants_full = "full" in settings.evaluate.baselines and not full_row_path(run, prepared).exists()
+        full = _full_seconds(run, prepared) if wants_full else 0.0
+    return Costs(expert, step, fresh, missing, time.perf_counter() - begin, full)
 
 
 def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
@@ -176,6 +198,9 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
         selected = settings.distill.select_networks
         validated = (real + soft) * BASELINE_LRS * selected
         stages.append(StageCost("baselines' validation networks", validated, fresh, selected))
+    if costs.full_network:
+        count = settings.evaluate.full_networks
+        stages.append(StageCost("networks on all images", count, costs.full_network, count))
     return stages
 
 
@@ -318,6 +343,16 @@ def _evaluation_seconds(run: Run, prepared: Prepared) -> float:
     return settings.epochs * step * size / batch + test
 
 
+def _full_seconds(run: Run, prepared: Prepared) -> float:
+    """One network trained on all training images, without its test."""
+    settings, count = run.settings.evaluate, len(prepared.train_labels)
+    shorter = settings.model_copy(update={"full_epochs": PROBE_STEPS + 1})
+    recipe = full_data_recipe(shorter, prepared.augmentation)
+    batch = min(count, recipe.batch_size)
+    form = evaluation_form(run, full_data_recipe(settings, prepared.augmentation), count, settings.full_networks)
+    return settings.full_epochs * _step_seconds(run, prepared, recipe, batch, form) * count / batch
+
+
 class _Walk:
     """Experts that all walk straight on: as good as any to time a step with."""
 
@@ -405,40 +440,3 @@ def _unrolled_seconds(
         some = _time(lambda: _exhaust(students.advance(state, PROBE_INNER_STEPS)), device)
         before = in_turn * some / PROBE_INNER_STEPS * mean_prefix_steps(settings)
     return real + before + max(0.0, seconds - real) / inner * settings.inner_steps
-
-
-def _path_bytes(settings: DistillSettings, parameters: int) -> int:
-    """What students keep of their steps: parameters, and what their optimiser remembers."""
-    if not settings.outer_steps or settings.objective != "unroll":
-        return 0
-    vectors = 1 + inner_optimizer(settings).remembered
-    return settings.segments * (settings.inner_steps + 1) * vectors * parameters * 4
-
-
-def _sizes(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> dict[str, Any]:
-    settings = run.settings
-    students = [prepared.build(network, 0, "plan")(0) for network in student_pool(run, prepared)]
-    parameters = max(sum(p.numel() for p in student.parameters()) for student in students)
-    form = FORMS.chosen(settings)
-    most = settings.experts.epochs
-    disk = sum(form.size(settings.trajectories, most, epochs, parameters) for epochs in missing.values())
-    path = _path_bytes(settings.distill, parameters)
-    if run.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(run.device)
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    data = prepared.data
-    return {
-        "parameters": parameters,
-        "disk_bytes": disk,
-        "memory_bytes": peak + path,
-        "notes": [
-            f"data:    {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test images",
-            f"network: {prepared.network.name}, {parameters:,} parameters",
-            f"disk:    {disk / 1e6:.1f} MB of trajectories to add ({len(missing)} experts to train)",
-            f"memory:  about {(peak + path) / 2**30:.1f} GiB (the peak of the probe steps and the student's path)",
-            "time is measured with a few steps on this machine; the full-data row is not in it"
-            + (", nor the ranking of the images" if "ranking" in needs(settings.distill) else ""),
-        ],
-    }

@@ -6,6 +6,8 @@ S = K * ipc synthetic images.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -17,19 +19,78 @@ LabelKind = Literal["probabilities", "logits", "weights"]
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """Decoded images: ``images`` uint8 [n, C, H, W], ``labels`` int64 [n], ``classes`` K names."""
+class Pixels:
+    """uint8 images [n, C, H, W] that are rows of others: a view, since data sets are larger than what is free.
 
-    images: Tensor
+    ``stored`` uint8 [N, C, H, W], often mapped from a file; ``rows`` int64 [n], None for all of them.
+    """
+
+    stored: Tensor
+    rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.stored) if self.rows is None else len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """n, C, H, W."""
+        return (len(self), *(int(size) for size in self.stored.shape[1:]))
+
+    def numel(self) -> int:
+        """Values of all images."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, wanted: Tensor | slice) -> Tensor:
+        """A copy of the images at ``wanted`` (int64 [m], or a slice), uint8 [m, C, H, W]."""
+        if self.rows is None:
+            return self.stored[wanted] if isinstance(wanted, slice) else self.stored.index_select(0, wanted)
+        return self.stored.index_select(0, self.rows[wanted])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All images, ``size`` at a time."""
+        for begin in range(0, len(self), size):
+            yield self[begin : begin + size]
+
+    def only(self, indices: Tensor) -> Pixels:
+        """The images at ``indices`` int64 [m]; nothing is copied."""
+        return Pixels(self.stored, indices if self.rows is None else self.rows[indices])
+
+    def with_(self, others: Pixels) -> Pixels:
+        """These images and then ``others``; copied only if they lie elsewhere."""
+        if others.stored is not self.stored:
+            return Pixels(torch.cat([self.all(), others.all()]))
+        every = torch.arange(len(self.stored))
+        return Pixels(self.stored, torch.cat([every if one.rows is None else one.rows for one in (self, others)]))
+
+    def all(self) -> Tensor:
+        """All of them, uint8 [n, C, H, W]: a copy, unless they are all that is stored."""
+        return self.stored if self.rows is None else self.stored.index_select(0, self.rows)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Decoded images: ``source`` uint8 [n, C, H, W], ``labels`` int64 [n], ``classes`` K names."""
+
+    source: Tensor | Pixels
     labels: Tensor
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
 
+    @property
+    def pixels(self) -> Pixels:
+        """The images as a view."""
+        return self.source if isinstance(self.source, Pixels) else Pixels(self.source)
+
+    @property
+    def images(self) -> Tensor:
+        """The images, uint8 [n, C, H, W]; copied if they are a part of others."""
+        return self.pixels.all()
+
     def subset(self, indices: Tensor) -> ImageSet:
-        """The images at ``indices`` int64 [m], in that order."""
-        return ImageSet(self.images[indices], self.labels[indices], self.classes)
+        """The images at ``indices`` int64 [m], in that order; a view."""
+        return ImageSet(self.pixels.only(indices), self.labels[indices], self.classes)
 
     def class_counts(self) -> list[int]:
         """Images of each class, K numbers."""
@@ -72,8 +133,8 @@ class SourceData:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """C, H, W."""
-        channels, height, width = self.train.images.shape[1:]
-        return int(channels), int(height), int(width)
+        _, channels, height, width = self.train.pixels.shape
+        return channels, height, width
 
 
 @dataclass(frozen=True)

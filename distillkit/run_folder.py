@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from distillkit import storage
 from distillkit.artifact.layout import FILES, PUBLISHED
 from distillkit.errors import ConfigError, StorageError
+from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.settings import SECTIONS, RunSettings, defaults
 
@@ -85,6 +84,15 @@ class RunFolder:
             return None
         return stored if isinstance(stored, dict) else None
 
+    def identity(self) -> dict[str, Any]:
+        """Of the run that the folder is claimed for."""
+        return completed(storage.read_json(self.path / "config.json"))
+
+    def is_own(self, about: Any) -> bool:
+        """Whether a file, from what it says of itself, is this run's; those of older versions do not say it."""
+        owner = about.get("owner") if isinstance(about, dict) else None
+        return owner is None or completed(owner) == self.identity()
+
     def files(self) -> list[str]:
         """Names in ``out`` of what is there of an artifact and of what its run goes on from, but for pictures."""
         own = [f"{FILES.run}/{name}" for name in (*OWN_FILES, "config.json")]
@@ -100,16 +108,15 @@ class RunFolder:
         """
         self._check_owner(identity, replace)  # before anything is written into a folder of somebody else's
         storage.make_folder(self.path)
-        lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            with lock:
+            with locked(self.path / ".lock"):
                 if self._check_owner(identity, replace):
                     self._remove_run()
                 for folder in (self.out, self.out / "data", self.path, self.path / "images"):
                     storage.remove_leftovers(folder)
                 storage.write_json(self.path / "config.json", identity)
                 yield
-        except Timeout:
+        except BusyError:
             raise ConfigError(
                 f"another process is working in {self.out}; wait for it or choose another --out"
             ) from None
@@ -208,36 +215,41 @@ class RunFolder:
 
     def add_test_checkpoint(self, step: int, accuracy: float) -> None:
         """Keep a checkpoint's test accuracy (paper protocol); it is shown, never chosen by."""
-        storage.write_json(self.path / "test_checkpoints.json", {**self.test_checkpoints(), str(step): accuracy})
+        self._write_own("test_checkpoints.json", {**self.test_checkpoints(), str(step): accuracy})
 
     def test_checkpoints(self) -> dict[str, float]:
         """Test accuracies by outer step, under the paper protocol only."""
-        return self._read_or_empty("test_checkpoints.json")
+        return self._read_own("test_checkpoints.json")
 
     def save_synthetic(self, synthetic: SyntheticSet, selection: dict[str, Any]) -> None:
         """Keep the selected set; distillation is over."""
         tensors = {"images": synthetic.images, "labels": synthetic.labels, "class_ids": synthetic.class_ids}
         numbers = {"lr": synthetic.lr, "label_kind": synthetic.label_kind, "selection": selection}
-        storage.write_tensors(self.path / "synthetic.safetensors", tensors, numbers)
+        about = {**numbers, "owner": self.identity()}
+        storage.write_tensors(self.path / "synthetic.safetensors", tensors, about, sealed=True)
 
     def load_synthetic(self) -> tuple[SyntheticSet, dict[str, Any]] | None:
-        """The selected set and how it was selected; None before distillation is over, or if the file is damaged."""
+        """The selected set and how it was selected; None before distillation is over, or if the file is damaged or
+        another run's.
+        """
         try:
             tensors, numbers = storage.read_tensors(self.path / "synthetic.safetensors")
         except StorageError:
             return None  # the checkpoint of the last step gives it again
+        if not isinstance(numbers, dict) or not self.is_own(numbers):
+            return None
         images, labels, ids = (tensors[name].clone() for name in ("images", "labels", "class_ids"))
         return SyntheticSet(images, labels, ids, numbers["lr"], numbers["label_kind"]), numbers["selection"]
 
     def rows(self) -> dict[str, EvalReport]:
         """Rows of the results table that are done."""
-        found = self._read_or_empty("evaluation.json")
+        found = self._read_own("evaluation.json")
         return {name: EvalReport.from_json(row) for name, row in found.items()}
 
     def add_row(self, name: str, report: EvalReport) -> None:
         """Keep a row."""
         rows = {**self.rows(), name: report}
-        storage.write_json(self.path / "evaluation.json", {key: row.to_json() for key, row in rows.items()})
+        self._write_own("evaluation.json", {key: row.to_json() for key, row in rows.items()})
 
     # time
 
@@ -255,6 +267,21 @@ class RunFolder:
     def seconds(self) -> dict[str, float]:
         """Wall time by stage."""
         return self._read_or_empty("seconds.json")
+
+    def _write_own(self, name: str, content: dict[str, Any]) -> None:
+        """A JSON object that is a part of this run's result."""
+        storage.write_sealed_json(self.path / name, {"owner": self.identity(), "content": content})
+
+    def _read_own(self, name: str) -> dict[str, Any]:
+        """What ``_write_own`` wrote; empty if it is absent, damaged or another run's."""
+        try:
+            found = storage.read_sealed_json(self.path / name)
+        except StorageError:
+            return {}
+        if not isinstance(found, dict) or not self.is_own(found):
+            return {}
+        content = found["content"] if {*found} == {"owner", "content"} else found  # older versions had no owner
+        return content if isinstance(content, dict) else {}
 
     def _read_or_empty(self, name: str) -> dict[str, Any]:
         """A JSON object of the run; empty if it is absent or damaged, for what it held can be made again."""

@@ -1,5 +1,31 @@
 """The command line; the only package that prints or exits."""
 
-from distillkit.cli.app import main
+import os
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Entry point of the console script: from here on a signal ends it in one line, with status 130."""
+    from distillkit.interrupt import came_early, early_signals
+
+    with early_signals():
+        try:
+            from distillkit.cli.app import main as begin
+
+            begin()
+        except KeyboardInterrupt:
+            _end()
+        except Exception:  # a module that was cut short may say anything
+            if not came_early():
+                raise
+            _end()
+
+
+def _end() -> None:
+    """At once: modules may be half loaded."""
+    if "--json" in sys.argv:
+        sys.stdout.write('{"error": "interrupted", "exit_status": 130}\n')
+    sys.stderr.write("error: interrupted\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)

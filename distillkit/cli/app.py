@@ -11,6 +11,7 @@ import typer
 
 from distillkit.cli import console
 from distillkit.cli import options as opt
+from distillkit.cli.cache import cache
 from distillkit.cli.experts import experts
 from distillkit.cli.inspect import datasets, doctor, info, methods, preview
 from distillkit.cli.interchange import export, import_files
@@ -30,6 +31,7 @@ app = typer.Typer(
     help="Compress a labelled image data set into a few learned images per class.",
 )
 app.add_typer(experts, name="experts")
+app.add_typer(cache, name="cache")
 for command in (info, preview, card, push, pull, export, methods, datasets, doctor):
     app.command()(command)
 app.command(name="import")(import_files)
@@ -137,7 +139,8 @@ def compress(
         _plan(composed, device, world, quiet, as_json)
         return
     folder = out or pipeline.default_out(name, ipc, record.name)
-    with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
+    told = console.tell_of_stop if not quiet else console.say_nothing
+    with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
         ds = pipeline.compress(
             dataset,
             ipc=ipc,
@@ -197,11 +200,16 @@ def _tuned(
 def _plan(composed: Composed, device: str, processes: int, quiet: bool, as_json: bool) -> None:
     """Print what the run would cost so many processes."""
     from distillkit.environment import resolve_device
+    from distillkit.interrupt import stop_on_signals
     from distillkit.plan import make_plan
     from distillkit.stages.context import make_run
 
-    with console.progress(quiet) as progress:
-        planned = make_plan(make_run(composed, resolve_device(device), progress), processes=processes)
+    with (
+        console.progress(quiet) as progress,
+        stop_on_signals() as stop,
+        stop.at_once("while planning", "nothing was made"),
+    ):
+        planned = make_plan(make_run(composed, resolve_device(device), progress, stop), processes=processes)
     if as_json:
         console.print_json(planned)
         return
@@ -261,11 +269,13 @@ def evaluate(
 
     if save and not is_folder(artifact):
         raise ConfigError(f"--save writes into a folder, {artifact!r} is none; 'distillkit pull' it first")
-    with console.progress(quiet) as progress, stop_on_signals(is_launched()) as stop, joined(stop) as processes:
+    told = console.tell_of_stop if not quiet else console.say_nothing
+    with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
         ds = load_distilled(artifact, token=token)
         if save:
             pipeline.check_free(ds, arch or ["convnet"])
-        data = ds.load_source(dataset, data_root)
+        with stop.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
+            data = ds.load_source(dataset, data_root, parts=("test",), progress=progress)
         if save and not ds.is_source(data):
             raise ConfigError(f"--save is for figures on the data set that was distilled, and {dataset} is another")
         reports = pipeline.evaluate(
@@ -279,9 +289,10 @@ def evaluate(
             stop=stop,
             common_recipe=common_recipe,
             world=processes,
+            keep=(lambda name, report: pipeline.save_reports(Path(artifact), {name: report}))
+            if save and processes.leads
+            else None,
         )
-    if save and processes.leads:
-        pipeline.save_reports(Path(artifact), reports)
     if as_json:
         console.print_json({"artifact": str(artifact), "architectures": {n: r.to_json() for n, r in reports.items()}})
         return
@@ -325,7 +336,8 @@ def tune(
         raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or both")
     options = TuneOptions(opt.seconds_of(time_budget), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
     ds = load_distilled(artifact)
-    with console.progress(quiet) as progress, stop_on_signals() as stop:
+    told = console.tell_of_stop if not quiet else console.say_nothing
+    with console.progress(quiet) as progress, stop_on_signals(heard=told) as stop:
         found = tuned_recipe(
             ds, arch, options, dataset=dataset, device=device, data_root=data_root, progress=progress, stop=stop
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -30,6 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distillkit.errors import DistillkitError
+from distillkit.interrupt import came_early
 from distillkit.progress import Progress, Silent
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -38,6 +40,10 @@ P = ParamSpec("P")
 EXTRAS = {"timm": "timm", "torchvision": "timm", "sklearn": "distill", "matplotlib": "distill"}
 EXTRAS |= dict.fromkeys(("datasets", "pyarrow", "huggingface_hub"), "hub")
 """What to install for a module that using a set does not need."""
+
+
+NO_MEMORY = ("can't allocate memory", "cannot allocate memory", "failed to map segment", "std::bad_alloc")
+"""What torch, the system and its loader say where there is no memory."""
 
 
 def speak_any_encoding() -> None:
@@ -66,6 +72,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             with _own_warnings():
                 command(*args, **kwargs)
+            sys.stdout.flush()
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
@@ -73,6 +80,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except Exception as error:
             if kwargs.get("debug"):
                 raise
+            if came_early() and not isinstance(error, DistillkitError):
+                _fail("interrupted", 130, kwargs)  # what a module says that was being loaded
             _fail(_sentence(error), getattr(error, "exit_status", 1), kwargs)
 
     return wrapper
@@ -102,11 +111,14 @@ def _sentence(error: Exception) -> str:
             "out of memory; lower distill.batch_size, network.width or --ipc, or --set distill.keep_gib=0, "
             "distill.together=never, experts.together=1; run the same command again to continue"
         )
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+        return (
+            "out of memory; --set distill.batch_size=100 (or less), a smaller --ipc, network.width, --image-size or "
+            "dataset.max_train needs less, as does distill.keep_gib=0; run the same command again to continue"
+        )
     if isinstance(error, ModuleNotFoundError) and str(error.name).split(".")[0] in EXTRAS:
         module = str(error.name).split(".")[0]
         return f"this needs {module}, which is not installed: pip install 'distillkit[{EXTRAS[module]}]'"
-    if isinstance(error, MemoryError):
-        return "out of memory; a smaller data set (dataset.max_train), --image-size or network.width needs less"
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     first = (str(error).strip().splitlines() or [""])[0]
@@ -114,9 +126,14 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(message: str, status: int, options: dict[str, Any]) -> None:
-    if options.get("as_json"):
-        print_json({"error": message, "exit_status": status})
-    errors.print(printable(f"error: {message}".replace("\n", " ")), markup=False)
+    try:
+        if options.get("as_json"):
+            print_json({"error": message, "exit_status": status})
+        sys.stdout.flush()
+    except OSError:  # what cannot be written now cannot be at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):
+        errors.print(printable(f"error: {message}".replace("\n", " ")), markup=False)
     raise typer.Exit(status)
 
 
@@ -219,10 +236,56 @@ def progress(quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield Silent()
     elif errors.is_terminal:
-        with _Bar() as bar:
-            yield bar
+        bar = _Bar()
+        told = _Tolerant(bar)
+        told.safely(bar.start)
+        try:
+            yield told
+        finally:
+            told.safely(bar.stop)
     else:
-        yield _Lines()
+        yield _Tolerant(_Lines())
+
+
+def tell_of_stop() -> None:
+    """A signal was heard, and the run goes on to a place where it can stop; said past all buffers, since what was
+    interrupted may be writing itself.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, b"stopping at the next safe place; once more stops at once\n")
+
+
+def say_nothing() -> None:
+    """Nobody wants to know."""
+
+
+class _Tolerant:
+    """A listener that falls silent when its words cannot be written: they are no reason to end a run."""
+
+    def __init__(self, listener: Progress) -> None:
+        self._listener: Progress | None = listener
+
+    def safely(self, tell: Callable[[], None]) -> None:
+        if self._listener is None:
+            return
+        try:
+            tell()
+        except (OSError, ValueError) as error:  # of a closed file
+            if isinstance(error, DistillkitError):
+                raise
+            self._listener = None
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        listener = self._listener
+        self.safely(lambda: listener.stage(title, total, done) if listener else None)
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        listener = self._listener
+        self.safely(lambda: listener.advance(steps, **values) if listener else None)
+
+    def note(self, message: str) -> None:
+        listener = self._listener
+        self.safely(lambda: listener.note(message) if listener else None)
 
 
 def _values(values: dict[str, float]) -> str:
@@ -257,11 +320,10 @@ class _Bar:
         self._figures: dict[str, float] = {}
         self._begin, self._made = time.monotonic(), 0
 
-    def __enter__(self) -> _Bar:
+    def start(self) -> None:
         self._bar.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
         self._bar.stop()
 
     def stage(self, title: str, total: int, done: int = 0) -> None:

@@ -64,7 +64,7 @@ def train(
     place = resolve_device(device)
     layers = opt.layers(assignments, config, seed, precision, data)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
-    with console.progress(quiet) as progress, stop_on_signals() as stop:
+    with console.progress(quiet) as progress, stop_on_signals(heard=console.tell_of_stop) as stop:
         run = make_run(composed, place, progress, stop)
         check_experts(run.settings)
         prepared = prepare(run)

@@ -60,7 +60,7 @@ def import_files(
 
     lost = Lost(bool(zca), rate, lr == "search", labels, _numbers("--mean", mean), _numbers("--std", std))
     layers = opt.layers(assignments, config, seed, "auto", opt.DataOptions(data_root=data_root))
-    with console.progress(quiet) as progress, stop_on_signals() as stop:
+    with console.progress(quiet) as progress, stop_on_signals(heard=console.tell_of_stop) as stop:
         ds = pipeline.import_files(
             files,
             kind,

@@ -6,14 +6,23 @@ set of one class.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
-from distillkit.data.listing import files_below, folders_in, is_hidden, is_image, split_called
+from distillkit.data.listing import (
+    files_below,
+    first_part,
+    folders_in,
+    holds_images,
+    is_image,
+    split_called,
+    suffix_of,
+)
 from distillkit.errors import DataError
 
-Classes = dict[str, list[Path]]
-"""Images by the name of their class."""
+Classes = dict[str, list[str]]
+"""Paths of images by the name of their class."""
 ANNOTATIONS = "{0}_annotations.txt"  # Tiny ImageNet's val/val_annotations.txt: file, class, bounding box, tabs between
 
 
@@ -61,14 +70,9 @@ def kind_of(folder: Path) -> str:
     images = [path for path in files_below(folder) if is_image(path)]
     if not images:
         return "empty"
-    below = {path.relative_to(folder).parts[0] for path in images if path.parent != folder}
+    below = {first_part(path) for path in images} - {None}
     annotated = (folder / ANNOTATIONS.format(folder.name)).is_file()
     return "classes" if annotated or (below and below != {"images"}) else "images"
-
-
-def holds_images(folder: Path) -> bool:
-    """Whether there is any image below ``folder``; the first that is found ends the search."""
-    return any(is_image(path) and not is_hidden(path, folder) for path in folder.rglob("*"))
 
 
 def _images_of(folder: Path, notes: list[str]) -> Classes:
@@ -78,7 +82,7 @@ def _images_of(folder: Path, notes: list[str]) -> Classes:
 
 def _annotated(folder: Path, annotations: Path, notes: list[str]) -> Classes:
     """Images of one folder by the class that a line of ``annotations`` gives each; names are not opened."""
-    images = {path.name: path for path in files_below(folder) if is_image(path)}
+    images = {path.rpartition(os.sep)[2]: str(folder / path) for path in files_below(folder) if is_image(path)}
     found: Classes = {}
     for line in annotations.read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, rest = line.partition("\t")
@@ -98,8 +102,8 @@ def _class_images(folder: Path, notes: list[str]) -> Classes:
     found, others = Classes(), Counter[str]()
     for part in folders_in(folder):
         files = files_below(part)
-        images = [path for path in files if is_image(path)]
-        others.update(path.suffix.lower() or "no suffix" for path in files if not is_image(path))
+        images = [f"{part}{os.sep}{path}" for path in files if is_image(path)]
+        others.update(suffix_of(path) or "no suffix" for path in files if not is_image(path))
         if images:
             found[part.name] = images
         elif files:

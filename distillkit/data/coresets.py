@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distillkit import rng
+from distillkit.data.inputs import Inputs
 from distillkit.errors import ConfigError
 
 
@@ -43,22 +44,22 @@ def kmeans_representatives(points: np.ndarray, count: int, seed: int) -> list[in
     return nearest_distinct(points, clusters.cluster_centers_.astype(points.dtype))
 
 
-def _random_of_class(inputs: Tensor, members: Tensor, ipc: int, seed: int, names: tuple[rng.Name, ...]) -> Tensor:
+def _random_of_class(inputs: Inputs, members: Tensor, ipc: int, seed: int, names: tuple[rng.Name, ...]) -> Tensor:
     order = torch.randperm(len(members), generator=rng.generator(seed, *names))
     return members[order[:ipc]]
 
 
-def _kmeans_of_class(inputs: Tensor, members: Tensor, ipc: int, seed: int, names: tuple[rng.Name, ...]) -> Tensor:
+def _kmeans_of_class(inputs: Inputs, members: Tensor, ipc: int, seed: int, names: tuple[rng.Name, ...]) -> Tensor:
     points = inputs[members.to(inputs.device)].flatten(1).cpu().numpy()
     return members[kmeans_representatives(points, ipc, rng.derive(seed, *names))]
 
 
-_Selector = Callable[[Tensor, Tensor, int, int, tuple[rng.Name, ...]], Tensor]
+_Selector = Callable[[Inputs, Tensor, int, int, tuple[rng.Name, ...]], Tensor]
 CORESETS: dict[str, _Selector] = {"random": _random_of_class, "kmeans": _kmeans_of_class}
 
 
 def select_coreset(
-    kind: str, inputs: Tensor, labels: Tensor, num_classes: int, ipc: int, seed: int, draw: int = 0
+    kind: str, inputs: Inputs, labels: Tensor, num_classes: int, ipc: int, seed: int, draw: int = 0
 ) -> Tensor:
     """Indices int64 [K * ipc] into ``inputs`` [n, C, H, W] with ``labels`` [n], class by class, all distinct.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from distillkit.data.class_folders import kind_of
 from distillkit.data.columns import is_label_name, plain
-from distillkit.data.listing import files_below, folders_in, is_hidden, is_image, split_called
+from distillkit.data.listing import files_below, first_part, folders_in, is_hidden, is_image, split_called
 from distillkit.data.parquet_bounds import check_parquet
 from distillkit.errors import DataError
 
@@ -36,22 +37,23 @@ LOOKED_AT = 50
 
 @dataclass
 class _Images:
-    """The images below a folder, by path, and by name with and without its suffix, whatever its case."""
+    """The images below a folder, by path relative to it, and by name with and without its suffix, whatever its case."""
 
     folder: Path
-    by_path: dict[str, Path] = field(default_factory=dict)
-    by_name: dict[str, list[Path]] = field(default_factory=dict)
+    by_path: dict[str, str] = field(default_factory=dict)
+    by_name: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, path: Path) -> None:
-        self.by_path[path.relative_to(self.folder).as_posix()] = path
-        for name in {path.name.casefold(), path.stem.casefold()}:
+    def add(self, path: str) -> None:
+        self.by_path[path.replace(os.sep, "/")] = path
+        whole = path.rpartition(os.sep)[2].casefold()
+        for name in {whole, whole.rpartition(".")[0]}:
             self.by_name.setdefault(name, []).append(path)
 
-    def split(self, path: Path, asked: frozenset[str]) -> str | None:
-        parts = path.relative_to(self.folder).parts
-        return split_called(parts[0], asked) if len(parts) > 1 else None
+    def split(self, path: str, asked: frozenset[str]) -> str | None:
+        folder = first_part(path)
+        return None if folder is None else split_called(folder, asked)
 
-    def find(self, name: str, beside: Path, split: str | None, asked: frozenset[str]) -> Path | None:
+    def find(self, name: str, beside: Path, split: str | None, asked: frozenset[str]) -> str | None:
         """The image that a table in ``beside`` calls ``name``: by its path, or by a name that only one has."""
         clean = name.strip().replace("\\", "/").removeprefix("./")
         place = beside.relative_to(self.folder)
@@ -84,10 +86,10 @@ def read_label_tables(
     if not conventional and not (tables and _is_flat(folder, asked)):
         return None
     images = _Images(folder)
-    for path in files_below(folder):
-        if is_image(path):
-            images.add(path)
-    used: set[Path] = set()
+    for name in files_below(folder):
+        if is_image(name):
+            images.add(name)
+    used: set[str] = set()
     splits: dict[str, Columns] = {}
     for path in conventional or tables:
         columns = _read(path)
@@ -122,7 +124,7 @@ def _tables(folder: Path) -> list[Path]:
 
 def _is_flat(folder: Path, asked: frozenset[str]) -> bool:
     """Whether the folders say nothing of classes: images here, in splits, or in a single folder."""
-    if any(path.is_file() and is_image(path) for path in folder.iterdir()):
+    if any(path.is_file() and is_image(path.name) for path in folder.iterdir()):
         return True
     kinds = {path: kind_of(path) for path in folders_in(folder)}
     holders = [path for path, kind in kinds.items() if kind != "empty"]
@@ -187,7 +189,7 @@ def _collect(
     images: _Images,
     asked: frozenset[str],
     splits: dict[str, Columns],
-    used: set[Path],
+    used: set[str],
     notes: list[str],
 ) -> None:
     """Lay the rows of one table into ``splits``; rows that name no image are counted."""
@@ -214,7 +216,7 @@ def _collect(
         used.add(found)
         cells = splits.setdefault(split or images.split(found, asked) or "train", {})
         count = len(cells.setdefault("image", []))
-        cells["image"].append(str(found))
+        cells["image"].append(str(images.folder / found))
         for other in others:
             kept = cells.setdefault(other, [None] * count)
             kept.append(columns[other][row])

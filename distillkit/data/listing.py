@@ -1,7 +1,14 @@
-"""Which files below a folder are images, and which folders are called like splits."""
+"""Which files below a folder are images, and which folders are called like splits. Paths of files are text here: there
+may be a million of them.
+"""
+# ruff: noqa: PTH113, PTH116, PTH118, PTH122, PTH206
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif", ".jp2", ".tga")
@@ -21,19 +28,58 @@ SPLIT_NAMES = {
 """Usual names of splits, in lower case, and the split that each means."""
 
 
+def files_below(folder: Path) -> list[str]:
+    """Paths of files, relative to ``folder``, in the order of their parts; hidden ones are left out."""
+    return sorted(_walk(folder), key=lambda path: path.split(os.sep))
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether there is any image below ``folder``; the first that is found ends the search."""
+    return any(is_image(path) for path in _walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for base, below, names in os.walk(folder):
+        below[:] = [name for name in below if not _is_hidden_name(name)]
+        place = os.path.relpath(base, folder)
+        prefix = "" if place == os.curdir else place + os.sep
+        for name in names:
+            if not _is_hidden_name(name) and os.path.isfile(os.path.join(base, name)):
+                yield prefix + name
+
+
+def version_of(folder: Path, files: list[str]) -> str:
+    """SHA-256 of the names, sizes and times of files: another one if a file was changed."""
+    digest = hashlib.sha256()
+    for path in files:
+        about = os.stat(os.path.join(folder, path))
+        digest.update(json.dumps([path, about.st_size, about.st_mtime_ns]).encode())
+    return digest.hexdigest()
+
+
+def suffix_of(path: str) -> str:
+    """The suffix of a file's name, in lower case, with its dot."""
+    return os.path.splitext(path)[1].lower()
+
+
+def first_part(path: str) -> str | None:
+    """The folder that a relative path begins with; None of a bare name."""
+    head, separator, _ = path.partition(os.sep)
+    return head if separator else None
+
+
 def is_hidden(path: Path, folder: Path) -> bool:
     """Whether a file below ``folder`` is one that systems and editors hide there: ``.x``, ``._x``, ``__MACOSX/x``."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(folder).parts)
+    return any(_is_hidden_name(part) for part in path.relative_to(folder).parts)
 
 
-def is_image(path: Path) -> bool:
+def _is_hidden_name(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def is_image(path: str) -> bool:
     """Whether the name of a file is that of an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def files_below(folder: Path) -> list[Path]:
-    """All files below ``folder`` that are not hidden, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not is_hidden(path, folder))
+    return suffix_of(path) in IMAGE_SUFFIXES
 
 
 def folders_in(folder: Path) -> list[Path]:

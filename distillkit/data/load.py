@@ -1,52 +1,59 @@
 """From a data set's name to ``SourceData``: locate, decode once into the cache, split.
 
 The cache holds a memory-mapped safetensors file of uint8 images per data set, image size and choice of columns, under a
-fingerprint of all of them and of the source's version (Hub commit, or names, sizes and times of local files).
+fingerprint of all of them and of the source's version (Hub commit, or names, sizes and times of local files). The
+splits are views of it: a data set is held once, and shared by all processes that read it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
-from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
 from distillkit import storage
 from distillkit.data import decode, sources, splits
+from distillkit.data.decoding import content_hash, decode_into, decoded_images, facts_of
+from distillkit.data.form import form_of_all
 from distillkit.data.labels import chosen_classes, named_classes
 from distillkit.data.locate import Location
-from distillkit.data.raw import RawDataset, RawSplit
-from distillkit.errors import DataError, StorageError
+from distillkit.errors import DamagedError, DataError
+from distillkit.locks import locked
 from distillkit.progress import Progress
-from distillkit.records import ImageSet, SourceData, SourceInfo
+from distillkit.records import ImageSet, Pixels, SourceData, SourceInfo
 from distillkit.settings import DatasetSettings
 
 DECODER_VERSION = 2  # raise it when decoding changes: cached tensors of older ones are then left alone
-LARGEST_AUTO_SIZE = 128  # pixels; larger images are only used in full when --image-size says so
+LAYOUT = 2  # of the cache's files
+BOTH = ("train", "test")
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Content of a cache file: uint8 images and labels of one or two splits, and what is known of them."""
+    """uint8 images and labels of the splits ``train`` and perhaps ``test``, and what is known of them."""
 
-    tensors: dict[str, Tensor]
+    images: dict[str, Pixels]
+    labels: dict[str, Tensor]
     facts: dict[str, Any]
 
 
-def load_data(settings: DatasetSettings, progress: Progress) -> SourceData:
+def load_data(
+    settings: DatasetSettings, progress: Progress, *, parts: Collection[str] = BOTH, each: int = 0
+) -> SourceData:
     """Read, decode (once) and split a data set.
+
+    Args:
+        settings: which one, and how.
+        progress: listener.
+        parts: the splits of the source that will be looked at, ``train`` and ``test``; checksums of the others are not
+            compared.
+        each: images that every class keeps, if it has them: ``max_train`` gives way to it.
 
     Raises:
         ConfigError: the name, a column, a split or a size is not acceptable.
@@ -56,8 +63,49 @@ def load_data(settings: DatasetSettings, progress: Progress) -> SourceData:
     location = sources.locate(settings)
     if location.known is not None and settings.data_root is None and Path(settings.name).is_dir():
         progress.note(f"{settings.name!r} is the registered data set; for the folder here say ./{settings.name}")
-    decoded = _digits(settings) if location.kind == "embedded" else _decoded_from_cache(location, settings, progress)
-    return _split(decoded, location, settings)
+    embedded = location.kind == "embedded"
+    decoded = _digits(settings) if embedded else _decoded_from_cache(location, settings, progress, parts)
+    return _split(decoded, location, settings, each)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set that is not decoded yet, as far as its tables tell: all labels, and ``SAMPLE`` images that stand for
+    all, again and again; ``bytes`` that it will take in the cache.
+    """
+
+    data: SourceData
+    bytes: int
+
+
+def survey(settings: DatasetSettings, progress: Progress, *, each: int = 0) -> Survey | None:
+    """What a data set will be, without decoding it; None if it is decoded already, or embedded. Arguments as above.
+
+    Raises:
+        DistillkitError: as ``load_data``, but for images that are not looked at.
+    """
+    location = sources.locate(settings)
+    if location.kind == "embedded" or _path(location, settings).exists():
+        return None
+    raw = sources.read(location, settings)
+    sample = raw.train.sample(SAMPLE)
+    known_size = location.known.image_size if location.known else None
+    form, notes = form_of_all(sample, settings.image_size or known_size, settings, progress)
+    few = Pixels(decoded_images(sample, form, settings.skip_corrupt))
+    parts = {part: one for part, one in zip(BOTH, (raw.train, raw.test), strict=True) if one is not None}
+    images = {part: few.only(torch.arange(len(one.labels)) % len(few)) for part, one in parts.items()}
+    labels = {part: torch.tensor(one.labels) for part, one in parts.items()}
+    facts = {**facts_of(raw, location, [*notes, f"size and range as {len(few)} images have them"]), "sha256": "survey"}
+    data = _split(Decoded(images, labels, facts), location, settings, each)
+    return Survey(data, sum(one.numel() for one in images.values()))
+
+
+SAMPLE = 256
+"""Images that stand for all of a data set that is planned with."""
+
+
+def _path(location: Location, settings: DatasetSettings) -> Path:
+    return storage.cache_root() / "data" / f"{_key(location, settings)}.safetensors"
 
 
 def _digits(settings: DatasetSettings) -> Decoded:
@@ -92,204 +140,101 @@ def _digits(settings: DatasetSettings) -> Decoded:
         "train_split": "train_test_split(test_size=0.25, stratify, random_state=0)",
         "test_split": "the other quarter of it",
         "notes": [],
-        "sha256": _content_hash(tensors),
+        "sha256": content_hash(tensors),
     }
-    return Decoded(tensors, facts)
+    return _decoded(tensors, facts)
 
 
-def _decoded_from_cache(location: Location, settings: DatasetSettings, progress: Progress) -> Decoded:
-    fields = (
-        "config_name",
-        "image_column",
-        "label_column",
-        "class_names",
-        "classes",
-        "without_classes",
-        "train_split",
-        "test_split",
-        "image_size",
-        "resize",
-    )
-    choices = {name: getattr(settings, name) for name in (*fields, "color", "skip_corrupt")}
-    identity = {"decoder": DECODER_VERSION, "location": [location.kind, location.source, location.version]}
+def _decoded(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Decoded:
+    """The content of a cache file, whose labels are bytes there."""
+    images = {part: Pixels(tensors[f"{part}.images"]) for part in BOTH if f"{part}.images" in tensors}
+    labels = {part: tensors[f"{part}.labels"].clone().view(torch.int64) for part in images}
+    return Decoded(images, labels, facts)
+
+
+def _decoded_from_cache(
+    location: Location, settings: DatasetSettings, progress: Progress, parts: Collection[str]
+) -> Decoded:
+    """The decoded images, from the cache if they are there and whole; ``parts``: of the splits that will be looked at.
+
+    Raises:
+        StorageError: they are not there, and the cache cannot be written.
+    """
+    path = _path(location, settings)
+    folder = path.parent
+    found = _cached(path, parts, progress)
+    if found is not None:
+        return found
+    storage.make_folder(folder)
+    waiting = "waiting for another process that decodes these images"
+    with locked(folder / f".{path.stem}.lock", lambda: progress.note(waiting)) as alone:
+        found = _cached(path, parts, progress, told=True)
+        if found is not None:
+            return found
+        decode_into(path, sources.read(location, settings), location, settings, progress, resumable=alone)
+    return _opened(path, parts)
+
+
+def _key(location: Location, settings: DatasetSettings) -> str:
+    """The name of the file: what decoding depends on. A folder is known by its files, wherever it is moved."""
+    fields = ("config_name", "image_column", "label_column", "class_names", "train_split", "test_split", "image_size")
+    more = ("classes", "without_classes", "resize", "color", "skip_corrupt")
+    choices = {name: getattr(settings, name) for name in (*fields, *more)}
+    place = location.source if location.kind == "hub" else None
     name = location.known.name if location.known else None
-    key = storage.fingerprint({**identity, "known": name, "choices": choices})
-    folder = storage.make_folder(storage.cache_root() / "data")
-    path = folder / f"{key}.safetensors"
-    with FileLock(folder / f".{key}.lock"):
-        storage.remove_leftovers(folder, f"{key}.safetensors")
-        if path.exists():
-            try:
-                return Decoded(*storage.read_tensors(path))
-            except StorageError:
-                progress.note(f"the decoded images in {path} are damaged; decoding again")
-        decoded = _decode(sources.read(location, settings), location, settings, progress)
-        storage.write_tensors(path, decoded.tensors, decoded.facts)
-    return Decoded(*storage.read_tensors(path))
+    identity = {"decoder": DECODER_VERSION, "layout": LAYOUT, "location": [location.kind, place, location.version]}
+    return storage.fingerprint({**identity, "known": name, "choices": choices})
 
 
-def _decode(raw: RawDataset, location: Location, settings: DatasetSettings, progress: Progress) -> Decoded:
-    parts = [part for part in (raw.train, raw.test) if part is not None]
-    total = sum(len(part.labels) for part in parts)
-    if not raw.train.labels:
-        raise DataError(f"split {raw.train.name!r} of {location.source} has no rows")
-    progress.stage("decoding images", total)
-    known_size = location.known.image_size if location.known else None
-    form, notes = _form(parts, settings.image_size or known_size, settings)
-    notes = [*raw.notes, *notes]
-    tensors: dict[str, Tensor] = {}
-    for key, part in zip(("train", "test"), parts, strict=False):
-        images, labels, skipped = _decode_split(part, form, settings.skip_corrupt, progress)
-        tensors |= {f"{key}.images": images, f"{key}.labels": labels}
-        if skipped:
-            notes.append(f"{len(skipped)} corrupt images of split {part.name!r} left out: {', '.join(skipped[:5])}")
-    facts = {
-        "classes": list(raw.classes),
-        "license": raw.license,
-        "train_split": raw.train.name,
-        "test_split": raw.test.name if raw.test else None,
-        "notes": notes,
-        "sha256": _content_hash(tensors),
-    }
-    return Decoded(tensors, facts)
+def _cached(path: Path, parts: Collection[str], progress: Progress, *, told: bool = False) -> Decoded | None:
+    """What the cache has; None if it is absent or damaged, which is said once."""
+    if not path.exists():
+        return None
+    try:
+        return _opened(path, parts)
+    except DamagedError:
+        if not told:
+            progress.note(f"the decoded images in {path} are damaged; decoding again")
+        return None
 
 
-@dataclass
-class _Seen:
-    """What the headers of all images say; of greys of more than 8 bits their values too."""
-
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    modes: set[str] = field(default_factory=set)
-    smallest: dict[int, str] = field(default_factory=dict)
-    low: float = math.inf
-    high: float = -math.inf
-    whole: bool = True
-
-    def add(self, image: Image.Image, name: str) -> None:
-        self.sizes[image.size] += 1
-        self.modes.add(image.mode)
-        self.smallest.setdefault(min(image.size), name)
-        extremes = decode.deep_extremes(image)
-        if extremes is not None:
-            self.low, self.high = min(self.low, extremes[0]), max(self.high, extremes[1])
-            self.whole = self.whole and image.mode != "F"
-
-    def short_side(self, share: float) -> int:
-        """The short side that a ``share`` of the images fall below."""
-        sides = Counter[int]()
-        for size, count in self.sizes.items():
-            sides[min(size)] += count
-        passed, total = 0, sides.total()
-        for side in sorted(sides):
-            passed += sides[side]
-            if passed > share * total:
-                return side
-        return 0
+def _opened(path: Path, parts: Collection[str]) -> Decoded:
+    """The images mapped from the file, the checksums of ``parts`` compared; the other split's stay unread."""
+    names = [f"{part}.{what}" for part in parts for what in ("images", "labels")]
+    facts = storage.read_metadata(path)
+    if not isinstance(facts, dict) or not {"sha256", "test_split"} <= set(facts):
+        raise DamagedError(f"{path} is damaged: it does not say what it holds")
+    tensors, _ = storage.read_tensors(path, names if facts["test_split"] else None)
+    return _decoded(tensors, facts)
 
 
-FEW = 0.05
-"""Share of images that do not decide the size of all."""
-
-
-def _form(parts: list[RawSplit], wanted: int | None, settings: DatasetSettings) -> tuple[decode.Form, list[str]]:
-    """What all images become, from their headers, and notes on what was decided; the training split decides."""
-    seen = _Seen()
-    for row, cell in enumerate(cell for part in parts[:1] for cell in part.cells()):
-        try:
-            with decode.open_image(cell) as image:
-                seen.add(image, decode.cell_name(cell, row))
-        except decode.BROKEN:
-            continue  # decoding names it
-    gray = settings.color == "gray" or (
-        settings.color == "auto" and bool(seen.modes) and seen.modes <= decode.GREY_MODES
-    )
-    notes, values = [], None
-    if seen.low <= seen.high:
-        values = decode.nominal_range(seen.low, seen.high, seen.whole)
-        notes.append(f"greys from {values[0]:g} to {values[1]:g} become 8 bits (seen: {seen.low:g} to {seen.high:g})")
-    if wanted is not None:
-        return decode.Form(wanted, gray, settings.resize, values), notes
-    size, note = _size(seen)
-    return decode.Form(size, gray, settings.resize, values), [*notes, *note]
-
-
-def _size(seen: _Seen) -> tuple[int, list[str]]:
-    """Pixels a side, which a few odd images do not decide."""
-    side = seen.short_side(FEW)
-    if side < 4:
-        name = seen.smallest.get(side, "none can be decoded")
-        raise DataError(f"images of fewer than 4 pixels ({name}); pass --image-size to enlarge them")
-    smaller = sorted(found for found in seen.smallest if found < side)
-    count = sum(number for size, number in seen.sizes.items() if min(size) < side)
-    odd = [f"{count} smaller images are enlarged, {seen.smallest[smaller[0]]} the smallest"] if smaller else []
-    if len(seen.sizes) == 1 and len(set(next(iter(seen.sizes)))) == 1 and side <= LARGEST_AUTO_SIZE:
-        return side, odd
-    size = min(LARGEST_AUTO_SIZE, 2 ** (side.bit_length() - 1))
-    return size, [f"images resized and centre-cropped to {size}x{size} (--image-size changes it)", *odd]
-
-
-def _decode_split(
-    part: RawSplit, form: decode.Form, skip_corrupt: bool, progress: Progress
-) -> tuple[Tensor, Tensor, list[str]]:
-    images = torch.empty(len(part.labels), 1 if form.gray else 3, form.size, form.size, dtype=torch.uint8)
-    kept: list[int] = []
-    skipped: list[str] = []
-
-    def work(item: tuple[int, dict[str, Any]]) -> Tensor | DataError:
-        try:
-            return decode.decode(item[1], form, item[0])
-        except DataError as error:
-            return error
-
-    rows = enumerate(part.cells())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while batch := list(islice(rows, 512)):
-            for (row, cell), result in zip(batch, pool.map(work, batch), strict=True):
-                if isinstance(result, Tensor):
-                    images[len(kept)] = result
-                    kept.append(row)
-                elif skip_corrupt:
-                    skipped.append(decode.cell_name(cell, row))
-                else:
-                    raise result
-            progress.advance(len(batch))
-    if not kept:
-        raise DataError(f"no image of split {part.name!r} could be decoded")
-    return images[: len(kept)].clone(), torch.tensor(part.labels)[kept], skipped
-
-
-def _content_hash(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        storage.sha256_tensor(digest, tensors[name])
-    return digest.hexdigest()
-
-
-def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> SourceData:
+def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each: int) -> SourceData:
     facts, seed = decoded.facts, settings.split_seed
     classes = tuple(facts["classes"])
-    train = ImageSet(decoded.tensors["train.images"], decoded.tensors["train.labels"], classes)
-    _check_classes(train)
-    test_split = facts["test_split"]
-    if "test.images" in decoded.tensors:
-        test = ImageSet(decoded.tensors["test.images"], decoded.tensors["test.labels"], classes)
+    whole = ImageSet(decoded.images["train"], decoded.labels["train"], classes)
+    _check_classes(whole)
+    test_split, kept = facts["test_split"], torch.arange(len(whole))
+    if "test" in decoded.images:
+        test = ImageSet(decoded.images["test"], decoded.labels["test"], classes)
     else:
-        rest, taken = splits.stratified_take(train.labels, settings.test_fraction, seed, "split", "test")
-        train, test = train.subset(rest), train.subset(taken)
+        kept, taken = splits.stratified_take(whole.labels, settings.test_fraction, seed, "split", "test")
+        test = whole.subset(taken)
         test_split = f"none given: {settings.test_fraction:.0%} of {facts['train_split']}, stratified, seed {seed}"
-    given = rest if "test.images" not in decoded.tensors else torch.arange(len(train))
-    if settings.max_train is not None:
-        few = splits.even_subset(train.labels, settings.max_train, seed, "split", "max_train")
-        train, given = train.subset(few), given[few]
-    rest, held = torch.arange(len(train)), torch.zeros(0, dtype=torch.int64)
+    limit = _limit(settings, len(classes), each)
+    if limit is not None:
+        kept = kept[splits.even_subset(whole.labels[kept], limit, seed, "split", "max_train")]
+    rest, held = kept, torch.zeros(0, dtype=torch.int64)
     if settings.validation_fraction > 0:
-        rest, held = splits.stratified_take(train.labels, settings.validation_fraction, seed, "split", "validation")
+        fraction = settings.validation_fraction
+        rest, held = (
+            kept[part] for part in splits.stratified_take(whole.labels[kept], fraction, seed, "split", "validation")
+        )
         if len(held) == 0:
             raise DataError(
                 "no class has two training images, so no validation split can be held out; "
                 "--set dataset.validation_fraction=0 does without"
             )
+    settings = settings.model_copy(update={"max_train": limit})
     choices = settings.model_dump(include={"test_fraction", "max_train", "validation_fraction", "split_seed"})
     info = SourceInfo(
         name=location.known.name if location.known else Path(location.source).name,
@@ -304,7 +249,17 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings) -> S
         fingerprint=storage.fingerprint({"content": facts["sha256"], **choices}),
         notes=tuple(facts["notes"]),
     )
-    return SourceData(train.subset(rest), train.subset(held), test, info, given[rest])
+    return SourceData(whole.subset(rest), whole.subset(held), test, info, rest)
+
+
+def _limit(settings: DatasetSettings, classes: int, each: int) -> int | None:
+    """``max_train``, or as many more as leave every class ``each`` images beside a validation split."""
+    if settings.max_train is None or each == 0:
+        return settings.max_train
+    taken, fraction = each, settings.validation_fraction
+    while fraction > 0 and taken - min(max(1, round(fraction * taken)), taken - 1) < each:
+        taken += 1
+    return max(settings.max_train, taken * classes)
 
 
 def _known_license(location: Location) -> str | None:

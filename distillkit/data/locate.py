@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from typing import Any
 import yaml
 
 from distillkit import storage
-from distillkit.data.listing import files_below, is_image
+from distillkit.data.listing import files_below, first_part, is_image, suffix_of, version_of
 from distillkit.data.registry import DATASETS, KnownDataset
-from distillkit.errors import ConfigError, DistillkitError, NetworkError, NotFoundError
+from distillkit.errors import ConfigError, DistillkitError, NetworkError, NotFoundError, StorageError
 from distillkit.hub.address import is_folder
 from distillkit.hub.client import cached_source, source_revision
 from distillkit.settings import DatasetSettings
@@ -124,24 +125,23 @@ def _of_folder(folder: Path, known: KnownDataset | None) -> Location:
     kind = _kind(folder, files)
     if kind != "folder" and set(str(folder.resolve())) & set("*?[]"):
         raise ConfigError(f"{folder} has one of *?[] in its path, a pattern to 'datasets'; rename the folder")
-    stats = [(str(path.relative_to(folder)), path.stat()) for path in files]
-    version = [[relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats]
-    return Location(kind, str(folder.resolve()), version, known, _card_license(folder / "README.md"))
+    version, stated = version_of(folder, files), _card_license(folder / "README.md")
+    return Location(kind, str(folder.resolve()), version, known, stated)
 
 
-def _kind(folder: Path, files: Sequence[Path]) -> str:
-    here = {path.name for path in files if path.parent == folder}
+def _kind(folder: Path, files: Sequence[str]) -> str:
+    here = {path for path in files if first_part(path) is None}
     if "dataset_dict.json" in here or {"dataset_info.json", "state.json"} <= here:
         return "saved"
     images = any(is_image(path) for path in files)
-    tables = [path for path in files if path.suffix == ".parquet"]
-    if any(not images or path.name != "metadata.parquet" for path in tables):  # metadata.parquet tells of images
+    tables = [Path(path).name for path in files if path.endswith(".parquet")]
+    if any(not images or name != "metadata.parquet" for name in tables):  # metadata.parquet tells of images
         return "parquet"
     if images:
         return "folder"
-    if any(path.suffix == ".tar" for path in files):
+    if any(path.endswith(".tar") for path in files):
         return "webdataset"
-    archive = next((path for path in files if path.suffix.lower() in ARCHIVES), None)
+    archive = next((folder / path for path in files if suffix_of(path) in ARCHIVES), None)
     if archive is not None:
         raise ConfigError(f"{folder} holds no images but archives; unpack them first: {_unpacking(archive)}")
     raise NotFoundError(f"{folder} holds no images; {READABLE}")
@@ -210,7 +210,7 @@ def _hub_revision(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
     offline, what was seen last, or what the Hub's own cache holds.
     """
     memory = storage.cache_root() / "data" / "revisions.json"
-    seen: dict[str, Any] = storage.read_json(memory) if memory.exists() else {}
+    seen: dict[str, Any] = _remembered(memory)
     key = f"{hub_id}@{wanted or ''}"
     try:
         found = source_revision(hub_id, wanted)
@@ -223,5 +223,15 @@ def _hub_revision(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
             raise
         return cached.name, _card_license(cached / "README.md")
     if seen.get(key) != [*found]:
-        storage.write_json(memory, {**seen, key: [*found]})
+        with contextlib.suppress(StorageError):  # a cache that is read only: it is asked again next time
+            storage.write_json(memory, {**seen, key: [*found]})
     return found
+
+
+def _remembered(memory: Path) -> dict[str, Any]:
+    """Revisions that were seen; none if the file is absent or damaged."""
+    try:
+        found = storage.read_json(memory)
+    except StorageError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distillkit.errors import ArtifactError, ConfigError
+from distillkit.records import Pixels
 
 CHUNK = 2048  # images converted at a time, so that a large uint8 set is never held as floats twice
 
@@ -127,28 +129,46 @@ def unit_images(images: Tensor) -> Tensor:
 
 
 Preprocess = Standardise | Whiten | UnitWhiten
+COUNTED = 256
+"""Images whose values are counted at a time."""
 
 
-def _chunks(images: Tensor) -> Iterator[Tensor]:
+def _chunks(images: Pixels) -> Iterator[Tensor]:
     for chunk in images.split(CHUNK):
         yield chunk.double() / 255
 
 
-def fit_standardise(images: Tensor) -> Standardise:
-    """Channel mean and standard deviation over all pixels of uint8 ``images`` [n, C, H, W], in float64."""
-    count = images.numel() / images.shape[1]
-    mean = torch.stack([chunk.sum((0, 2, 3)) for chunk in _chunks(images)]).sum(0) / count
-    squares = [((chunk - mean.view(-1, 1, 1)) ** 2).sum((0, 2, 3)) for chunk in _chunks(images)]
-    std = (torch.stack(squares).sum(0) / count).sqrt()
+def _histogram(images: Pixels) -> Tensor:
+    """How often each channel has each of the 256 values, int64 [C, 256]."""
+    found = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for part in images.split(COUNTED):
+        found += torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in part.unbind(1)])
+    return found
+
+
+def fit_standardise(images: Tensor | Pixels) -> Standardise:
+    """Channel mean and standard deviation over all pixels of uint8 ``images`` [n, C, H, W], in float64.
+
+    From counts of values: the same to the last bit, however many threads there are.
+    """
+    counts = _histogram(_as_pixels(images)).double()
+    values, total = torch.arange(256, dtype=torch.float64) / 255, counts[0].sum()
+    mean = (counts * values).sum(1) / total
+    std = ((counts * (values - mean[:, None]) ** 2).sum(1) / total).sqrt()
     return Standardise(mean, std.clamp_min(1e-3))  # a constant channel carries nothing; do not divide by zero
 
 
-def fit_whiten(images: Tensor, eps: float) -> Whiten:
+def _as_pixels(images: Tensor | Pixels) -> Pixels:
+    return images if isinstance(images, Pixels) else Pixels(images)
+
+
+def fit_whiten(images: Tensor | Pixels, eps: float) -> Whiten:
     """ZCA of uint8 ``images`` [n, C, H, W], in float64; D = C*H*W at most 12,288 (64 x 64 colour).
 
     Raises:
         ConfigError: images so large that the D x D matrix is not worth having.
     """
+    images = _as_pixels(images)
     size = _check_matrix(images)
     mean = torch.stack([chunk.flatten(1).sum(0) for chunk in _chunks(images)]).sum(0) / len(images)
     covariance = torch.zeros(size, size, dtype=torch.float64)
@@ -160,20 +180,21 @@ def fit_whiten(images: Tensor, eps: float) -> Whiten:
     return Whiten(mean, matrix)
 
 
-def _check_matrix(images: Tensor) -> int:
-    size = images[0].numel()
+def _check_matrix(images: Pixels) -> int:
+    size = math.prod(images.shape[1:])
     if size > 12288:
         side = f"{images.shape[-2]}x{images.shape[-1]}"
         raise ConfigError(f"ZCA of {side} images needs a {size} x {size} matrix; use dataset.preprocessing=standardise")
     return size
 
 
-def fit_unit_whiten(images: Tensor, relative_eps: float) -> UnitWhiten:
+def fit_unit_whiten(images: Tensor | Pixels, relative_eps: float) -> UnitWhiten:
     """ZCA of uint8 ``images`` [n, C, H, W], each of zero mean and unit length, in float64; D at most 12,288.
 
     Raises:
         ConfigError: images so large that the D x D matrix is not worth having.
     """
+    images = _as_pixels(images)
     size = _check_matrix(images)
     second_moment = torch.zeros(size, size, dtype=torch.float64)
     for chunk in _chunks(images):
@@ -184,7 +205,7 @@ def fit_unit_whiten(images: Tensor, relative_eps: float) -> UnitWhiten:
     return UnitWhiten((vectors * (eigenvalues + relative_eps * eigenvalues.mean()).rsqrt()) @ vectors.T)
 
 
-def fit(kind: str, images: Tensor, zca_eps: float) -> Preprocess:
+def fit(kind: str, images: Tensor | Pixels, zca_eps: float) -> Preprocess:
     """Fit ``standardise``, ``zca``, ``unit-zca`` or ``none`` (mean 0, std 1) on uint8 training images [n, C, H, W]."""
     if kind == "zca":
         return fit_whiten(images, zca_eps)
@@ -214,8 +235,10 @@ def from_tensors(tensors: dict[str, Tensor], image_shape: tuple[int, int, int]) 
     raise ArtifactError(f"preprocess.safetensors holds {shapes}, which fits no {image_shape} images")
 
 
-def to_inputs(preprocess: Preprocess, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+def to_inputs(preprocess: Preprocess, images: Tensor | Pixels, device: torch.device | str = "cpu") -> Tensor:
     """uint8 images [n, C, H, W] to float32 network inputs on ``device``."""
+    if len(images) <= CHUNK:
+        return preprocess(images[:].to(device).float() / 255)
     inputs = torch.empty(images.shape, dtype=torch.float32, device=device)
     for start in range(0, len(images), CHUNK):
         inputs[start : start + CHUNK] = preprocess(images[start : start + CHUNK].to(device).float() / 255)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distillkit.errors import DataError
+
 
 @dataclass(frozen=True)
 class RawSplit:
@@ -21,11 +23,25 @@ class RawSplit:
     labels: list[int]
     folder: Path | None = None
 
-    def cells(self) -> Iterator[dict[str, Any]]:
-        """Image cells ``{"bytes", "path", "file"}`` in order; ``path`` is a name for people."""
-        for batch in self.table.select_columns([self.image_column]).iter(batch_size=256):
+    def cells(self, begin: int = 0) -> Iterator[dict[str, Any]]:
+        """Image cells ``{"bytes", "path", "file"}`` in order, from row ``begin``; ``path`` is a name for people."""
+        table = self.table.select_columns([self.image_column])
+        table = table.select(range(begin, len(table))) if begin else table
+        for batch in table.iter(batch_size=64):
             for cell in batch[self.image_column]:
                 yield self._cell(cell)
+
+    def sample(self, count: int) -> RawSplit:
+        """Every so-manieth row, ``count`` at most.
+
+        Raises:
+            DataError: there are no rows.
+        """
+        if not self.labels:
+            raise DataError(f"split {self.name!r} has no rows")
+        rows = range(0, len(self.labels), -(-len(self.labels) // count))
+        labels = [self.labels[row] for row in rows]
+        return RawSplit(self.name, self.table.select(rows), self.image_column, labels, self.folder)
 
     def _cell(self, cell: dict[str, Any] | None) -> dict[str, Any]:
         content, path = (cell or {}).get("bytes"), (cell or {}).get("path")

@@ -96,10 +96,10 @@ def _class_tables(splits: dict[str, Classes]) -> dict[str, Any]:
 
     names = [str(name) for name in in_order({name for images in splits.values() for name in images})]
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    tables = {}
+    ids, tables = {name: number for number, name in enumerate(names)}, {}
     for split, images in splits.items():
-        rows = [(str(path), names.index(name)) for name, paths in images.items() for path in paths]
-        columns = {"image": [path for path, _ in rows], "label": [label for _, label in rows]}
+        labels = [ids[name] for name, paths in images.items() for _ in paths]
+        columns = {"image": [path for paths in images.values() for path in paths], "label": labels}
         tables[split] = datasets.Dataset.from_dict(columns, features=features)
     return tables
 

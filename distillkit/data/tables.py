@@ -90,7 +90,7 @@ def _parquet(location: Location, settings: DatasetSettings) -> Any:
     if source.is_file():
         check_parquet([source])
         return datasets.load_dataset("parquet", data_files={"train": [str(source)]})
-    check_parquet(path for path in files_below(source) if path.suffix == ".parquet")
+    check_parquet(source / path for path in files_below(source) if path.endswith(".parquet"))
     return datasets.load_dataset(location.source, settings.config_name)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from distillkit import rng
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
+from distillkit.data.inputs import Inputs
 from distillkit.parts import SCHEDULE_SETTINGS, Part, Seam
 from distillkit.training.batches import in_batches
 
@@ -27,7 +28,7 @@ from distillkit.training.batches import in_batches
 class RealImages:
     """Training images as network inputs, float [n, C, H, W], their labels int64 [n], and the number K of classes."""
 
-    images: Tensor
+    images: Inputs
     labels: Tensor
     num_classes: int
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distillkit import storage
 from distillkit.distill.outer_optimizers import Gradients, OuterOptimizer, stepped_lr
+from distillkit.errors import DamagedError
 from distillkit.records import LabelKind, SyntheticSet
 
 MEMORY = "memory."
@@ -98,8 +99,8 @@ class OuterState:
         images = self.images if self.average is None else self.average
         return SyntheticSet(images.cpu().clone(), self.labels.cpu().clone(), self.class_ids, self.lr, self.label_kind)
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint atomically."""
+    def save(self, path: Path, owner: Any = None) -> None:
+        """Write a checkpoint atomically, with its checksums; ``owner``: the identity of the run, as JSON."""
         tensors = {"images": self.images, "labels": self.labels, "class_ids": self.class_ids}
         tensors |= {f"{MEMORY}{name}": tensor for name, tensor in self.memory.items()}
         if self.average is not None:
@@ -108,7 +109,7 @@ class OuterState:
             tensors["carried"] = self.carried
         if self.best is not None:
             tensors |= {"best.images": self.best.synthetic.images, "best.labels": self.best.synthetic.labels}
-        storage.write_tensors(path, tensors, self._numbers())
+        storage.write_tensors(path, tensors, {**self._numbers(), "owner": owner}, sealed=True)
 
     def _numbers(self) -> dict[str, Any]:
         names = (
@@ -141,6 +142,9 @@ class OuterState:
             StorageError: missing or damaged.
         """
         tensors, numbers = storage.read_tensors(path)
+        if not isinstance(numbers, dict):
+            raise DamagedError(f"{path} is damaged: it does not say what it holds")
+        numbers.pop("owner", None)
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}  # not a view of a file that is replaced
         best_numbers = numbers.pop("best", None)
         state = OuterState(

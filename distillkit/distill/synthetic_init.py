@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distillkit import rng
 from distillkit.data.coresets import select_coreset
+from distillkit.data.inputs import Inputs
 from distillkit.errors import ConfigError
 from distillkit.parts import Part, Seam
 
@@ -26,7 +27,7 @@ class RealData:
     ``experts``: numbers of those that can be asked for their ``logits``, by parts that want to.
     """
 
-    images: Tensor
+    images: Inputs
     labels: Tensor
     num_classes: int
     experts: tuple[int, ...] = ()

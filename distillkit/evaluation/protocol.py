@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distillkit.data.inputs import Inputs
 from distillkit.distributed import ALONE, World
 from distillkit.records import EvalReport
 from distillkit.training.fit import accuracy, fit
@@ -23,7 +24,7 @@ ONE_BY_ONE = Form()
 class TrainingSet:
     """What fresh networks learn from: ``images`` float [n, C, H, W], ``targets`` ids [n] or probabilities [n, K]."""
 
-    images: Tensor
+    images: Inputs
     targets: Tensor
 
 
@@ -31,7 +32,7 @@ class TrainingSet:
 class Examination:
     """What they are asked: ``images`` float [n, C, H, W] and ``labels`` int64 [n]."""
 
-    images: Tensor
+    images: Inputs
     labels: Tensor
 
 

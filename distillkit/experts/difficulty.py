@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillkit.data.inputs import Inputs
 from distillkit.errors import ConfigError
 from distillkit.parts import Part, Seam
 from distillkit.training.memory import in_pieces
@@ -55,7 +56,7 @@ SCORES: Seam[Part[Score]] = Seam("experts.difficulty", {"el2n": Part(_score_el2n
 
 
 @torch.no_grad()
-def score_images(score: Score, model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 512) -> Tensor:
+def score_images(score: Score, model: nn.Module, images: Inputs, labels: Tensor, batch_size: int = 512) -> Tensor:
     """Scores [n] of un-augmented ``images`` [n, C, H, W] by one network, on the CPU."""
     model.eval()
     return in_pieces(lambda some, theirs: score(model, some, theirs), batch_size, images, labels).cpu()

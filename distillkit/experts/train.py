@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from distillkit.data.inputs import Inputs
 from distillkit.errors import TrajectoryError
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import flatten_parameters
@@ -24,12 +25,12 @@ class ExpertData:
     test split that a finished expert is reported on; nothing is chosen by it.
     """
 
-    images: Tensor
+    images: Inputs
     labels: Tensor
-    validation_images: Tensor
+    validation_images: Inputs
     validation_labels: Tensor
     num_classes: int
-    test: Callable[[], tuple[Tensor, Tensor]] | None = None
+    test: Callable[[], tuple[Inputs, Tensor]] | None = None
 
 
 @dataclass(frozen=True)

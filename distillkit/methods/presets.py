@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from distillkit.methods.base import Layer, Problem
 
 PRESETS = ("smoke", "quick", "paper")
@@ -13,6 +15,7 @@ def smoke(problem: Problem) -> Layer:
         "smoke preset",
         {
             "dataset.max_train": problem.at_least(400),
+            **batches(problem),
             "network.width": 8,
             "experts.count": 2,
             "experts.epochs": 4,
@@ -37,10 +40,28 @@ def smoke(problem: Problem) -> Layer:
 def quick(problem: Problem) -> Layer:
     """A useful set in minutes on the device at hand."""
     if problem.dataset == "digits":
-        return Layer("quick preset (digits)", _QUICK_DIGITS)
+        return Layer("quick preset (digits)", _QUICK_DIGITS | batches(problem))
     if problem.device == "cuda":
-        return Layer("quick preset (GPU)", _QUICK_GPU)
-    return Layer("quick preset (CPU)", {"dataset.max_train": problem.at_least(10_000), **_QUICK_CPU})
+        return Layer("quick preset (GPU)", _QUICK_GPU | batches(problem))
+    values = {"dataset.max_train": problem.at_least(10_000), **_QUICK_CPU, **batches(problem)}
+    return Layer("quick preset (CPU)", values)
+
+
+MOST_AT_ONCE = 256
+"""Learned images up to which every student's step sees all of them."""
+AT_ONCE = {"cpu": 100, "cuda": 256}
+"""Learned images of a student's step where there are more, by device: memory and time are those of a batch."""
+
+
+def batches(problem: Problem) -> dict[str, Any]:
+    """A student's batch where a step on the whole set would be too large; of how many classes nobody knows yet, a batch
+    that smaller sets are no part of.
+    """
+    if problem.num_classes is None:
+        return {"distill.batch_size": MOST_AT_ONCE}
+    if problem.ipc * problem.num_classes <= MOST_AT_ONCE:
+        return {}
+    return {"distill.batch_size": AT_ONCE[problem.device]}
 
 
 _QUICK_DIGITS = {

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
+from distillkit.data.inputs import Inputs, check_fits, inputs_of
 from distillkit.data.load import load_data
-from distillkit.data.preprocess import Preprocess, Standardise, fit, to_inputs
+from distillkit.data.preprocess import Preprocess, Standardise, fit
 from distillkit.data.registry import DATASETS
 from distillkit.distributed import ALONE, World
 from distillkit.environment import keep_freed_memory, repeatable
@@ -25,7 +26,7 @@ from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
 from distillkit.precision import steady
 from distillkit.progress import Progress, Silent
-from distillkit.records import SourceData, SyntheticSet
+from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
 from distillkit.stages.ipc import check_ipc
 from distillkit.tracking import check_tracker
@@ -56,13 +57,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Data as the networks see them: inputs float32 on the device, labels there too."""
+    """Data as the networks see them: inputs float32, made on the device as they are used, labels there."""
 
     data: SourceData
     preprocess: Preprocess
     augmentation: Augmentation | None
     network: NetworkSettings
-    train_images: Tensor
+    train_images: Inputs
     train_labels: Tensor
     validation: Examination
     decided: dict[str, str] = field(default_factory=dict, compare=False)
@@ -81,7 +82,7 @@ class Prepared:
     def test(self, device: torch.device) -> Examination:
         """The test images as network inputs; asked for by what reports, never by what chooses."""
         test = self.data.test
-        return Examination(to_inputs(self.preprocess, test.images, device), test.labels.to(device))
+        return Examination(inputs_of(self.preprocess, test.pixels, device), test.labels.to(device))
 
     def build(self, settings: NetworkSettings, seed: int, use: str) -> Callable[[int], nn.Module]:
         """A factory of freshly initialised networks by number."""
@@ -121,27 +122,45 @@ def make_run(
     )
 
 
-def training_images(data: SourceData) -> Tensor:
+def training_images(data: SourceData) -> Pixels:
     """What the preprocessing is fitted on: uint8 [n, C, H, W]."""
-    return data.train.images
+    return data.train.pixels
 
 
-def prepare(run: Run, fit_on: Callable[[SourceData], Tensor] = training_images) -> Prepared:
-    """Load the data, check them against the settings, fit the preprocessing on the training images."""
+def prepare(run: Run, fit_on: Callable[[SourceData], Pixels] = training_images) -> Prepared:
+    """Load the data, check them against the settings, fit the preprocessing on the training images.
+
+    A signal is answered there and then: nothing is lost but the work of a moment.
+
+    Raises:
+        ConfigError: the data do not fit the settings, or not into memory.
+    """
+    with run.stop.at_once("while reading the data; images that are decoded are kept"):
+        return prepared_from(run, load_data(run.settings.dataset, run.progress, each=kept_of_each(run)), fit_on)
+
+
+def kept_of_each(run: Run) -> int:
+    """Images that each class keeps whatever a preset cuts, which does not know how many classes there are."""
+    return run.settings.ipc if "preset" in run.origins.get("dataset.max_train", "") else 0
+
+
+def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pixels] = training_images) -> Prepared:
+    """``prepare`` of data that are loaded."""
     settings = run.settings
-    data = load_data(settings.dataset, run.progress)
     for note in data.info.notes:
         run.progress.note(note)
     check_ipc(data, settings)
+    count = sum(len(part) for part in (data.train, data.validation, data.test))
+    check_fits(settings.dataset.preprocessing, (count, *data.image_shape), run.device)
     preprocess = fit_preprocess(settings.dataset, fit_on(data))
     network = settings.network.model_copy(update={"pool": ()})  # which is of students
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
     with needed_for("the images", "lower --image-size or dataset.max_train"):
         validation = Examination(
-            to_inputs(preprocess, data.validation.images, run.device), data.validation.labels.to(run.device)
+            inputs_of(preprocess, data.validation.pixels, run.device), data.validation.labels.to(run.device)
         )
-        train_images = to_inputs(preprocess, data.train.images, run.device)
+        train_images = inputs_of(preprocess, data.train.pixels, run.device)
     return Prepared(
         data=data,
         preprocess=preprocess,
@@ -153,7 +172,7 @@ def prepare(run: Run, fit_on: Callable[[SourceData], Tensor] = training_images) 
     )
 
 
-def fit_preprocess(settings: DatasetSettings, images: Tensor) -> Preprocess:
+def fit_preprocess(settings: DatasetSettings, images: Pixels) -> Preprocess:
     """The preprocessing that the settings ask for, fitted on uint8 training images [n, C, H, W] unless it is given.
 
     Raises:

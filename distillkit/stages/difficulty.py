@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def _measured_scores(run: Run, prepared: Prepared, seed: int, path: Path, chosen
     run.progress.stage("scoring difficulty", settings.difficulty_networks * settings.difficulty_epochs)
     with arithmetic(run.steady_precision, run.device):
         scores = torch.stack([_scores_of(run, prepared, seed, index) for index in range(settings.difficulty_networks)])
-    storage.write_tensors(path, {"scores": scores.mean(0)}, {**chosen, "seed": seed})
+    with suppress(StorageError):  # a cache that is read only: they are measured again next time
+        storage.write_tensors(path, {"scores": scores.mean(0)}, {**chosen, "seed": seed}, sealed=True)
     return scores.mean(0)
 
 

@@ -273,7 +273,7 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealDa
     state = start_state(
         first.images.to(run.device), first.class_ids, first.labels.to(run.device), first.label_kind, first.lr
     )
-    state.save(folder.checkpoint)
+    state.save(folder.checkpoint, folder.identity())
     return state
 
 
@@ -300,6 +300,8 @@ def _last_state(run: Run, folder: RunFolder) -> OuterState | None:
         if not path.exists():
             continue
         try:
+            if not folder.is_own(storage.read_metadata(path)):
+                raise DamagedError(f"{path} is that of another run")
             return OuterState.load(path, run.device)
         except DamagedError as error:
             kept = storage.set_aside(path)
@@ -317,6 +319,7 @@ class _Recorder:
 
     def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, tracker: Tracker) -> None:
         self._run, self._prepared, self._folder, self._tracker = run, prepared, folder, tracker
+        self._owner = folder.identity()
 
     def select(self, synthetic: SyntheticSet, step: int) -> float | None:
         """Mean validation accuracy of fresh networks, the same ones at every step; None if no images are held out."""
@@ -400,7 +403,7 @@ class _Recorder:
         """The checkpoint; the one before it is kept beside it."""
         if self._folder.checkpoint.exists():
             storage.copy_file(self._folder.checkpoint, self._folder.older_checkpoint)
-        state.save(self._folder.checkpoint)
+        state.save(self._folder.checkpoint, self._owner)
 
     def _write(self, row: dict[str, Any]) -> None:
         self._folder.append_metrics(row)

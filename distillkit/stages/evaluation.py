@@ -164,23 +164,14 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
 
 def _cached_row(path: Path) -> dict[str, Any] | None:
     try:
-        return EvalReport.from_json(storage.read_json(path)).to_json()
+        return EvalReport.from_json(storage.read_sealed_json(path)).to_json()
     except (StorageError, KeyError, TypeError):  # absent or damaged: measured again
         return None
 
 
 def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     """Training on all training images; cached, since it does not depend on the method or the ipc."""
-    settings = run.settings.evaluate
-    setup = data_setup(run, prepared) | {"seed": run.settings.seed, "precision": run.steady_precision}
-    if isinstance(prepared.preprocess, Whiten | UnitWhiten):  # fitted on more images for imported sets than for others
-        digest = hashlib.sha256()
-        storage.sha256_tensor(digest, prepared.preprocess.matrix)
-        setup["zca"] = digest.hexdigest()
-    keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "label_rows", "paper_protocol"}
-    keys |= {name for name in ("together", "compile") if getattr(settings, name) in (None, "auto")}
-    setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
-    path = storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"
+    settings, path = run.settings.evaluate, full_row_path(run, prepared)
     cached = run.world.decided(lambda: _cached_row(path))
     if cached is not None:
         run.progress.advance(settings.full_networks)
@@ -198,5 +189,22 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
         evaluation_form(run, recipe, len(prepared.train_labels), settings.full_networks),
         run.world,
     )
-    storage.write_json(path, report.to_json())
+    try:
+        storage.write_sealed_json(path, report.to_json())
+    except StorageError as error:  # the run's own folder keeps the row
+        run.progress.note(f"other runs will train on the full data again: {error}")
     return report
+
+
+def full_row_path(run: Run, prepared: Prepared) -> Path:
+    """Where the cache keeps the row of training on all images, if it has been measured."""
+    settings = run.settings.evaluate
+    setup = data_setup(run, prepared) | {"seed": run.settings.seed, "precision": run.steady_precision}
+    if isinstance(prepared.preprocess, Whiten | UnitWhiten):  # fitted on more images for imported sets than for others
+        digest = hashlib.sha256()
+        storage.sha256_tensor(digest, prepared.preprocess.matrix)
+        setup["zca"] = digest.hexdigest()
+    keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "label_rows", "paper_protocol"}
+    keys |= {name for name in ("together", "compile") if getattr(settings, name) in (None, "auto")}
+    setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
+    return storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distributed import World
-from distillkit.errors import ConfigError, LostError, TrajectoryError
+from distillkit.errors import ConfigError, LostError, StorageError, TrajectoryError
 from distillkit.experts.difficulty import SCORES
 from distillkit.experts.recipe import expert_recipe, is_ranked, unread
 from distillkit.precision import arithmetic
@@ -220,7 +220,12 @@ def _make_missing(
     wanted: dict[int, int],
     missing: dict[int, int],
 ) -> None:
-    """Make the experts that no process of the run has, each its share."""
+    """Make the experts that no process of the run has, each its share.
+
+    Raises:
+        StorageError: there is no room for them.
+    """
+    check_room(run, prepared, store, missing)
     is_raw, seed = store.folder == raw_store.folder, expert_seed(run.settings)
     there = () if is_raw else (index for index in missing if raw_store.state(index, missing[index]) == "good")
     convertible = frozenset(there)
@@ -233,6 +238,29 @@ def _make_missing(
     run.progress.stage("training experts", sum(wanted.values()), sum(wanted.values()) - sum(missing.values()))
     with arithmetic(expert_precision(run, prepared), run.device):
         workshop.make_all()
+
+
+def expert_bytes(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> int:
+    """What experts of so many epochs, by number, take on the disk."""
+    settings = run.settings
+    parameters = sum(one.numel() for one in prepared.build(prepared.network, 0, "sizes")(0).parameters())
+    form, most = FORMS.chosen(settings), settings.experts.epochs
+    return sum(form.size(settings.trajectories, most, epochs, parameters) for epochs in missing.values())
+
+
+def check_room(run: Run, prepared: Prepared, store: TrajectoryStore, missing: Mapping[int, int]) -> None:
+    """Is there room on the disk for the experts that are missing?
+
+    Raises:
+        StorageError: no.
+    """
+    wanted, free = expert_bytes(run, prepared, missing), storage.free_bytes(store.folder)
+    if wanted > free:
+        raise StorageError(
+            f"{len(missing)} experts take {wanted / 1e9:.2f} GB, {store.folder.parent} has {free / 1e9:.2f} GB left; "
+            "make room, --set experts.count=N or trajectories.form=convex for less, or put the cache elsewhere with "
+            "DISTILLKIT_CACHE=FOLDER"
+        )
 
 
 def _chosen_form(run: Run, prepared: Prepared, missing: dict[int, int]) -> tuple[int, bool, bool]:

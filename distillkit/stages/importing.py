@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from distillkit import storage
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import evaluate_networks
@@ -17,7 +14,7 @@ from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.interchange.read_pt import FieldFiles
 from distillkit.interchange.to_set import label_kind, published_normalisation, to_synthetic
 from distillkit.methods import METHODS, Layer
-from distillkit.records import SourceData, SyntheticSet
+from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, prepare, run_identity, training_set
 from distillkit.stages.evaluation import evaluate_rows
@@ -103,9 +100,9 @@ def import_set(run: Run, files: FieldFiles, made_by: Provenance, lost: Lost, out
         package(run, prepared, folder, synthetic, selection, rows, made_by)
 
 
-def _all_training_images(data: SourceData) -> Tensor:
+def _all_training_images(data: SourceData) -> Pixels:
     """Research code fits ZCA on all of them, and holds none out."""
-    return torch.cat([data.train.images, data.validation.images])
+    return data.train.pixels.with_(data.validation.pixels)
 
 
 def _identity(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> dict[str, Any]:

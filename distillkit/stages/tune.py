@@ -109,7 +109,8 @@ def tune(
     network, note = ds.fitting(wanted, keep="norm=" in architecture)
     if note is not None:
         listener.note(f"{architecture_name(network)}: {note}")
-    data = ds.load_source(dataset, data_root)
+    with request.at_once("while reading the data; images that are decoded are kept"):
+        data = ds.load_source(dataset, data_root, progress=listener)
     if not ds.is_source(data):
         raise DataError(
             f"{dataset} is not the data set that was distilled; a recipe is searched on its validation images"
@@ -181,12 +182,12 @@ def _some(images: ImageSet, asked: TuneOptions) -> ImageSet:
 
 
 def _exam(ds: DistilledDataset, images: ImageSet, place: torch.device) -> Examination:
-    return Examination(ds.preprocess(images.images.to(place)), images.labels.to(place))
+    return Examination(ds.inputs(images, place), images.labels.to(place))
 
 
 def _subset(ds: DistilledDataset, train: ImageSet, kind: Baseline, place: torch.device) -> Callable[[int], TrainingSet]:
     """Real images, as many as the set has: another random subset for each network, or one k-means coreset."""
-    inputs, ipc = ds.preprocess(train.images.to(place)), int(ds.config["ipc"])
+    inputs, ipc = ds.inputs(train, place), int(ds.config["ipc"])
 
     def choose(index: int) -> TrainingSet:
         draw = index if kind == "random" else 0

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from distillkit import storage
+from distillkit.data.inputs import Inputs
 from distillkit.errors import StorageError
 from distillkit.experts.recipe import Ranking, expert_recipe
 from distillkit.experts.train import LOWER_LR, ExpertData, ExpertRun
 from distillkit.experts.train import train_experts as train_experts_of
+from distillkit.locks import BusyError
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.expert_precision import expert_precision
@@ -26,7 +28,7 @@ from distillkit.training.memory import give_back, needed_for
 from distillkit.training.stack import Form
 from distillkit.training.standing import Standing
 from distillkit.trajectories.forms import FORMS, Builder, RawBuilder
-from distillkit.trajectories.store import BusyError, TrajectoryStore
+from distillkit.trajectories.store import TrajectoryStore
 from distillkit.trajectories.unfinished import Items, Unfinished, read_stored, stored_standing
 
 Remembered = list[list[Items]]
@@ -71,6 +73,8 @@ class Workshop:
             for group in groups:
                 if group not in own and not all(self._seems_done(index) for index in group):
                     self._make_group(group, wait=False)
+        if busy:
+            self.run.progress.note("waiting for experts that another process is making")
         for group in busy:
             while not self._make_group(group, wait=False):
                 self.run.stop.check("while another process made an expert that this one waited for")
@@ -287,7 +291,7 @@ class Workshop:
     def _data(self) -> ExpertData:
         prepared, device = self.prepared, self.run.device
 
-        def test() -> tuple[Tensor, Tensor]:
+        def test() -> tuple[Inputs, Tensor]:
             exam = prepared.test(device)
             return exam.images, exam.labels
 

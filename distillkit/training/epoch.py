@@ -13,6 +13,7 @@ from torch import Tensor
 from distillkit import rng
 from distillkit.data import augment
 from distillkit.data.augment import CutMix, Draw, Mix
+from distillkit.data.inputs import Inputs
 from distillkit.data.transfer import at_once
 from distillkit.training.batches import in_batches
 from distillkit.training.recipe import Batch, Recipe
@@ -37,7 +38,7 @@ class PlannedStep:
         draws = tuple(replace(draw, values=values) for draw, values in zip(self.draws, rest, strict=False))
         return PlannedStep(indices, draws, None if self.mix is None else replace(self.mix, partner=rest[-1]))
 
-    def batch(self, images: Tensor, targets: Tensor) -> Batch:
+    def batch(self, images: Inputs, targets: Tensor) -> Batch:
         """What the network sees of ``images`` [n, C, H, W] and ``targets``, on the device of the plan."""
         clean = seen = images[self.indices]
         for draw in self.draws:
@@ -48,7 +49,7 @@ class PlannedStep:
         return Batch(seen, clean, wanted)
 
 
-def plan_epoch(recipe: Recipe, images: Tensor, epoch: int, seed: int, *names: rng.Name) -> list[PlannedStep]:
+def plan_epoch(recipe: Recipe, images: Inputs, epoch: int, seed: int, *names: rng.Name) -> list[PlannedStep]:
     """The steps of ``epoch`` on ``images`` [n, C, H, W], on the CPU, drawn under the use ``names``."""
     order = recipe.order(len(images), epoch, rng.generator(seed, *names, "order", epoch))
     generator = rng.generator(seed, *names, "augment", epoch)

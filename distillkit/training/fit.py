@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit import rng
+from distillkit.data.inputs import Inputs
 from distillkit.training.epoch import plan_epoch, to_device
 from distillkit.training.memory import in_pieces
 from distillkit.training.recipe import Batch, Recipe
@@ -35,7 +36,7 @@ class EpochSummary:
 
 def fit(
     model: nn.Module,
-    images: Tensor,
+    images: Inputs,
     targets: Tensor,
     recipe: Recipe,
     seed: int,
@@ -111,11 +112,11 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
+def predict(model: nn.Module, images: Inputs, batch_size: int = 512) -> Tensor:
     """Logits [n, K] of ``images`` [n, C, H, W] in evaluation mode; in smaller batches where memory asks for it."""
     return in_pieces(model.eval(), batch_size, images)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(model: nn.Module, images: Inputs, labels: Tensor) -> float:
     """Share of ``images`` [n, C, H, W] whose largest logit is at ``labels`` [n]."""
     return int((predict(model, images).argmax(1) == labels).sum()) / len(labels)

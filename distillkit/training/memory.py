@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from distillkit.data.inputs import Inputs
 from distillkit.errors import ConfigError
-from distillkit.training.batches import in_batches
+from distillkit.training.batches import batch_sizes
 
 
-def in_pieces(function: Callable[..., Tensor], size: int, *tensors: Tensor) -> Tensor:
+def in_pieces(function: Callable[..., Tensor], size: int, *tensors: Inputs) -> Tensor:
     """``function`` of ``tensors``, ``size`` rows of each at a time, results one after the other along the first axis.
 
     In smaller pieces where a GPU's memory asks for it.
@@ -22,7 +24,9 @@ def in_pieces(function: Callable[..., Tensor], size: int, *tensors: Tensor) -> T
         OutOfMemoryError: a single row is too much.
     """
     try:
-        return torch.cat([function(*rows) for rows in zip(*(in_batches(own, size) for own in tensors), strict=True)])
+        ends = list(itertools.accumulate(batch_sizes(len(tensors[0]), size)))
+        places = [slice(begin, end) for begin, end in itertools.pairwise([0, *ends])]
+        return torch.cat([function(*(own[place] for own in tensors)) for place in places])
     except torch.OutOfMemoryError:
         if size == 1:
             raise

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from distillkit import rng
+from distillkit.data.inputs import Inputs
 from distillkit.errors import ConfigError
 from distillkit.training.epoch import plan_epoch, to_device
 from distillkit.training.fit import EpochSummary, set_lr
@@ -147,7 +148,7 @@ def _gradients(base: nn.Module, names: list[str], loss: LossPart, count: int) ->
 
 def fit_stack(
     stack: Stack,
-    images: Sequence[Tensor],
+    images: Sequence[Inputs],
     targets: Sequence[Tensor],
     recipe: Recipe,
     seed: int,

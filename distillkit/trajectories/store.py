@@ -10,22 +10,19 @@ what determines an epoch; how many there are is no part of it, each expert has i
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from safetensors import safe_open
 from torch import Tensor
 
 from distillkit import storage
-from distillkit.errors import NotFoundError, StorageError, TrajectoryError
-
-
-class BusyError(TrajectoryError):
-    """Another process holds the lock of an expert."""
+from distillkit.errors import DamagedError, NotFoundError, StorageError, TrajectoryError
+from distillkit.locks import BusyError, locked
 
 
 def experts_root() -> Path:
@@ -51,12 +48,19 @@ class TrajectoryStore:
 
         Raises:
             NotFoundError: no trajectories there.
+            StorageError: the set-up is damaged, or another one's: its fingerprint is not the folder's name.
         """
         if not (folder / "setup.json").is_file():
             raise NotFoundError(
                 f"no expert trajectories called {folder.name}; 'distillkit experts list' shows what is there"
             )
-        return TrajectoryStore(folder, storage.read_json(folder / "setup.json"))
+        setup = storage.read_json(folder / "setup.json")
+        if not isinstance(setup, dict) or storage.fingerprint(setup) != folder.name:
+            raise DamagedError(
+                f"{folder / 'setup.json'} is not the set-up of these trajectories; 'distillkit experts clear "
+                f"{folder.name}'"
+            )
+        return TrajectoryStore(folder, setup)
 
     @property
     def form(self) -> str:
@@ -85,16 +89,24 @@ class TrajectoryStore:
         storage.make_folder(self.folder)
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(FileLock(self.folder / f".expert-{expert:04d}.lock", timeout=-1 if wait else 0))
-            except Timeout:
+                name = f".expert-{expert:04d}.lock"
+                held.enter_context(locked(self.folder / name, (lambda: None) if wait else None))
+            except BusyError:
                 raise BusyError(f"expert {expert} of {self.folder.name} is being made by another process") from None
             storage.remove_leftovers(self.folder, f"expert-{expert:04d}.*")
             yield
 
     def describe(self) -> None:
         """Say in the folder what determines its trajectories."""
-        if not (self.folder / "setup.json").exists():
+        path = self.folder / "setup.json"
+        if not path.exists() or self._is_damaged(path):
             storage.write_json(self.folder / "setup.json", self.setup)
+
+    def _is_damaged(self, path: Path) -> bool:
+        try:
+            return bool(storage.read_json(path) != json.loads(storage.canonical_json(self.setup)))
+        except DamagedError:
+            return True
 
     def write(
         self,
@@ -119,7 +131,7 @@ class TrajectoryStore:
             storage.write_bytes(self.state_path(expert), stands)
             record["state_sha256"] = storage.sha256_file(self.state_path(expert))
         storage.write_bytes(path, content)
-        storage.write_json(self.record_path(expert), {**record, "sha256": storage.sha256_file(path)})
+        storage.write_sealed_json(self.record_path(expert), {**record, "sha256": storage.sha256_file(path)})
         if stands is None:
             self.state_path(expert).unlink(missing_ok=True)  # of a shorter one
 
@@ -152,8 +164,14 @@ class TrajectoryStore:
         return int(asked or max((int(self.record(index)["epochs"]) for index in self.experts()), default=0))
 
     def record(self, expert: int) -> dict[str, Any]:
-        """Checksum, epochs and curve."""
-        record: dict[str, Any] = storage.read_json(self.record_path(expert))
+        """Checksum, epochs and curve.
+
+        Raises:
+            StorageError: it cannot be read, or is not what was written.
+        """
+        record = storage.read_sealed_json(self.record_path(expert))
+        if not isinstance(record, dict):
+            raise DamagedError(f"{self.record_path(expert)} is damaged: it is no record of an expert")
         return record
 
     def raw(self, expert: int) -> Callable[[int], Tensor]:

@@ -72,7 +72,7 @@ class Unfinished:
             for name, value in _tensors_of(standing).items()
         }
         about = {"members": self.members, "epoch": epoch, "curves": [standing.curve for standing in standings]}
-        storage.write_tensors(self.path / "standing.safetensors", tensors, about)
+        storage.write_tensors(self.path / "standing.safetensors", tensors, about, sealed=True)
 
     def keep(self, epoch: int, remembered: Sequence[Sequence[Items]]) -> None:
         """What the builders of each member remember of an epoch; 0 is the initialisation, or all before."""
@@ -82,7 +82,7 @@ class Unfinished:
             for position, own in enumerate(builders)
             for name, value in own.items()
         }
-        storage.write_tensors(self.path / f"epoch-{epoch:04d}.safetensors", items)
+        storage.write_tensors(self.path / f"epoch-{epoch:04d}.safetensors", items, sealed=True)
 
     def load(self, builders: int) -> tuple[list[Standing], list[list[Items]]]:
         """Where each member stands, and what each of its so many builders remembers.

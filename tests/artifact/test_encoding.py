@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distillkit import compress, load_distilled
+from distillkit import compress, load_distilled, storage
 from distillkit.artifact import own_section
 from distillkit.artifact.encoding import as_stored
 from distillkit.artifact.layout import FILES, recipe_file
@@ -58,13 +58,13 @@ def test_as_stored__too_large_for_float16_is_refused():
 def test_compress__stores_what_was_measured_and_packs_a_finished_run_again(tmp_path, dtype, stored):
     arguments = {"ipc": 2, "preset": "smoke", "out": tmp_path / "set", "device": "cpu"}
     first = compress("digits", settings=TINY, **arguments)
-    rows = json.loads((tmp_path / "set" / "run" / "evaluation.json").read_text())
+    rows = storage.read_sealed_json(tmp_path / "set" / "run" / "evaluation.json")["content"]
     ds = compress("digits", settings={**TINY, "artifact.dtype": dtype}, **arguments)
     tensors = load_file(tmp_path / "set" / FILES.tensors)
     assert tensors["images"].dtype == stored
     assert ds.results["float32"] == first.results["architectures"]["convnet"]
     assert ds.results["baselines"] == first.results["baselines"]
-    after = json.loads((tmp_path / "set" / "run" / "evaluation.json").read_text())
+    after = storage.read_sealed_json(tmp_path / "set" / "run" / "evaluation.json")["content"]
     assert ds.results["architectures"]["convnet"] == after[dtype]
     assert {key: after[key] for key in rows} == rows  # nothing was measured twice
     expected = as_stored(first._artifact.synthetic, first._artifact.preprocess, dtype)

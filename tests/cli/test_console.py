@@ -32,3 +32,28 @@ def test_progress__quiet_says_nothing(screen):
         progress.advance(3)
         progress.note("x")
     assert screen.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress__what_cannot_be_written_ends_nothing(monkeypatch, terminal):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(console, "errors", Console(file=Full(), force_terminal=terminal, width=140))
+    with console.progress(quiet=False) as progress:
+        progress.stage("distilling", 1)
+        progress.advance(1, loss=0.5)
+        progress.note("x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_errors__no_memory_is_a_sentence_with_what_to_lower(error):
+    assert console._sentence(error).startswith("out of memory; --set distill.batch_size=100")

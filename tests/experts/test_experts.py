@@ -1,5 +1,4 @@
 import itertools
-import json
 
 import pytest
 import torch
@@ -119,7 +118,7 @@ def test_store__another_set_up_is_another_folder(tmp_path):
 def test_store__bytes_do_not_depend_on_when(tmp_path):
     first, second = make_store(tmp_path / "1"), make_store(tmp_path / "2")
     assert first.tensors_path(0).read_bytes() == second.tensors_path(0).read_bytes()
-    assert json.loads(first.record_path(0).read_text())["sha256"] == storage.sha256_file(second.tensors_path(0))
+    assert first.record(0)["sha256"] == storage.sha256_file(second.tensors_path(0))
 
 
 def test_segments__uniform_below_the_upper_bound_over_shuffled_experts(tmp_path):
