@@ -212,7 +212,7 @@ def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
     return {
         "optimizer": optimizer_words(how),
         "lr": f"{how.lr:.6g}",
-        "lr_kind": " (learned)" if about.learned and about.settings.distill.lr_lr != 0 else "",
+        "lr_kind": " (learned)" if about.lr_learned else "",
         "drops": f"times {factor:g} from epoch {drops} on with a new optimiser{later}" if drops else "constant",
         "epochs": str(how.schedule.epochs),
         "batch": "all images in one batch" if how.batch_size >= about.size else f"batches of {how.batch_size}",

@@ -62,12 +62,19 @@ class StoredNetwork(_Open):
     pool: Annotated[list[Line], Field(max_length=100)] = []
 
 
+class StoredEvaluate(_Open):
+    """Of the settings of the recipe, what the card tells."""
+
+    lr: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+
 class StoredSettings(_Open):
     """Of the settings of the run, what readers use."""
 
     dataset: StoredDataset
     network: StoredNetwork = StoredNetwork()
     distill: StoredDistill = StoredDistill()
+    evaluate: StoredEvaluate = StoredEvaluate()
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
 
 
@@ -130,6 +137,11 @@ class ArtifactConfig(_Open):
     def learned(self) -> bool:
         """Whether a run of distillkit learned the images; older artifacts of which that is true name their experts."""
         return self.experts is not None if self.learned_here is None else self.learned_here
+
+    @property
+    def lr_learned(self) -> bool:
+        """Whether the recipe's learning rate is the learned one: neither given nor left as it began."""
+        return self.learned and self.settings.distill.lr_lr != 0 and self.settings.evaluate.lr is None
 
     @property
     def unmoved(self) -> bool:

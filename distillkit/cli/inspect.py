@@ -78,7 +78,7 @@ def _local_info(artifact: Path, as_json: bool) -> None:
         "images": f"{count}; {byte_count(size)} with views",
         "classes": ", ".join(about.classes[:10]) + (", ..." if about.num_classes > 10 else ""),
         "labels": about.label_kind,
-        ("learned lr" if about.learned and about.settings.distill.lr_lr != 0 else "lr"): f"{content.recipe['lr']:.6g}",
+        ("learned lr" if about.lr_learned else "lr"): f"{content.recipe['lr']:.6g}",
         "command": about.command,
     }
     if about.hub is not None:

@@ -226,3 +226,14 @@ def test_card__class_names_are_texts_for_every_reader(tmp_path, names):
     for read in (front_matter_of.parse, yaml.safe_load):
         found = read(head)["dataset_info"]["features"][1]["dtype"]["class_label"]["names"]
         assert list(found.values()) == names
+
+
+def test_card__a_learning_rate_that_was_given_is_not_called_learned(made):
+    config = json.loads((made / FILES.config).read_text()) | {"learned_here": True}
+    assert ArtifactConfig.model_validate(config).lr_learned
+    given = copies.deepcopy(config)
+    given["settings"]["evaluate"]["lr"] = 0.5
+    assert not ArtifactConfig.model_validate(given).lr_learned
+    read = [json.loads((made / name).read_text()) for name in (FILES.recipe, FILES.results)]
+    assert "(learned)" in render_card(config, *read, "")
+    assert "(learned)" not in render_card(given, *read, "")
