@@ -397,6 +397,15 @@ def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Prog
     return found
 
 
+def check_architectures(ds: DistilledDataset, architectures: Sequence[str]) -> None:
+    """Can all of these networks be trained on the set?
+
+    Raises:
+        ConfigError: one is unknown or does not fit the images.
+    """
+    _networks(ds, architectures, Silent())
+
+
 def _check_takes(ds: DistilledDataset, name: str, network: NetworkSettings) -> None:
     """Can the network be built for these images, and does it give logits of them?
 
