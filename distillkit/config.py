@@ -27,7 +27,7 @@ FIXED = ("method", "preset", "ipc", "dataset.name")
 @dataclass(frozen=True)
 class Composed:
     """The effective settings, for every key that is not a default where its value came from, the method, and the keys
-    that the user gave.
+    to which the user gave another value than method and preset.
     """
 
     settings: RunSettings
@@ -64,7 +64,7 @@ def compose(
         ConfigError: an unknown method, preset or key, or a value that does not fit.
     """
     if ipc < 1:
-        raise ConfigError(f"ipc must be 1 or more, got {ipc}")
+        raise ConfigError(f"--ipc must be 1 or more, got {ipc}")
     record = find_method(method)
     dataset, revision = spelled(dataset)
     known = DATASETS.get(dataset)
@@ -76,6 +76,7 @@ def compose(
     layers += overrides
     values: dict[str, Any] = {"method": record.name, "preset": preset, "ipc": ipc, "dataset.name": dataset}
     origins = dict.fromkeys(values, "command")
+    asked: set[str] = set()
     for layer in layers:
         for key, value in layer.values.items():
             _check_key(key)
@@ -83,10 +84,16 @@ def compose(
                 raise ConfigError(
                     f"{layer.origin} says {key}={value}, the command says {values[key]}; remove one of the two"
                 )
+            if layer.asked and _plain(values.get(key)) != _plain(value):
+                asked.add(key)
             values[key] = value
             origins[key] = layer.origin
-    asked = frozenset(key for layer in overrides if layer.asked for key in layer.values)
-    return Composed(_validate(values), origins, record, asked)
+    return Composed(_validate(values), origins, record, frozenset(asked))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it, to compare what a file says with what a preset says."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _dataset_layer(dataset: str) -> Layer:

@@ -408,6 +408,16 @@ def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Prog
     return found
 
 
+def check_architectures(ds: DistilledDataset, architectures: Sequence[str]) -> None:
+    """Can all of these networks be trained on the set?
+
+    Raises:
+        ConfigError: one is unknown or does not fit the images or its recipe.
+    """
+    for name, network in _networks(ds, architectures, Silent()).items():
+        _check_takes(ds, name, network, int(ds.recipe_for(name)["batch_size"]))
+
+
 def _check_takes(ds: DistilledDataset, name: str, network: NetworkSettings, batch_size: int) -> None:
     """Can the network be built for these images, does it give logits of them, and can it be trained on batches of this
     size?

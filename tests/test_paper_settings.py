@@ -169,7 +169,7 @@ def whole_ranking(prepared, seed=0):
     from distillkit.data.load import _digits
     from distillkit.settings import DatasetSettings
 
-    labels = _digits(DatasetSettings(name="digits")).tensors["train.labels"]
+    labels = _digits(DatasetSettings(name="digits")).labels["train"]
     return [torch.nonzero(labels == k).flatten().flip(0) for k in range(10)]
 
 

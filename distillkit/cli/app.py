@@ -274,6 +274,7 @@ def evaluate(
         ds = load_distilled(artifact, token=token)
         if save:
             pipeline.check_free(ds, arch or ["convnet"])
+        pipeline.check_architectures(ds, arch or ["convnet"])  # before data are fetched and decoded
         with stop.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
             data = ds.load_source(dataset, data_root, parts=("test",), progress=progress)
         if save and not ds.is_source(data):
