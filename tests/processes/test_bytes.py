@@ -10,6 +10,7 @@ from distillkit.distributed import ALONE, World
 from distillkit.errors import ConfigError, LostError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.interrupt import StopRequest
+from distillkit.lab import effective
 from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
 from tests.conftest import TINY
 from tests.processes.worlds import in_threads
@@ -27,6 +28,7 @@ FILES = ("distilled.safetensors", "run/checkpoint.safetensors", "recipe.json", "
 def made(out, method, segments, world=ALONE, **changes):
     """Digests of what is made; only of the leader's."""
     settings = SMALL | {"distill.segments": segments} | OWN.get(method, {}) | changes
+    settings = effective(settings, "digits", 1, method, "smoke")
     words = "distillkit compress"
     compress(
         "digits",
