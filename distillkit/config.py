@@ -20,7 +20,7 @@ from distillkit.methods import presets as shared_presets
 from distillkit.methods.own import read_method
 from distillkit.settings import RunSettings
 
-# What the command line itself says: presets and the output folder hang on it, so no layer may change it.
+# Given on the command line; presets and the output folder depend on these, so no layer may change them.
 FIXED = ("method", "preset", "ipc", "dataset.name")
 
 

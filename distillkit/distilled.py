@@ -506,7 +506,7 @@ def load_distilled(
 
     Args:
         source: a folder, ``org/name``, ``org/name@revision`` or ``hf://datasets/org/name@revision``; a folder that is
-            there goes before a repository of the same name.
+            there takes precedence over a repository of the same name.
         revision: branch, tag or commit; resolved once, ``.revision`` of the result is the commit.
         token: of the Hub; default the saved one, False for none.
         cache_dir: instead of the Hub client's own cache.

@@ -70,7 +70,7 @@ class StopRequest:
 
 
 def _said_to_nobody() -> None:
-    """Nobody."""
+    """Default listener: says nothing."""
 
 
 @contextlib.contextmanager

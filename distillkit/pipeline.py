@@ -96,7 +96,8 @@ def compress(
         world: the processes that make it together (``distillkit.distributed.joined``); each calls this alike.
 
     Returns:
-        The artifact, loaded from ``out``; in processes other than the leader, from a copy that is gone.
+        The artifact, loaded from ``out``; in other processes than the leader from a private copy, which
+        has been deleted.
 
     Raises:
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
@@ -184,7 +185,7 @@ def _agree(run: Run, prepared: Prepared) -> None:
     for tensor in prepared.preprocess.to_tensors().values():
         storage.sha256_tensor(digest, tensor)
     run.world.agree("preprocessing of the data", digest.hexdigest()[:16])
-    run.world.agree("run", storage.fingerprint([run_identity(run, prepared), run.steady_precision]))
+    run.world.agree("settings, data or code", storage.fingerprint([run_identity(run, prepared), run.steady_precision]))
 
 
 def _check_place(out: Path, dataset: DatasetSettings) -> None:
@@ -348,7 +349,7 @@ def evaluate(
     for name, network in found.items():  # all of them before one is trained
         _check_takes(ds, name, network, int(recipes[name]["batch_size"]))
     asked = [ds.config, recipes, versions(), networks, seed, precision]
-    world.agree("artifact, version or wish", storage.fingerprint(asked))
+    world.agree("artifact, library version or arguments", storage.fingerprint(asked))
     with request.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
         test = ds.test_images(dataset, data_root, progress=listener)
         exam = Examination(ds.inputs(test, place), test.labels.to(place))

@@ -20,7 +20,7 @@ AGREEMENT = 0.995
 
 
 def available(device: torch.device) -> tuple[str, ...]:
-    """The precisions that are worth it on ``device``, fastest first; told by the hardware, not by clocks."""
+    """The precisions that are worth it on ``device``, fastest first; determined by the hardware, not by clocks."""
     if device.type == "cuda":
         return ("bf16", "tf32", "fp32") if torch.cuda.get_device_capability(device) >= (8, 0) else ("fp32",)
     # without AVX-512 a CPU computes bfloat16 convolutions many times more slowly than float32 ones

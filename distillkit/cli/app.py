@@ -268,7 +268,7 @@ def evaluate(
     from distillkit.interrupt import stop_on_signals
 
     if save and not is_folder(artifact):
-        raise ConfigError(f"--save writes into a folder, {artifact!r} is none; 'distillkit pull' it first")
+        raise ConfigError(f"--save needs a local artifact folder, {artifact!r} is not one; run 'distillkit pull' first")
     told = console.tell_of_stop if not quiet else console.say_nothing
     with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
         ds = load_distilled(artifact, token=token)

@@ -85,7 +85,7 @@ def _masked(settings: DistillSettings) -> MatchingLoss:
 
 
 def no_expert(epoch: float) -> Tensor:
-    """There is none.
+    """Stand-in for the points of an expert, for students without one.
 
     Raises:
         TrajectoryError: always.
@@ -94,7 +94,7 @@ def no_expert(epoch: float) -> Tensor:
 
 
 def no_real_images(after: int) -> Term:
-    """There are none.
+    """Stand-in for the loss on real images, for methods that draw none.
 
     Raises:
         TrajectoryError: always.
@@ -104,8 +104,9 @@ def no_real_images(after: int) -> Term:
 
 @dataclass(frozen=True)
 class MatchingProblem:
-    """What a student can be asked: its start [P], its N, the expert's segment and points by epoch (None and none to be
-    had where it begins at a fresh network), and how it does on the real batch of its own, after so many steps.
+    """What a matching part may ask about a student: its start [P], its number N of inner steps, the expert's segment
+    that it began on with the expert's points [P] by epoch (None for students of fresh networks), and its loss on a
+    batch of real images after a given step.
     """
 
     start_P: Tensor

@@ -36,7 +36,7 @@ class PlannedTrajectories:
         Raises:
             TrajectoryError: always.
         """
-        raise TrajectoryError("these experts are planned, not trained")
+        raise TrajectoryError("no expert is trained yet; only planned trajectories were given")
 
 
 def shuffled_expert(step: int, count: int, seed: int) -> int:

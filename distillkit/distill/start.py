@@ -184,10 +184,11 @@ def check_start(settings: DistillSettings) -> None:
     window_part(settings, 0)
     if fresh and (settings.perturbation, settings.inner_scale) != ("none", "none"):
         raise ConfigError(
-            "distill.perturbation and distill.inner_scale are of students that begin at experts; with "
+            "distill.perturbation and distill.inner_scale only apply to students that begin at experts; with "
             "distill.start=fresh leave them at none"
         )
     if not fresh and settings.horizon not in (None, settings.inner_steps):
         raise ConfigError(
-            "distill.horizon is of students that begin at fresh networks; with distill.start=expert leave it out"
+            "distill.horizon only applies to students that begin at fresh networks; with distill.start=expert "
+            "leave it out"
         )

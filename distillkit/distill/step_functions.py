@@ -309,7 +309,7 @@ def sweep_flop(network: FlatNetwork, image_shape: tuple[int, int, int], device: 
 def compiling_pays(network: FlatNetwork, image_shape: tuple[int, int, int], batch: int, inner_steps: int) -> bool:
     """Whether so many inner steps in all, on batches of so many images, are worth the minute that compiling takes.
 
-    Decided from counts, not from clocks: the bytes of a run hang on it.
+    Decided from counts, not from clocks: the bytes of a run depend on it.
     """
     device = next(network.module.parameters()).device
     if device.type == "cuda":  # there, small kernels wait for the host: it is their number that counts

@@ -34,7 +34,7 @@ class Address:
 
 
 def is_folder(text: str) -> bool:
-    """Whether ``text`` names a folder here, which goes before a repository of the same name."""
+    """Whether ``text`` names a folder here, which takes precedence over a repository of that name."""
     try:
         return Path(text).is_dir()
     except (OSError, ValueError):  # too long for a path, or not fit to be one

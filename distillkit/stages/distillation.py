@@ -203,7 +203,7 @@ def _dealt(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork
     """The task with its students dealt to the processes of the run, in the form that the leader chose.
 
     Raises:
-        ConfigError: this process cannot compute so.
+        ConfigError: this process cannot compute in the form that the leader chose.
         LostError: another one cannot.
     """
     world, settings = run.world, task.settings

@@ -1,8 +1,8 @@
 """How far experts are trained: as far as a part of the run reads them, and not an epoch further.
 
-Segments are read near the begin where there are few images a class (MTT at one image a class of CIFAR-10: epochs 0 to 3
-of 50), last points by the parts that ask a trained expert: an initialisation one expert, initial soft labels ten. What
-an epoch is does not depend on how many follow, so the experts are the same as far as they go.
+Segments are read near the beginning where there are few images a class (MTT at one image a class of CIFAR-10: epochs 0
+to 3 of 50), last points by the parts that ask a trained expert: an initialisation one expert, initial soft labels ten.
+What an epoch is does not depend on how many follow, so the experts are the same as far as they go.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many networks are trained at a time, and whether by a compiled step: told by settings, device and memory."""
+"""How many networks are trained at a time, and whether by a compiled step: by settings, device and memory."""
 
 from __future__ import annotations
 

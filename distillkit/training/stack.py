@@ -29,7 +29,7 @@ Gradients = Callable[..., tuple[list[Tensor], Tensor]]
 
 
 def _unheard(message: str) -> None:
-    """Nobody."""
+    """Default listener: ignores the message."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Form:
     note: Callable[[str], None] = _unheard
     """Who hears of a step that could not be compiled."""
     must: bool = False
-    """Rather stop than train by a step that is not compiled."""
+    """Raise ConfigError if the step cannot be compiled."""
 
     @property
     def plain(self) -> bool:
