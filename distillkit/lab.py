@@ -43,6 +43,7 @@ from distillkit.experts.report import expert_report
 from distillkit.networks.build import build_network, parse_architecture
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.networks.timm_models import plain_activations, plain_attention
 from distillkit.parts import Part, Seam
 from distillkit.precision import arithmetic, in_precision
 from distillkit.run_folder import RunFolder
@@ -53,6 +54,7 @@ from distillkit.stages.difficulty import difficulty_scores
 from distillkit.stages.distillation import distilled
 from distillkit.stages.effect import effective, effective_keys
 from distillkit.stages.experts import data_setup, train_experts
+from distillkit.stages.probe import check_second_derivative
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.threads import sample_flop
 from distillkit.stages.training_form import evaluation_form
@@ -117,6 +119,7 @@ __all__ = [
     "augmentation_robust_score",
     "build_network",
     "check_distillation",
+    "check_second_derivative",
     "compose",
     "data_setup",
     "default_depth",
@@ -148,6 +151,8 @@ __all__ = [
     "open_trajectories",
     "parse_architecture",
     "parse_assignments",
+    "plain_activations",
+    "plain_attention",
     "plan_inner_steps",
     "plots",
     "prepare",

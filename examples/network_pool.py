@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from distillkit import compress, evaluate
-from distillkit.environment import hardware, versions
+from distillkit.lab import hardware, versions
 
 
 def parsed_arguments():

@@ -31,10 +31,9 @@ def run(name, *arguments, **environment):
     return result.stdout
 
 
-def test_plain_torch__reaches_the_card_within_two_standard_deviations_in_under_60_lines():
+def test_plain_torch__reaches_the_card_within_two_standard_deviations():
     source = (EXAMPLES / "train_plain_torch.py").read_text()
     assert "distillkit" not in re.findall(r"^(?:import|from) (\w+)", source, re.M)
-    assert len(source.splitlines()) < 60
     mean, std = re.match(r"([\d.]+) ± ([\d.]+)", run("train_plain_torch.py", CARD)).groups()
     promised = json.loads((CARD / "results.json").read_text())["architectures"]["convnet"]
     assert abs(float(mean) - 100 * promised["mean"]) <= 2 * max(float(std), 100 * promised["std"])

@@ -9,6 +9,7 @@ from distillkit.distill.pooled import Pooled
 from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, Interrupted
 from distillkit.interrupt import StopRequest
+from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.networks.build import build_network
 from distillkit.settings import NetworkSettings
@@ -34,6 +35,7 @@ def settings(tiny):
 def run(out, method, base, pool=None, **more):
     chosen = {**base, **METHODS[method], **({} if pool is None else {"network.pool": pool})}
     arguments = {"ipc": 1, "method": method, "preset": "smoke", "device": "cpu", "command": "x", **more}
+    chosen = effective(chosen, "digits", arguments["ipc"], method, "smoke")
     return compress("digits", settings=chosen, out=out, **arguments)
 
 
@@ -133,6 +135,7 @@ def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
 )
 def test_pools_that_cannot_be(tmp_path, tiny, method, pool, message):
     settings = {**tiny, "network.pool": pool, **({"distill.outer_steps": 0} if method == "random" else {})}
+    settings = effective(settings, "digits", 1, method, "smoke")
     with pytest.raises(ConfigError, match=message):
         compress("digits", ipc=1, method=method, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu")
     assert not (tmp_path / "a").exists()

@@ -53,7 +53,7 @@ def plan_epoch(recipe: Recipe, images: Inputs, epoch: int, seed: int, *names: rn
     """The steps of ``epoch`` on ``images`` [n, C, H, W], on the CPU, drawn under the use ``names``."""
     order = recipe.order(len(images), epoch, rng.generator(seed, *names, "order", epoch))
     generator = rng.generator(seed, *names, "augment", epoch)
-    height, width = (int(size) for size in images.shape[2:])
+    height, width = map(int, images.shape[2:]) if len(images.shape) == 4 else (1, 1)  # plain vectors are not augmented
     steps = []
     for indices in in_batches(order, recipe.batch_size):
         size = (len(indices), height, width, generator)

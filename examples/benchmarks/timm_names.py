@@ -29,10 +29,8 @@ import torch
 import torch.nn.functional as F
 from measuring import table, write
 
-from distillkit.environment import versions
-from distillkit.errors import ConfigError
-from distillkit.networks.timm_models import plain_activations, plain_attention, prepare_model
-from distillkit.stages.probe import check_second_derivative
+from distillkit import ConfigError, prepare_model
+from distillkit.lab import check_second_derivative, plain_activations, plain_attention, versions
 
 KINDS = ("works", "changed", "trains", "refused", "too large", "too slow")
 CHANNELS, CLASSES, IMAGES = 3, 10, 2

@@ -39,6 +39,8 @@ def command(args, problem, method, seed, minutes, folder):
     line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
     line += ["--method", method, "--preset", "quick", "--seed", str(seed), "--out", str(folder / "set"), "--quiet"]
     settings |= dict(parse_assignments(args.set).values)
+    if method in CORESETS:
+        settings = {key: value for key, value in settings.items() if not key.startswith("distill.")}
     settings = effective(settings, problem.dataset, problem.ipc, method, "quick")
     words = {key: json.dumps(value) for key, value in settings.items()}
     line += [part for key, value in words.items() for part in ("--set", f"{key}={value}")]

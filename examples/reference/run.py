@@ -177,6 +177,8 @@ def command(args, problem, method, seed, phase=None):
     if seed != args.seeds[0]:  # the set alone; what it is measured beside is measured once
         settings |= {"evaluate.baselines": [], "evaluate.uint8": False, "evaluate.label_rows": False}
     settings |= dict(parse_assignments(args.set).values)
+    if method in CORESETS:
+        settings = {key: value for key, value in settings.items() if not key.startswith("distill.")}
     settings = effective(settings, problem.dataset, problem.ipc, method, args.preset or problem.preset)
     words = {key: json.dumps(value) for key, value in settings.items()}
     line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]

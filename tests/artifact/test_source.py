@@ -85,7 +85,7 @@ def test_load_source__a_private_data_set_is_read_with_the_token_of_the_artifact(
     push(copy, "org/set", PushOptions())
     seen = []
 
-    def load(settings, *_):
+    def load(settings, *_, **__):
         seen.append(source_token())
         return load_data(settings, Silent())
 

@@ -58,7 +58,7 @@ def test_in_pieces__until_one_is_too_much():
 
     x = torch.arange(7.0)
     assert torch.equal(in_pieces(hungry, 6, x, x), 2 * x)
-    assert seen == [6, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert seen == [7, 3, 1, 1, 1, 1, 1, 1, 1]  # one left over joins the six
     with pytest.raises(torch.OutOfMemoryError):
         in_pieces(lambda x: hungry(torch.zeros(3), x), 4, x)
 
@@ -131,7 +131,7 @@ def test_experts__halved_in_the_middle_of_their_training__go_on_from_there(tmp_p
     sizes = []
     real = training_of_experts.train_experts
 
-    def hungry(indices, data, network, recipe, seed, keep, after_epoch, form, change, standings, save):
+    def hungry(indices, data, network, recipe, seed, keep, after_epoch, form, change, standings, save, advice):
         sizes.append((len(indices), standings[0].epoch if standings else 0))
 
         def saved(now):

@@ -8,6 +8,7 @@ from distillkit import compress, evaluate, load_distilled, prepare_model
 from distillkit.distill.student import batch_indices
 from distillkit.errors import ConfigError
 from distillkit.evaluation.tuning import Candidate
+from distillkit.lab import effective
 from distillkit.networks.kinds import needs_several
 from distillkit.training.batches import batch_sizes, in_batches
 from distillkit.training.fit import fit
@@ -111,7 +112,7 @@ RESNET = {"network.name": "timm/resnet10t"}
     ],
 )
 def test_compress__batches_of_one_are_refused_before_anything_is_trained(tmp_path, tiny, method, changed, message):
-    settings = {**tiny, **RESNET, **changed}
+    settings = effective({**tiny, **RESNET, **changed}, "digits", 1, method, "smoke")
     with pytest.raises(ConfigError, match=message):
         compress("digits", ipc=1, method=method, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu")
     assert not (tmp_path / "a").exists()
