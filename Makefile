@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help acceptance-gpu package docs docs-serve demo reference benchmark benchmark-gpu test test-fast test-gpu install install-dev lint type-check test-only format clean
+.PHONY: help acceptance-gpu package docs docs-serve demo reference benchmark benchmark-gpu test test-all test-fast test-gpu install install-dev lint type-check test-only format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 16
@@ -34,14 +34,15 @@ lint:  ## ruff and the import contract
 type-check:  ## mypy
 	$(BIN)/mypy
 
-test-fast: lint  ## the tests of parts, without whole runs: a couple of minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+PARTS := oracle distill training trajectories networks evaluation data stages methods gpu test_precision.py test_public_api.py
+test-fast: lint  ## lint and the tests of parts, without whole runs: a couple of minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not study" $(addprefix tests/,$(PARTS))
 
 test-only:  ## the tests alone, in as many processes as there are cores: a thread a process: tensors are tiny here, and threads would only wait for each other
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m "not study"
 
-test-gpu: install-dev  ## the tests that need a GPU, and where everything lies: arithmetic, graphs, methods (minutes, on one GPU)
-	$(BIN)/python -m pytest tests/gpu
+test-all: install-dev lint type-check  ## and the tests that run the scripts of examples/ one after the other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 RESULTS := examples/benchmarks/results
 benchmark: install-dev  ## what the README's speed tables were made with (an hour on two CPU cores)

@@ -72,6 +72,7 @@ def test_train_timm_hfds__from_the_hub(hub, copy, tmp_path, labels):
     assert last < first
 
 
+@pytest.mark.study
 def test_architecture_search__writes_a_correlation(made, tmp_path):
     candidates = ["convnet:width=2,depth=1", "convnet:width=8,depth=2", "timm/test_resnet"]
     options = [part for name in candidates for part in ("--arch", name)]
@@ -86,6 +87,7 @@ def tiny_settings(*without):
     return [part for key, value in TINY.items() if key not in without for part in ("--set", f"{key}={value}")]
 
 
+@pytest.mark.study
 def test_ablation_and_convergence__a_table_and_a_plot(tmp_path):
     settings = tiny_settings("distill.outer_steps", "evaluate.networks")
     work, out = tmp_path / "work", tmp_path / "out"
@@ -100,6 +102,7 @@ def test_ablation_and_convergence__a_table_and_a_plot(tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
+@pytest.mark.study
 def test_trajectories__smoothness_storage_and_truncation(tmp_path):
     small = ("--experts", "1", "--epochs", "4", "--width", "4", "--max-train", "200", "--out", tmp_path)
     run("expert_smoothness.py", "digits", *small)
@@ -127,6 +130,7 @@ def test_trajectories__smoothness_storage_and_truncation(tmp_path):
     assert later["cosine"] < first["cosine"]
 
 
+@pytest.mark.study
 def test_difficulty__two_scorings_and_a_picture(tmp_path):
     few = {"experts.difficulty_networks": 1, "experts.difficulty_epochs": 2, "experts.lr": 0.05}
     short = [part for key, value in few.items() for part in ("--set", f"{key}={value}")]
@@ -155,6 +159,7 @@ def test_benchmarks__rows_and_tables(tmp_path):
     assert "| together | 2 |" in (tmp_path / "experts.md").read_text()
 
 
+@pytest.mark.study
 def test_start_to_artifact__seconds_of_each_stage(tmp_path):
     settings = [*tiny_settings(), "--preset", "smoke"]
     run("benchmarks/start_to_artifact.py", "digits", "--out", tmp_path / "start", *settings)
@@ -203,6 +208,7 @@ def test_reference__sets_cards_and_a_table_and_nothing_twice(tmp_path):
 REFERENCE = EXAMPLES / "reference"
 
 
+@pytest.mark.study
 def test_search__a_line_a_candidate_and_none_twice(tmp_path):
     out = tmp_path / "out"
     arguments = ["digits-ipc1", "mtt", "--seeds", "0", "--networks", "2", *tiny_settings()]
@@ -256,6 +262,7 @@ def test_reference__ctrl_c_begins_nothing_new(tmp_path):
     assert [folder.name for folder in work.iterdir()] == ["digits-ipc1-random"]
 
 
+@pytest.mark.study
 def test_clock__a_point_a_budget_and_none_twice(tmp_path):
     out, tiny = tmp_path / "out", tiny_settings("evaluate.networks")
     arguments = ["--only", "digits-ipc1", "--methods", "random,dm", "--minutes", "9", "--seeds", "0", *tiny]
@@ -297,6 +304,7 @@ def test_timm_names__are_sorted_by_what_they_do_and_none_is_tried_twice(tmp_path
     assert "test_resnet: " not in capsys.readouterr().out
 
 
+@pytest.mark.study
 def test_network_pool__a_row_for_each_student_and_for_all(tmp_path, monkeypatch):
     stem = tmp_path / "pool"
     few = ("--preset", "smoke", "--steps", 2, "--seeds", 1, "--networks", 1, "--width", 4, "--others", "lenet")

@@ -178,6 +178,7 @@ def test_network__without_a_second_derivative_is_refused_in_the_first_seconds(tm
     assert not (tmp_path / "cache" / "experts").exists()
 
 
+@pytest.mark.study
 def test_network__of_timm_with_attention_is_distilled_with(tmp_path):
     """Fused attention has no second derivative; the plain form of it is what distillation takes."""
     ds = make(tmp_path / "a", settings={"network.name": "timm/test_vit", "distill.outer_steps": 1})

@@ -236,7 +236,7 @@ def test_adam__only_entries_without_a_gradient_are_held_back():
         assert int((gradient.abs() <= NOISE).sum()) == held
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_prefix__what_is_alive_on_the_way_does_not_grow_with_it(optimizer):
     """Tensors of the size of the parameters, counted at every step, of 3 steps and of 30."""
     p, counts = problem(), {}
