@@ -48,7 +48,7 @@ def test_push_pull_info__from_folder_to_hub_and_back(hub, copy, tmp_path):
     assert invoke("pull", REPO, "--out", out).exit_code == 2
     measured = json.loads(invoke("evaluate", REPO, "--networks", 1, "--device", "cpu", "--json", "-q").stdout)
     assert measured["architectures"]["convnet"]["n"] == 1
-    assert "pull' it first" in invoke("evaluate", REPO, "--save").stderr
+    assert "pull' first" in invoke("evaluate", REPO, "--save").stderr
 
 
 def test_card__is_made_again(copy):
