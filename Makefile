@@ -44,6 +44,9 @@ test-only:  ## the tests alone, in as many processes as there are cores: a threa
 test-all: install-dev lint type-check  ## and the tests that run the scripts of examples/ one after the other
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
+test-gpu: install-dev  ## the tests that need a GPU, and where everything lies: arithmetic, graphs, methods (minutes, on one GPU)
+	$(BIN)/python -m pytest tests/gpu
+
 RESULTS := examples/benchmarks/results
 benchmark: install-dev  ## what the README's speed tables were made with (an hour on two CPU cores)
 	$(BIN)/python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,30 --variants naive,truncated,exact-eager,exact-fp32 --check --json $(RESULTS)/outer_step-cpu-ipc10.json

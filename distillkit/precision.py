@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distillkit.networks.low_precision import convolutions_in_bfloat16
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 AGREEMENT = 0.995
-"""Cosine with the float32 hypergradient that ``auto`` asks of a precision."""
+"""Cosine with the float32 hypergradient from which ``auto`` takes a precision."""
+ROUNDING = 0.1
+"""Or the variance that rounding adds to a hypergradient, as a share of that between students of the same step: a tenth
+costs what a tenth fewer students would. Long unrolls magnify every rounding, and every draw of the student more so."""
 
 
 def available(device: torch.device) -> tuple[str, ...]:
@@ -37,6 +40,16 @@ def steady(precision: str, device: torch.device) -> str:
     """What evaluation networks are trained in: ``fp32``, or ``tf32`` on a GPU unless float32 was asked for."""
     allowed = candidates(precision, device)
     return "tf32" if device.type == "cuda" and allowed[0] in ("bf16", "tf32") else "fp32"
+
+
+def rounding_share(found: Tensor, exact: Tensor, other: Tensor) -> float:
+    """The variance that rounding adds, as a share of that between draws: |found - exact|² / (|exact - other|² / 2).
+
+    ``found`` and ``exact`` [n] are one hypergradient, rounded and in float32; ``other`` [n] is float32's for another
+    draw of everything random. Where draws do not differ, infinity.
+    """
+    between = float((exact - other).square().sum()) / 2
+    return float((found - exact).square().sum()) / between if between else float("inf")
 
 
 @contextmanager

@@ -94,11 +94,31 @@ def test_auto__is_float32_where_the_step_is_not_compiled(tmp_path, tiny, fast_bf
 
 def test_auto__falls_back_where_none_agrees(tmp_path, tiny, fast_bf16, monkeypatch):
     monkeypatch.setattr("distillkit.stages.student.AGREEMENT", 1.1)
+    monkeypatch.setattr("distillkit.stages.student.ROUNDING", 0.0)
     notes = Notes()
     found = run(tmp_path / "a", tiny, settings=fast_bf16, progress=notes).results["selection"]
     assert found["precision"] == "fp32"
     assert found["cosine_to_fp32"]["bf16"] < 1
     assert any("distilling in float32" in note for note in notes.notes)
+
+
+def test_auto__rounding_that_drowns_in_the_variance_between_students_is_taken(tmp_path, tiny, fast_bf16, monkeypatch):
+    monkeypatch.setattr("distillkit.stages.student.AGREEMENT", 1.1)
+    notes = Notes()
+    found = run(tmp_path / "a", tiny, settings=fast_bf16, progress=notes).results["selection"]
+    assert found["precision"] == "bf16"
+    assert any("bf16 is taken: rounding adds" in note for note in notes.notes)
+
+
+def test_rounding_share__is_a_ratio_of_variances():
+    exact, other = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
+    assert precision.rounding_share(exact + torch.tensor([0.0, 0.1]), exact, other) == pytest.approx(
+        0.01
+    )  # |g-g'|² = 2
+    assert precision.rounding_share(exact + 1, exact, exact) == float("inf")
+    draws, rounding = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(0)).double(), 0.3
+    rounded = draws[0] + rounding * torch.randn(100_000, generator=torch.Generator().manual_seed(1)).double()
+    assert precision.rounding_share(rounded, *draws) == pytest.approx(rounding**2, rel=0.02)
 
 
 def test_auto__a_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, tiny, fast_bf16, monkeypatch):

@@ -34,7 +34,15 @@ from distillkit.distill.step_functions import (
 )
 from distillkit.errors import ConfigError
 from distillkit.networks.functional import FlatNetwork
-from distillkit.precision import AGREEMENT, arithmetic, available, candidates, in_precision
+from distillkit.precision import (
+    AGREEMENT,
+    ROUNDING,
+    arithmetic,
+    available,
+    candidates,
+    in_precision,
+    rounding_share,
+)
 from distillkit.settings import DistillSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.training.memory import give_back
@@ -120,7 +128,9 @@ def _network_in(network: FlatNetwork, precision: str) -> FlatNetwork:
 
 
 def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterState, fused: bool) -> str:
-    """The fastest of those allowed whose hypergradient of the first step agrees with that of float32."""
+    """The fastest of those allowed whose hypergradient of the first step agrees with that of float32, or differs from
+    it by little, beside what another draw of the step's students changes.
+    """
     asked = run.settings.precision
     allowed = candidates(asked, run.device)
     if not _pays(run, allowed[0], fused=fused) or allowed[0] == "fp32":
@@ -133,18 +143,31 @@ def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterSt
             break
         engine = eager_engine(_network_in(network, precision), task.objective.labels)
         lower = replace(task, objective=task.objective.run_by(engine))
-        cosine = float(F.cosine_similarity(_direction(run, precision, lower, state), reference, dim=0))
+        found = _direction(run, precision, lower, state)
+        cosine = float(F.cosine_similarity(found, reference, dim=0))
         state.agreement[precision] = cosine
         run.progress.note(f"{precision}: cosine of its hypergradient with that of float32 is {cosine:.5f}")
         if precision == asked or cosine >= AGREEMENT:
             return precision
-    run.progress.note(f"no faster precision agrees with float32 to {AGREEMENT}; distilling in float32")
+        share = rounding_share(found, reference, _direction(run, "fp32", task, state, after=1))
+        if share <= ROUNDING:
+            run.progress.note(f"{precision} is taken: rounding adds {share:.1%} to the variance between draws")
+            return precision
+    run.progress.note(
+        f"no faster precision agrees with float32 (cosine {AGREEMENT}, or {ROUNDING:.0%} of the variance between "
+        "draws); distilling in float32"
+    )
     return "fp32"
 
 
-def _direction(run: Run, precision: str, task: DistillTask, state: OuterState) -> Tensor:
+def _direction(run: Run, precision: str, task: DistillTask, state: OuterState, after: int = 0) -> Tensor:
+    """The hypergradient [n] of the set as it is, float64, by the students of the present outer step or of one that is
+    ``after`` it.
+    """
+    count = task.settings.segments
+    first = (state.step + after) * count
     with arithmetic(precision, run.device):
-        result = outer_step(task, state)
+        result = task.objective.gradient(state, range(first, first + count))
     return torch.cat([part.flatten().double() for part in (result.images, result.labels) if part is not None])
 
 

@@ -1,7 +1,7 @@
 """Does everything that is meant for a GPU work on this one, and how fast? Most wanted first, in slices, resumable.
 
     python examples/gpu/acceptance.py --out OUT --data-root DIR            # all slices, each under nine minutes
-    python examples/gpu/acceptance.py --out OUT --only methods,outer-step
+    python examples/gpu/acceptance.py --out OUT --only methods,outer-step --methods rat,mtt
     python examples/gpu/acceptance.py --out OUT --device cpu --miniature   # the same in small, as CI runs it
 
 A slice that is done is not done again. ``OUT/acceptance.json`` and ``.md`` hold what each found, with hardware and
@@ -62,7 +62,7 @@ def first_step(method, out, device, **changes):
 
 def methods(args, folder):
     """Every method to an artifact in every form; the first step against the CPU's."""
-    rows, wanted = [], METHODS[:2] if args.miniature else METHODS
+    rows, wanted = [], METHODS[:2] if args.miniature else args.methods
     forms = {"fp32": FORMS["fp32"]} if args.miniature else FORMS
     for method in wanted:
         reference = first_step(method, folder / f"{method}-cpu", "cpu", precision="fp32")
@@ -73,6 +73,7 @@ def methods(args, folder):
                 rows.append([method, form, off <= TOLERANCE[form], f"{off:.1e}"])
             except Exception as error:
                 rows.append([method, form, False, f"{type(error).__name__}: {error}"[:200]])
+            print(*rows[-1], flush=True)
     return {"rows": rows, "good": all(row[2] for row in rows)}
 
 
@@ -180,6 +181,9 @@ def table(found):
         state = {True: "passed", False: "FAILED", None: "not run"}[result["good"]]
         lines.append(f"| {name} | {state} | {result['took']:.0f} | {summary(result)} |")
     details = [f"## {name}\n\n{result['printed']}" for name, result in found["slices"].items() if result.get("printed")]
+    details += [
+        f"## {name}\n\n{by_form(result['rows'])}" for name, result in found["slices"].items() if result.get("rows")
+    ]
     wrong = [
         f"- {name}: {' '.join(map(str, row))}"
         for name, result in found["slices"].items()
@@ -188,6 +192,15 @@ def table(found):
     ]
     head = f"# Acceptance\n\n{found['hardware']}; {', '.join(f'{k} {v}' for k, v in found['versions'].items())}\n"
     return "\n".join([head, *lines, "", *wrong, "", *details, ""])
+
+
+def by_form(rows):
+    """Relative difference to the CPU, a row for each method, a column for each form."""
+    forms, lines = list(dict.fromkeys(row[1] for row in rows)), []
+    for method in dict.fromkeys(row[0] for row in rows):
+        own = {row[1]: row[3] for row in rows if row[0] == method}
+        lines.append("| " + " | ".join([method, *(own.get(form, "") for form in forms)]) + " |")
+    return "\n".join([f"| | {' | '.join(forms)} |", "| --- " * (len(forms) + 1) + "|", *lines])
 
 
 def summary(result):
@@ -204,6 +217,9 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--data-root", help="folder of local copies of registered data sets")
     parser.add_argument("--only", type=lambda text: text.split(","), help="these slices")
+    parser.add_argument(
+        "--methods", type=lambda text: text.split(","), default=METHODS, help="of the slice of that name"
+    )
     parser.add_argument("--again", action="store_true", help="also slices that are done")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no slice after so many")
     parser.add_argument("--miniature", action="store_true")

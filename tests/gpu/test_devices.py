@@ -18,6 +18,7 @@ from distillkit.distill.student import plan_inner_steps, to_device
 from distillkit.distill.students import Student, side_by_side
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.experts.recipe import expert_recipe
+from distillkit.lab import effective
 from distillkit.methods import METHODS
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
@@ -147,7 +148,8 @@ def test_experts(device, precision, size, compiled):
 @pytest.mark.parametrize("method", METHODS)
 def test_compress(tmp_path, tiny, method, compile_):
     """Each method to the artifact, operation by operation and compiled."""
-    settings = {**tiny, "distill.compile": compile_}
+    steps = method not in ("random", "kmeans")
+    settings = effective({**tiny, "distill.compile": compile_} if steps else tiny, "digits", 1, method, "smoke")
     ds = compress(
         "digits", ipc=1, method=method, preset="smoke", settings=settings, out=tmp_path / "set", device="cuda"
     )
