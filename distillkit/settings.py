@@ -413,7 +413,7 @@ class RunSettings(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     """Arithmetic of convolutions and matrix products; ``auto`` is the fastest that the machine has and whose
     hypergradient agrees with float32's, measured when distillation starts: a cosine of 0.995, or rounding that adds at
-    most a tenth to the variance between students. Experts are trained in the fastest whose gradient agrees; networks
+    most a fifth to the variance between students. Experts are trained in the fastest whose gradient agrees; networks
     that evaluate never in less than tf32."""
     deterministic: bool = False
     """On a GPU, repeat to the byte at some cost in time; without it repetitions differ by the rounding of sums."""

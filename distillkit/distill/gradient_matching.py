@@ -143,7 +143,7 @@ class GradientMatching:
             rng.generator(self.seed, "distill", "network", number),
         )
         lr = torch.tensor(settings.network_lr, dtype=state.carried.dtype, device=device)
-        unroll = Unroll(self.engine.inner, to_device(steps, device))
+        unroll = Unroll(self.engine.inner, to_device(steps, device), at_once=state.images.is_cuda)
         return unroll.arrive(state.carried[place], state.images, state.labels, lr)[0]
 
     def _of_class(

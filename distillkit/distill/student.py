@@ -21,6 +21,11 @@ class InnerStep:
     indices: Tensor
     draw: Draw | None
 
+    @property
+    def pieces(self) -> tuple[tuple[Tensor, Draw | None], ...]:
+        """One: the whole batch has one draw."""
+        return ((self.indices, self.draw),)
+
     def augmented(self, images_B: Tensor) -> Tensor:
         """The batch [B, C, H, W] as the student sees it, differentiable."""
         return images_B if self.draw is None else augment.apply(images_B, self.draw)

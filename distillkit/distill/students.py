@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distillkit.distill.unroll import Hypergradient, ReplayableStep, Term
+from distillkit.data.augment import Draw
+from distillkit.distill.seen import ReplayableStep
+from distillkit.distill.unroll import Hypergradient, Term
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class JoinedStep:
     def indices(self) -> Tensor:
         """Int64 [sum of the parts' B]."""
         return torch.cat([part.indices for part in self.parts])
+
+    @property
+    def pieces(self) -> list[tuple[Tensor, Draw | None]]:
+        """Those of all parts."""
+        return [piece for part in self.parts for piece in part.pieces]
 
     def augmented(self, images_B: Tensor) -> Tensor:
         """The batches as the students see them, differentiable."""

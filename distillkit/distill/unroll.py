@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from distillkit.distill.inner_optimizers import InnerMemory, InnerOptimizer, Sgd
+from distillkit.distill.seen import ReplayableStep, SeenImages, seen_images
 from distillkit.distill.step_functions import StepFunctions, Trace, Wanted
 
 
@@ -55,17 +56,6 @@ class MatchingTerm:
         value = self.loss(student)
         (adjoint,) = torch.autograd.grad(value, student)
         return value.detach(), adjoint
-
-
-class ReplayableStep(Protocol):
-    """An inner step's batch: ``indices`` int64 [B] into the synthetic set, and an augmentation."""
-
-    @property
-    def indices(self) -> Tensor:
-        """Of the batch."""
-
-    def augmented(self, images_B: Tensor) -> Tensor:
-        """The batch as the student sees it, differentiable, the same at every call."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +103,7 @@ class Unroll:
     """A student: its loss as functions, its inner steps, its optimiser, whether to differentiate exactly.
 
     The graphs of the last ``kept`` steps are kept from the way there; the others are made anew on the way back.
+    ``at_once``: whether all batches are augmented before the first step.
     """
 
     functions: StepFunctions
@@ -120,11 +111,15 @@ class Unroll:
     optimizer: InnerOptimizer = PLAIN_SGD
     exact: bool = True
     kept: int = 0
+    at_once: bool = False
 
     def run(self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor) -> Tensor:
         """Parameters after 0 .. N steps, [N + 1, P], without a graph."""
-        fresh = self.fresh_memory(start_P)
-        return replace(self, kept=0)._path(start_P, images, labels, lr, Wanted(), fresh).points
+        fresh, seen = self.fresh_memory(start_P), self._seen(images)
+        return replace(self, kept=0)._path(start_P, seen, labels, lr, Wanted(), fresh).points
+
+    def _seen(self, images: Tensor) -> SeenImages:
+        return seen_images(self.steps, images, self.at_once)
 
     def fresh_memory(self, like_P: Tensor) -> InnerMemory:
         """That of an optimiser that has taken no step."""
@@ -132,15 +127,14 @@ class Unroll:
 
     def arrive(self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor) -> tuple[Tensor, InnerMemory]:
         """Parameters [P] and the optimiser's memory after all steps, in memory that does not grow with their number."""
-        theta, memory = start_P.clone(), self.fresh_memory(start_P)
-        for step in self.steps:
-            index = step.indices.to(images.device)
-            gradient = self.functions.gradient(theta, step.augmented(images[index]), labels[index])
+        theta, memory, seen = start_P.clone(), self.fresh_memory(start_P), self._seen(images)
+        for i, step in enumerate(self.steps):
+            gradient = self.functions.gradient(theta, seen.batch(i), labels[step.indices.to(labels.device)])
             memory = self.optimizer.step(theta, memory, gradient, lr, theta)
         return theta, memory
 
     def _path(
-        self, start_P: Tensor, images: Tensor, labels: Tensor, lr: Tensor, wanted: Wanted, memory: InnerMemory
+        self, start_P: Tensor, seen: SeenImages, labels: Tensor, lr: Tensor, wanted: Wanted, memory: InnerMemory
     ) -> Path:
         count, size = len(self.steps), start_P.numel()
         points = _aligned_rows(start_P, count + 1)
@@ -149,13 +143,12 @@ class Unroll:
         traces: dict[int, Trace] = {}
         before = memory.count
         for i, step in enumerate(self.steps):
-            index = step.indices.to(images.device)
-            seen, own = step.augmented(images[index]), labels[index]
+            batch, own = seen.batch(i), labels[step.indices.to(labels.device)]
             if i >= count - self.kept:
-                traces[i] = self.functions.trace(points[i], seen, own, wanted)
+                traces[i] = self.functions.trace(points[i], batch, own, wanted)
                 gradient = traces[i].gradient
             else:
-                gradient = self.functions.gradient(points[i], seen, own)
+                gradient = self.functions.gradient(points[i], batch, own)
             memory = self.optimizer.step(points[i], memory, gradient, lr, points[i + 1])
             for row, vector in zip(remembered[i], self.optimizer.remember(memory, gradient), strict=True):
                 row.copy_(vector)
@@ -185,39 +178,29 @@ class Unroll:
         """
         wanted = Wanted(labels=learn_labels, theta=self.exact)
         begun = self.fresh_memory(start_P) if memory is None else memory
-        path = self._path(start_P, images, labels, lr, wanted, begun)
+        seen = self._seen(images)
+        path = self._path(start_P, seen, labels, lr, wanted, begun)
         adjoints, total = _adjoints(path.points, terms)
         back = self.optimizer.way_back(lr, start_P)
         u = torch.zeros_like(start_P)
-        grad_images, grad_labels, grad_lr = (
-            torch.zeros_like(images),
-            torch.zeros_like(labels),
-            torch.zeros_like(lr),
-        )
+        grad_labels, grad_lr = torch.zeros_like(labels), torch.zeros_like(lr)
         for i in reversed(range(len(self.steps))):
             if i + 1 in adjoints:
                 u = u + adjoints[i + 1]
             w = back.direction(u, path.remembered[i], path.before + i + 1)
-            index = self.steps[i].indices.to(images.device)
-            batch = images[index].detach().requires_grad_()
-            seen = self.steps[i].augmented(batch)
+            index = self.steps[i].indices.to(labels.device)
             if i in path.traces:
                 s = path.traces.pop(i).adjoint(w, wanted)
             else:
-                s = self.functions.adjoint(path.points[i], seen.detach(), labels[index], w, wanted)
+                s = self.functions.adjoint(path.points[i], seen.batch(i), labels[index], w, wanted)
             grad_lr += back.lr_share(s.value)
-            grad_images.index_add_(0, index, _through(seen, batch, s.images) * back.scale)
+            seen.carry_back(i, s.images, back.scale)
             if s.labels is not None:
                 grad_labels.index_add_(0, index, s.labels * back.scale)
             if s.theta is not None:
                 u = u + s.theta * back.scale
         grad_lr += back.from_start(begun.slots)
-        return Hypergradient(total, grad_images, grad_labels if learn_labels else None, grad_lr)
-
-
-def _through(seen_B: Tensor, images_B: Tensor, adjoint_B: Tensor) -> Tensor:
-    """The adjoint of ``seen_B`` carried back to the images that the augmentation made it from."""
-    return adjoint_B if seen_B is images_B else torch.autograd.grad(seen_B, images_B, adjoint_B)[0]
+        return Hypergradient(total, seen.gradient(), grad_labels if learn_labels else None, grad_lr)
 
 
 def _adjoints(points: Tensor, terms: Sequence[Term]) -> tuple[dict[int, Tensor], Tensor]:

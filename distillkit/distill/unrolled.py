@@ -121,7 +121,7 @@ class UnrolledStudents:
         start = student.start_P
         lr = torch.tensor(state.lr, dtype=start.dtype, device=start.device)
         functions = scaled(self.engine.inner, student.scale)
-        prefix = Unroll(functions, student.prefix, inner_optimizer(self.settings))
+        prefix = Unroll(functions, student.prefix, inner_optimizer(self.settings), at_once=start.is_cuda)
         return prefix.arrive(start, state.images, state.labels, lr)
 
     def _hypergradient(self, state: OuterState, student: Student) -> Hypergradient:
@@ -129,7 +129,8 @@ class UnrolledStudents:
         lr = torch.tensor(state.lr, dtype=start.dtype, device=start.device)
         functions, optimizer = scaled(self.engine.inner, student.scale), inner_optimizer(settings)
         start, memory = self._arrived(state, student)
-        unroll = Unroll(functions, student.steps, optimizer, settings.hypergradient == "exact", self.engine.kept)
+        exact = settings.hypergradient == "exact"
+        unroll = Unroll(functions, student.steps, optimizer, exact, self.engine.kept, at_once=start.is_cuda)
         learned = self.labels.learned
         return unroll.hypergradient(
             start, state.images, state.labels, lr, student.terms, learn_labels=learned, memory=memory

@@ -268,7 +268,12 @@ def test_window__keeps_so_many_vectors_of_a_step(optimizer, vectors):
         EagerFunctions(InnerLoss(FlatNetwork(p["module"]), HardLabels())), inner_steps(5), OPTIMIZERS[optimizer]
     )
     path = unroll._path(
-        p["start"], p["images"], p["labels"]["hard"], p["lr"], Wanted(), unroll.fresh_memory(p["start"])
+        p["start"],
+        unroll._seen(p["images"]),
+        p["labels"]["hard"],
+        p["lr"],
+        Wanted(),
+        unroll.fresh_memory(p["start"]),
     )
     assert path.points.shape == (6, len(p["start"]))
     assert path.remembered.shape == (5, vectors - 1, len(p["start"]))
