@@ -7,8 +7,9 @@ once and replayed by all). Times are paired: in each round every variant takes i
 machine is doing hits all of them; the median of the rounds is reported. Peak memory is that of a process which does
 nothing but this variant, less what it had before the step. ``cosine_to_fp64`` compares the image gradient with that of
 distillkit's own sweep in float64 on the CPU, which tests hold against an independent unroll (only with --check: it is
-slow). A variant that does not fit into the memory of the machine has no time. ``naive-bf16`` is the naive unroll under
-``torch.autocast``. The floor is the time that 12 forward passes a step and image would take on a device of --tflops.
+slow). A variant that does not fit into the memory of the machine has no time. On a GPU it is also told how long its
+kernels run: the rest of the time they wait for the host. ``naive-bf16`` is the naive unroll under ``torch.autocast``.
+The floor is the time that 12 forward passes a step and image would take on a device of --tflops.
 
 On a GPU:  python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,30,80 --check --json FILE
 """
@@ -34,6 +35,7 @@ import torch.nn.functional as F
 from measuring import seconds
 from torch import Tensor
 from torch.func import functional_call
+from torch.profiler import ProfilerActivity, profile
 
 from distillkit.lab import (
     Augmentation,
@@ -146,7 +148,8 @@ def truncated(problem: Problem) -> Gradients:
 
 
 def _exact(problem: Problem, functions: StepFunctions, kept: bool = False) -> Gradients:
-    unroll = Unroll(functions, problem.steps, kept=len(problem.steps) if kept else 0)
+    at_once = problem.device.type == "cuda"  # as runs have it
+    unroll = Unroll(functions, problem.steps, kept=len(problem.steps) if kept else 0, at_once=at_once)
     start, target = problem.start, problem.target
     term = MatchingTerm(len(problem.steps), lambda student: normalised_parameter_distance(student, start, target))
     result = unroll.hypergradient(start, problem.images, problem.labels, problem.lr, [term])
@@ -240,6 +243,16 @@ def report_memory(options: argparse.Namespace) -> None:
     print(peak_bytes(options.device) - before)
 
 
+def kernel_seconds(problem: Problem, variant: Callable[[Problem], Gradients]) -> float | None:
+    """What a GPU computes in one step, without the time that it waits for the host; None on a CPU."""
+    if problem.device.type != "cuda":
+        return None
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        variant(problem)
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in recorded.key_averages()) / 1e6
+
+
 def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any]]:
     """Paired times, memory and agreement of all variants that fit, at one N."""
     shape = (options.ipc, inner_steps, options.batch, options.width)
@@ -254,6 +267,7 @@ def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any
         for name, variant in fitting.items():
             elapsed = seconds(lambda v=variant, n=name: results.__setitem__(n, v(problem)), options.device)
             times[name].append(elapsed)
+    kernels = {name: kernel_seconds(problem, variant) for name, variant in fitting.items()}
     reference = (
         exact_eager(Problem(*shape, "cpu", torch.float64, options.smooth))[0].flatten() if options.check else None
     )
@@ -268,7 +282,7 @@ def rows_of(options: argparse.Namespace, inner_steps: int) -> list[dict[str, Any
             "seconds": median,
             "peak_bytes": peaks[name],
         }
-        row |= {"seconds_all": times[name], "floor_gflop": floor}
+        row |= {"seconds_all": times[name], "kernel_seconds": kernels.get(name), "floor_gflop": floor}
         row["floor_seconds"] = floor / 1000 / options.tflops if options.tflops else None
         if reference is not None and name in fitting:
             found = results[name][0].double().cpu().flatten()
@@ -299,6 +313,11 @@ def markdown(rows: list[dict[str, Any]], machine: dict[str, Any]) -> str:
         gigabytes = [None if own[name]["peak_bytes"] is None else own[name]["peak_bytes"] / 1e9 for name in names]
         cells = [*map(shown, times), *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)]
         lines.append("| " + " | ".join([str(steps), *cells, *map(shown, gigabytes)]) + " |")
+    if any(row["kernel_seconds"] is not None for row in rows):
+        lines += ["", "| N | variant | seconds | of these the GPU computes |", "| --- | --- | --- | --- |"]
+        for row in rows:
+            cells = row["inner_steps"], row["variant"], shown(row["seconds"], 3), shown(row["kernel_seconds"], 3)
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
     checked = [row for row in rows if "cosine_to_fp64" in row]
     if checked:
         lines += ["", "| N | variant | cosine with float64 | relative difference |", "| --- | --- | --- | --- |"]
