@@ -144,7 +144,7 @@ BAD = [
         "distill.inner_steps='many' does not fit",
     ),
     (["compress", "digits", "--ipc", 1, "--set", "seed=1", "--set", "seed=2"], 2, "twice"),
-    (["compress", "digits", "--ipc", 1, "--set", "method=ast"], 2, "--set says method=ast, the command says mtt"),
+    (["compress", "digits", "--ipc", 1, "--set", "method=ast"], 2, "--set says method=ast, but --method is mtt"),
     (["compress", "digits", "--ipc", 1, "--set", "distill.lr_img=.inf"], 2, "does not fit"),
     (["compress", "a--b/c", "--ipc", 1], 2, "the Hub does not accept a--b/c"),
     (["compress", "digits", "--ipc", 1, "--config", "absent.yaml"], 2, "cannot be read"),
