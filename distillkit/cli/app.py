@@ -95,7 +95,7 @@ def compress(
         list[str] | None,
         typer.Option("--arch", help="Then search a recipe for this network too, as 'tune' does; repeatable."),
     ] = None,
-    tune_budget: Annotated[
+    seconds: Annotated[
         str, typer.Option("--tune-budget", metavar="TIME", help="Of the search for each --arch.")
     ] = "10m",
     replace: opt.Yes = False,
@@ -124,6 +124,7 @@ def compress(
 
     flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
     flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
+    budget = opt.seconds_of(seconds, "--tune-budget")
     layers = opt.layers(settings, config, seed, precision, data, flags)
     record = find_method(method)
     compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
@@ -157,8 +158,7 @@ def compress(
             world=processes,
         )
         if processes.leads:
-            seconds = opt.seconds_of(tune_budget, "--tune-budget")
-            ds = _tuned(ds, folder, arch or [], seconds, name, device, data_root, progress, stop)
+            ds = _tuned(ds, folder, arch or [], budget, name, device, data_root, progress, stop)
     if as_json:
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return

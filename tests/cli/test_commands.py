@@ -149,6 +149,7 @@ BAD = [
     (["compress", "a--b/c", "--ipc", 1], 2, "the Hub does not accept a--b/c"),
     (["compress", "digits", "--ipc", 1, "--config", "absent.yaml"], 2, "cannot be read"),
     (["compress", "digits", "--ipc", 1, "--time-budget", "soon"], 2, "expected 90s, 20m or 1h30m"),
+    (["compress", "digits", "--ipc", 1, "--tune-budget", "soon"], 2, "--tune-budget 'soon' is not a time"),
     (["compress", "digits", "--ipc", 1, "--precision", "fp8"], 2, "expected auto, fp32, tf32, bf16"),
     (["compress", "digits", "--ipc", 1, "--device", "cuda:99"], 2, "asks for a GPU"),
     (["compress", "digits", "--ipc", 1, "--device", "gpu"], 2, "expected auto, cpu"),

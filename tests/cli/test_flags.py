@@ -121,6 +121,7 @@ def test_flags__are_those_that_typer_parses():
         (commands.compress, "`preset=quick` and `settings`", "--preset quick and --set"),
         (commands.compress, "`dataset.max_train`", "dataset.max_train"),
         (commands.tune, "`dataset=PATH`", "--dataset PATH"),
+        (commands.compress, "give more `seconds`", "give more --tune-budget"),  # of the search that follows
         (commands.tune, "`seconds` must", "--time-budget must"),
         (commands.evaluate, "`dataset.image_size`", "dataset.image_size"),  # it has no such flag, and no --set
         (commands.evaluate, "`distill.mask=none`", "distill.mask=none"),
