@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -64,7 +63,7 @@ def compose(
         ConfigError: an unknown method, preset or key, or a value that does not fit.
     """
     if ipc < 1:
-        raise ConfigError(f"--ipc must be 1 or more, got {ipc}")
+        raise ConfigError(f"`ipc` must be 1 or more, got {ipc}")
     record = find_method(method)
     dataset, revision = spelled(dataset)
     known = DATASETS.get(dataset)
@@ -82,7 +81,7 @@ def compose(
             _check_key(key)
             if key in FIXED and value != values[key]:
                 raise ConfigError(
-                    f"{layer.origin} says {key}={value}, the command says {values[key]}; remove one of the two"
+                    f"{layer.origin} says {key}={value}, but `{key}` is {values[key]}; remove one of the two"
                 )
             if layer.asked and _plain(values.get(key)) != _plain(value):
                 asked.add(key)
@@ -111,7 +110,7 @@ def _preset_layers(method: Method, problem: Problem, preset: str) -> list[Layer]
         if published is None:
             raise ConfigError(
                 f"there are no published settings of {method.name} for {problem.dataset} at ipc {problem.ipc}; "
-                f"published: {', '.join(method.published_problems)}; use --preset quick and --set for others"
+                f"published: {', '.join(method.published_problems)}; use `preset=quick` and `settings` for others"
             )
         return [parts, published]
     if preset == "quick":
@@ -182,17 +181,17 @@ def parse_assignments(assignments: Sequence[str]) -> Layer:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {text!r} is not of the form section.key=value")
+            raise ConfigError(f"`settings` {text!r} is not of the form section.key=value")
         if key in values:
-            raise ConfigError(f"--set gives {key} twice")
+            raise ConfigError(f"`settings` gives {key} twice")
         try:
-            values[key] = _numeric(yaml.safe_load(value))
+            values[key] = numeric(yaml.safe_load(value))
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r} has a value that is not valid YAML") from error
+            raise ConfigError(f"`settings` {text!r} has a value that is not valid YAML") from error
     return Layer("--set", values, asked=True)
 
 
-def _numeric(value: Any) -> Any:
+def numeric(value: Any) -> Any:
     """YAML 1.1 reads ``1e-5`` as text; people mean the number."""
     if isinstance(value, str):
         try:
@@ -200,38 +199,3 @@ def _numeric(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping; refuses what plain YAML would overwrite silently."""
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ConfigError(f"--config gives {key!r} twice (line {node.start_mark.line + 1} and below)")
-        return super().construct_mapping(node, deep)
-
-
-def read_config_file(path: Path) -> Layer:
-    """A YAML or JSON file of sections, or of dotted keys.
-
-    Raises:
-        ConfigError: no such file, not YAML, or a key twice.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise ConfigError(f"--config {path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is not valid YAML") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"--config {path} must hold sections of settings, found {type(content).__name__}")
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            values |= {f"{key}.{name}": _numeric(inner) for name, inner in value.items()}
-        else:
-            values[str(key)] = _numeric(value)
-    return Layer(f"--config {path.name}", values, asked=True)

@@ -29,11 +29,11 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device {name!r} is unknown; expected auto, cpu, cuda or cuda:1") from error
+        raise ConfigError(f"`device` {name!r} is unknown; expected auto, cpu, cuda or cuda:1") from error
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {name!r} is not supported; expected auto, cpu, cuda or cuda:1")
+        raise ConfigError(f"`device` {name!r} is not supported; expected auto, cpu, cuda or cuda:1")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name} asks for a GPU, this machine has {torch.cuda.device_count()}")
+        raise ConfigError(f"`device` {name} asks for a GPU, this machine has {torch.cuda.device_count()}")
     return device
 
 

@@ -14,6 +14,8 @@
     └── Interrupted                 130  stopped by a signal, after a checkpoint
 
 The number is the command's exit status. Each message is one sentence or two: what was expected, what came, what to do.
+It names arguments and settings in backticks, as Python has them (`` `replace=True` ``, `` `dataset.image_size` ``); the
+command line shows its own flags in their place (``distillkit.cli.flags``).
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def _agree(run: Run, prepared: Prepared) -> None:
     if needs_experts(run.settings):
         chosen = run.world.decided(lambda: expert_precision(run, prepared))
         if chosen not in candidates(run.settings.precision, run.device):
-            raise ConfigError(f"the first process computes in {chosen}, which this one cannot; --precision fp32")
+            raise ConfigError(f"the first process computes in {chosen}, which this one cannot; `precision=fp32`")
         prepared.decided["experts"] = chosen
         run.world.agree("set-up of experts", storage.fingerprint(expert_setup(run, prepared)))
     digest = hashlib.sha256()
@@ -196,7 +196,7 @@ def _check_place(out: Path, dataset: DatasetSettings) -> None:
     """
     source = Path(dataset.name)
     if dataset.name not in DATASETS and source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"--out {out} lies inside the data set {source}; choose a folder outside of it")
+        raise ConfigError(f"`out` {out} lies inside the data set {source}; choose a folder outside of it")
 
 
 def _finished(out: Path, run: Run, prepared: Prepared) -> DistilledDataset | None:
@@ -443,15 +443,9 @@ def _check_takes(ds: DistilledDataset, name: str, network: NetworkSettings, batc
         )
 
 
-def check_free(ds: DistilledDataset, architectures: Sequence[str]) -> None:
-    """Whether rows of these names can be added to an artifact's results.
-
-    Raises:
-        ConfigError: one is there; what a run measured is not overwritten.
-    """
-    taken = [name for name in architectures if name in ds.results["architectures"]]
-    if taken:
-        raise ConfigError(f"{ds.folder} has results for {', '.join(taken)} already; leave out --save, or that --arch")
+def measured_before(ds: DistilledDataset, architectures: Sequence[str]) -> list[str]:
+    """Those of ``architectures`` that an artifact has results of already, which are never overwritten."""
+    return [name for name in architectures if name in ds.results["architectures"]]
 
 
 def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
@@ -462,7 +456,8 @@ def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
     """
     artifact = read_artifact(folder)
     results = artifact.results
-    check_free(load_distilled(folder), list(reports))
+    if taken := measured_before(load_distilled(folder), list(reports)):
+        raise ConfigError(f"{folder} has results for {', '.join(taken)} already, which are not overwritten")
     results["architectures"] |= {name: report.to_json() for name, report in reports.items()}
     storage.write_json(folder / FILES.results, results)
     config = write_config(folder, artifact.config)

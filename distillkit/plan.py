@@ -227,7 +227,7 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     if (experts == 0 and settings.experts.count > 0) or steps < 1:
         takes = f"an expert takes {next(iter(seconds_of.values())):.0f} s, " if seconds_of else ""
         raise ConfigError(
-            f"--time-budget of {seconds:.0f} s is too little: here {takes}an outer step takes "
+            f"`time_budget` of {seconds:.0f} s is too little: here {takes}an outer step takes "
             f"{costs.outer_step:.2f} s, a validation {validation:.0f} s and measuring this {costs.measuring:.0f} s; "
             "give more, or a smaller network, fewer experts.epochs or fewer evaluate.epochs"
         )

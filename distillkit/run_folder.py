@@ -118,7 +118,7 @@ class RunFolder:
                 yield
         except BusyError:
             raise ConfigError(
-                f"another process is working in {self.out}; wait for it or choose another --out"
+                f"another process is working in {self.out}; wait for it or choose another `out`"
             ) from None
         except PermissionError as error:
             if isinstance(error, StorageError):
@@ -128,7 +128,7 @@ class RunFolder:
     def _check_owner(self, identity: dict[str, Any], replace: bool) -> bool:
         """True if the folder holds another run that is to be replaced."""
         if self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"--out {self.out} is a file; expected a folder")
+            raise ConfigError(f"`out` {self.out} is a file; expected a folder")
         config = self.path / "config.json"
         if config.is_file():
             try:
@@ -143,7 +143,7 @@ class RunFolder:
                 difference = _difference(other, identity)
                 raise ConfigError(
                     f"{self.out} holds another run ({what}; differs in {difference}); "
-                    "choose another --out, or --yes to replace it"
+                    "choose another `out`, or `replace=True` to replace it"
                 )
             return True
         return self._check_others(replace)
@@ -155,17 +155,20 @@ class RunFolder:
         if (self.out / FILES.config).is_file():
             if not replace:
                 raise ConfigError(
-                    f"{self.out} holds an artifact that another run made; choose another --out, or --yes to replace it"
+                    f"{self.out} holds an artifact that another run made; choose another `out`, or `replace=True` to "
+                    "replace it"
                 )
             return True
         if self.path.exists() and any(path.name not in (".lock", "images") for path in self.path.iterdir()):
-            raise ConfigError(f"{self.path} holds files that are no run of distillkit; choose another --out")
+            raise ConfigError(f"{self.path} holds files that are no run of distillkit; choose another `out`")
         others = [path.name for path in self.out.iterdir() if path.name != FILES.run]
         taken = sorted(name for name in PUBLISHED if (self.out / name).exists())
         if taken:  # never written over, whatever was said
-            raise ConfigError(f"{self.out} holds a {taken[0]} that is no artifact's; choose another --out")
+            raise ConfigError(f"{self.out} holds a {taken[0]} that is no artifact's; choose another `out`")
         if others and not replace:
-            raise ConfigError(f"{self.out} holds other files; choose another --out, or --yes to write among them")
+            raise ConfigError(
+                f"{self.out} holds other files; choose another `out`, or `replace=True` to write among them"
+            )
         return False
 
     def _remove_run(self) -> None:

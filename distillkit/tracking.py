@@ -65,9 +65,9 @@ def check_tracker(name: str | None) -> None:
     if name is None:
         return
     if name not in ("tensorboard", "wandb"):
-        raise ConfigError(f"--tracker {name!r} is unknown; known: tensorboard, wandb")
+        raise ConfigError(f"`tracker` {name!r} is unknown; known: tensorboard, wandb")
     if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"--tracker {name} needs the package {name}: pip install {name}")
+        raise ConfigError(f"`tracker={name}` needs the package {name}: pip install {name}")
 
 
 def open_tracker(name: str | None, folder: Path, config: dict[str, Any]) -> Tracker:

@@ -153,7 +153,7 @@ def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishe
     assert seen.images.shape == narrow.images.shape
     with pytest.raises(ConfigError, match=r"has ipc 1, this run has 2"):
         run(tmp_path / "two", "rat", settings, settings=source, ipc=2)
-    with pytest.raises(ConfigError, match=r"needs an artifact folder: --set distill.init_from=FOLDER"):
+    with pytest.raises(ConfigError, match=r"needs an artifact folder: `distill.init_from=FOLDER`"):
         run(tmp_path / "none", "rat", settings, settings={"distill.init": "artifact"})
 
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from distillkit.cli.app import compress as app_compress
+from distillkit.cli.flags import Flags
 from distillkit.errors import ConfigError
 from distillkit.records import ImageSet, SourceData, SourceInfo
 from distillkit.settings import DatasetSettings, RunSettings
@@ -27,14 +29,15 @@ def refused(train, held, classes="abcd", test_split="test", **dataset):
 def test_names_the_classes_and_both_ways():
     said = refused([9, 50, 4, 50], [1, 5, 0, 5])
     assert said == (
-        "--ipc 10 is more than 2 classes have: 'a' (9 training images), 'c' (4); a part is held out for validation "
-        "(dataset.validation_fraction); use --ipc 4 or less, or leave out what is too small: --without-classes a,c"
+        "`ipc=10` is more than 2 classes have: 'a' (9 training images), 'c' (4); a part is held out for validation "
+        "(dataset.validation_fraction); use `ipc=4` or less, or leave out what is too small: "
+        '`dataset.without_classes=["a", "c"]`'
     )
 
 
 def test_nothing_is_held_out__nothing_is_said_of_it():
     said = refused([9, 50, 50, 50], [0, 0, 0, 0])
-    assert said.startswith("--ipc 10 is more than a class has: 'a' (9 training images); use --ipc 9 or less")
+    assert said.startswith("`ipc=10` is more than a class has: 'a' (9 training images); use `ipc=9` or less")
 
 
 @pytest.mark.parametrize(
@@ -48,10 +51,17 @@ def test_max_train_is_blamed_only_where_it_cuts_these_classes(train, limit, acts
 def test_leaving_out_is_no_way_where_too_little_stays():
     said = refused([9, 9, 9, 50], [1, 1, 1, 1], test_split="none given: 20% of train, stratified, seed 0")
     assert "another for testing (dataset.test_fraction)" in said
-    assert said.endswith("use --ipc 9 or less")
+    assert said.endswith("use `ipc=9` or less")
 
 
-def test_names_with_commas_and_quotes_are_fit_for_a_shell():
-    said = refused([3, 3, 50, 50], [0] * 4, classes=("a, b", "it's", "c", "d"))
-    assert said.endswith("""--set 'dataset.without_classes=["a, b", "it'"'"'s"]'""")
-    assert refused([3, 3, 50, 50], [0] * 4, classes=("big dog", "x", "c", "d")).endswith("'big dog,x'")
+@pytest.mark.parametrize(
+    ("first", "second", "flag"),
+    [
+        ("a, b", "it's", """--set 'dataset.without_classes=["a, b", "it'"'"'s"]'"""),
+        ("big dog", "x", "--without-classes 'big dog,x'"),
+        ("a`b", "x", "--without-classes 'a`b,x'"),
+    ],
+)
+def test_names_with_commas_and_quotes_are_fit_for_a_shell(first, second, flag):
+    said = refused([3, 3, 50, 50], [0] * 4, classes=(first, second, "c", "d"))
+    assert Flags.of(app_compress).spoken(said).endswith(f"leave out what is too small: {flag}")

@@ -154,7 +154,7 @@ def test_all_images__the_last_step_is_kept_and_that_is_said(method, tiny, tmp_pa
 
 
 def test_all_images__lengths_cannot_be_chosen(tiny, tmp_path):
-    with pytest.raises(ConfigError, match=r"--set evaluate\.lengths=\[\]"):
+    with pytest.raises(ConfigError, match=r"`evaluate\.lengths=\[\]`"):
         make(tmp_path / "a", tiny | ALL_IMAGES, "mtt", **{"evaluate.lengths": [2, 3], "evaluate.lr_drop_epochs": []})
 
 

@@ -275,7 +275,7 @@ def test_compress__seeds_differ(tmp_path, tiny):
 
 
 def test_compress__ipc_beyond_a_class_names_it(tmp_path, tiny):
-    with pytest.raises(ConfigError, match=r"--ipc 90 is more than 10 classes have: '0' \(18"):
+    with pytest.raises(ConfigError, match=r"`ipc=90` is more than 10 classes have: '0' \(18"):
         compress("digits", ipc=90, preset="smoke", settings=tiny, out=tmp_path / "x", device="cpu")
 
 

@@ -36,7 +36,7 @@ def test_within__experts_get_half_at_most_and_steps_the_rest(tiny):
     )  # leaves 83: 4 experts, 39 / 0.7 steps
     assert plan.within(asked, measured, 100).settings.distill.outer_steps == 55
     assert plan.within(asked, measured, 100).settings.budget_asked == (10, 1000)
-    with pytest.raises(ConfigError, match="--time-budget of 20 s is too little: here an expert takes 20 s"):
+    with pytest.raises(ConfigError, match="`time_budget` of 20 s is too little: here an expert takes 20 s"):
         plan.within(asked, plan.Costs(5.0, 0.5, 1.0, dict.fromkeys(range(10), 4)), 20)
 
 

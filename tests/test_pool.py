@@ -130,7 +130,7 @@ def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
         ("random", TWO, "distill.outer_steps=0 has none"),
         ("rat", ["convnet", "resnet9"], "'resnet9' is unknown"),
         ("rat", ["convnet", "lenet"], "lenet does not take images of 8x8 pixels"),
-        ("dsa", ["convnet", "timm/resnet10t"], "one image with --ipc 1"),
+        ("dsa", ["convnet", "timm/resnet10t"], "one image with `ipc=1`"),
     ],
 )
 def test_pools_that_cannot_be(tmp_path, tiny, method, pool, message):

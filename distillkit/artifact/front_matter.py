@@ -147,7 +147,8 @@ def _licence(ours: dict[str, Any], theirs: dict[str, Any], base: dict[str, Any],
         return own
     raise ConfigError(
         f"the licence on the Hub is {_words(found)}, that of this folder is {_words(own)}, and both were changed since "
-        "the last push; make them equal (--license of compress, or the card on the Hub), or push this one with --yes"
+        "the last push; make them equal (dataset.license of 'distillkit compress', or the card on the Hub), or push "
+        "this one with `replace=True`"
     )
 
 

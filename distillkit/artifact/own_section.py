@@ -54,5 +54,5 @@ def merge(ours: str, theirs: str, last_pushed: str | None, *, ours_wins: bool) -
         return ours
     raise ConfigError(
         "your own section of the card differs between the folder and the Hub, and both were changed; "
-        "copy what you want to keep into the folder's README.md and push with --yes"
+        "copy what you want to keep into the folder's README.md and push with `replace=True`"
     )

@@ -66,7 +66,7 @@ def asked_data(
         if local:
             raise ConfigError(
                 f"this set was made of images in a folder ({Path(stored.name).name!r}), and which folder is read is "
-                "yours to say: --dataset PATH (in Python: dataset=PATH)"
+                "yours to say: `dataset=PATH`"
             )
         return Asked(stored, fingerprint, must_match=True)
     name, revision = spelled(str(dataset))

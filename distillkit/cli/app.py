@@ -60,7 +60,7 @@ def compress(
     method: opt.MethodName = "mtt",
     preset: opt.Preset = "quick",
     out: Annotated[Path | None, typer.Option("--out", help="Default runs/<dataset>-ipc<N>-<method>.")] = None,
-    assignments: opt.Set = None,
+    settings: opt.Set = None,
     config: opt.ConfigFile = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
@@ -95,10 +95,10 @@ def compress(
         list[str] | None,
         typer.Option("--arch", help="Then search a recipe for this network too, as 'tune' does; repeatable."),
     ] = None,
-    tune_budget: Annotated[
+    seconds: Annotated[
         str, typer.Option("--tune-budget", metavar="TIME", help="Of the search for each --arch.")
     ] = "10m",
-    yes: opt.Yes = False,
+    replace: opt.Yes = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -124,7 +124,8 @@ def compress(
 
     flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
     flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
-    layers = opt.layers(assignments, config, seed, precision, data, flags)
+    budget = opt.seconds_of(seconds, "--tune-budget")
+    layers = opt.layers(settings, config, seed, precision, data, flags)
     record = find_method(method)
     compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
 
@@ -149,7 +150,7 @@ def compress(
             out=folder,
             device=device,
             overrides=layers,
-            replace=yes,
+            replace=replace,
             progress=progress,
             stop=stop,
             command=console.command_line(),
@@ -157,8 +158,7 @@ def compress(
             world=processes,
         )
         if processes.leads:
-            seconds = opt.seconds_of(tune_budget)
-            ds = _tuned(ds, folder, arch or [], seconds, name, device, data_root, progress, stop)
+            ds = _tuned(ds, folder, arch or [], budget, name, device, data_root, progress, stop)
     if as_json:
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return
@@ -272,8 +272,10 @@ def evaluate(
     told = console.tell_of_stop if not quiet else console.say_nothing
     with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
         ds = load_distilled(artifact, token=token)
-        if save:
-            pipeline.check_free(ds, arch or ["convnet"])
+        if save and (taken := pipeline.measured_before(ds, arch or ["convnet"])):
+            raise ConfigError(
+                f"{artifact} has results for {', '.join(taken)} already; leave out --save, or that --arch"
+            )
         pipeline.check_architectures(ds, arch or ["convnet"])  # before data are fetched and decoded
         with stop.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
             data = ds.load_source(dataset, data_root, parts=("test",), progress=progress)
@@ -306,7 +308,7 @@ def evaluate(
 def tune(
     artifact: opt.Folder,
     arch: Annotated[str, typer.Option("--arch", help="resnet18, vgg11, timm/NAME, timm/NAME:norm=instance, ...")],
-    time_budget: Annotated[
+    seconds: Annotated[
         str, typer.Option("--time-budget", metavar="TIME", help="Of the search: 90s, 20m, 1h30m.")
     ] = "10m",
     networks: Annotated[int, typer.Option("--networks", min=1, help="Fresh networks that measure the recipe.")] = 3,
@@ -335,7 +337,7 @@ def tune(
     beside = tuple(name for name in baselines.split(",") if name)
     if unknown := [name for name in beside if name not in ("random", "kmeans")]:
         raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or both")
-    options = TuneOptions(opt.seconds_of(time_budget), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
+    options = TuneOptions(opt.seconds_of(seconds), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
     ds = load_distilled(artifact)
     told = console.tell_of_stop if not quiet else console.say_nothing
     with console.progress(quiet) as progress, stop_on_signals(heard=told) as stop:

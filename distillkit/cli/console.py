@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -30,6 +31,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from distillkit.cli.flags import Flags
 from distillkit.errors import DistillkitError
 from distillkit.interrupt import came_early
 from distillkit.progress import Progress, Silent
@@ -37,6 +39,9 @@ from distillkit.progress import Progress, Silent
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 results = Console(highlight=False, soft_wrap=True)
 P = ParamSpec("P")
+_NO_FLAGS = Flags()
+_flags: ContextVar[Flags] = ContextVar("flags", default=_NO_FLAGS)
+"""Of the command that runs: where messages of the library are shown, these stand for what the messages name."""
 EXTRAS = {"timm": "timm", "torchvision": "timm", "sklearn": "distill", "matplotlib": "distill"}
 EXTRAS |= dict.fromkeys(("datasets", "pyarrow", "huggingface_hub"), "hub")
 """What to install for a module that using a set does not need."""
@@ -69,6 +74,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        before = _flags.set(Flags.of(command))
         try:
             with _own_warnings():
                 command(*args, **kwargs)
@@ -83,6 +89,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             if came_early() and not isinstance(error, DistillkitError):
                 _fail("interrupted", 130, kwargs)  # what a module says that was being loaded
             _fail(_sentence(error), getattr(error, "exit_status", 1), kwargs)
+        finally:
+            _flags.reset(before)
 
     return wrapper
 
@@ -95,7 +103,7 @@ def _own_warnings() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if category.__module__ == DistillkitError.__module__:
-                errors.print(printable(f"warning: {message}"), markup=False)
+                errors.print(printable(f"warning: {_flags.get().spoken(str(message))}"), markup=False)
             else:
                 shown(message, category, *where, **more)
 
@@ -105,7 +113,7 @@ def _own_warnings() -> Iterator[None]:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, DistillkitError):
-        return str(error)
+        return _flags.get().spoken(str(error))
     if type(error).__name__ == "OutOfMemoryError":
         return (
             "out of memory; lower distill.batch_size, network.width or --ipc, or --set distill.keep_gib=0, "
@@ -260,10 +268,13 @@ def say_nothing() -> None:
 
 
 class _Tolerant:
-    """A listener that falls silent when its words cannot be written: they are no reason to end a run."""
+    """A listener that names the command's flags, and falls silent when its words cannot be written: they are no reason
+    to end a run.
+    """
 
     def __init__(self, listener: Progress) -> None:
         self._listener: Progress | None = listener
+        self._flags = _flags.get()  # here, since threads that tell of something have no context
 
     def safely(self, tell: Callable[[], None]) -> None:
         if self._listener is None:
@@ -284,8 +295,8 @@ class _Tolerant:
         self.safely(lambda: listener.advance(steps, **values) if listener else None)
 
     def note(self, message: str) -> None:
-        listener = self._listener
-        self.safely(lambda: listener.note(message) if listener else None)
+        listener, spoken = self._listener, self._flags.spoken(message)
+        self.safely(lambda: listener.note(spoken) if listener else None)
 
 
 def _values(values: dict[str, float]) -> str:

@@ -22,7 +22,7 @@ def train(
     method: opt.MethodName = "mtt",
     ipc: opt.Ipc = 1,
     preset: opt.Preset = "quick",
-    assignments: opt.Set = None,
+    settings: opt.Set = None,
     config: opt.ConfigFile = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
@@ -62,7 +62,7 @@ def train(
         without_classes=without_classes,
     )
     place = resolve_device(device)
-    layers = opt.layers(assignments, config, seed, precision, data)
+    layers = opt.layers(settings, config, seed, precision, data)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     with console.progress(quiet) as progress, stop_on_signals(heard=console.tell_of_stop) as stop:
         run = make_run(composed, place, progress, stop)
@@ -238,7 +238,7 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead; no tag.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the files; needs no network.")] = False,
     token: opt.Token = None,
-    yes: opt.Yes = False,
+    replace: opt.Yes = False,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -248,7 +248,7 @@ def push(
     from distillkit.trajectories.store import TrajectoryStore
 
     store = TrajectoryStore.open(_find(fingerprint))
-    options = PushOptions(True if private else None, revision, tag, create_pr, message, yes)
+    options = PushOptions(True if private else None, revision, tag, create_pr, message, replace)
     if dry_run:
         console.print_files(f"Would be pushed to {repo}", plan_push_experts(store, repo, options), as_json, repo=repo)
         return

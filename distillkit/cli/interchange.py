@@ -38,12 +38,12 @@ def import_files(
     title: Annotated[str | None, typer.Option("--title", help="Of the method, for the card.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Artifact folder.")] = None,
     preset: opt.Preset = "quick",
-    assignments: opt.Set = None,
+    settings: opt.Set = None,
     config: opt.ConfigFile = None,
     seed: opt.Seed = None,
     device: opt.Device = "auto",
     data_root: opt.DataRoot = None,
-    yes: opt.Yes = False,
+    replace: opt.Yes = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
@@ -59,7 +59,7 @@ def import_files(
     from distillkit.stages.importing import Lost
 
     lost = Lost(bool(zca), rate, lr == "search", labels, _numbers("--mean", mean), _numbers("--std", std))
-    layers = opt.layers(assignments, config, seed, "auto", opt.DataOptions(data_root=data_root))
+    layers = opt.layers(settings, config, seed, "auto", opt.DataOptions(data_root=data_root))
     with console.progress(quiet) as progress, stop_on_signals(heard=console.tell_of_stop) as stop:
         ds = pipeline.import_files(
             files,
@@ -72,7 +72,7 @@ def import_files(
             out=out,
             device=device,
             overrides=layers,
-            replace=yes,
+            replace=replace,
             progress=progress,
             stop=stop,
             command=console.command_line(),
@@ -116,14 +116,14 @@ def export(
     form: Annotated[str, typer.Option("--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     token: opt.Token = None,
-    yes: opt.Yes = False,
+    replace: opt.Yes = False,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
     """Write an artifact in the form of other tools, with a distillkit.json of what that form has no place for."""
     from distillkit import load_distilled
 
-    files = load_distilled(artifact, token=token).export(form, out, replace=yes)
+    files = load_distilled(artifact, token=token).export(form, out, replace=replace)
     if as_json:
         console.print_json({"files": [str(path) for path in files]})
         return

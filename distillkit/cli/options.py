@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from distillkit.config import parse_assignments, read_config_file
+from distillkit.cli.config_file import read_config_file
+from distillkit.config import parse_assignments
 from distillkit.errors import ConfigError
 from distillkit.methods import Layer
 
@@ -90,7 +91,7 @@ class DataOptions:
         return values
 
 
-def seconds_of(text: str) -> float:
+def seconds_of(text: str, option: str = "--time-budget") -> float:
     """``90s``, ``20m``, ``1h30m``, or plain seconds.
 
     Raises:
@@ -100,12 +101,12 @@ def seconds_of(text: str) -> float:
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
     if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
-        raise ConfigError(f"--time-budget {text!r} is not a time; expected 90s, 20m or 1h30m")
+        raise ConfigError(f"{option} {text!r} is not a time; expected 90s, 20m or 1h30m")
     return sum(float(number) * units[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
 
 
 def layers(
-    assignments: list[str] | None,
+    settings: list[str] | None,
     config: Path | None,
     seed: int | None,
     precision: str,
@@ -121,4 +122,4 @@ def layers(
     if precision != "auto":
         flags["precision"] = precision
     found = [read_config_file(config)] if config is not None else []
-    return [*found, Layer("command", flags, asked=True), parse_assignments(assignments or [])]
+    return [*found, Layer("command", flags, asked=True), parse_assignments(settings or [])]

@@ -40,7 +40,7 @@ def push(
         bool, typer.Option("--dry-run", help="Check everything and list the files; needs no network.")
     ] = False,
     token: opt.Token = None,
-    yes: Annotated[
+    replace: Annotated[
         bool,
         typer.Option("--yes", "-y", help="Push among foreign files too; your section of the card wins over the Hub's."),
     ] = False,
@@ -51,7 +51,7 @@ def push(
     from distillkit.sharing.push import PushOptions, plan_push
     from distillkit.sharing.push import push as publish
 
-    options = PushOptions(True if private else None, revision, tag, create_pr, message, yes)
+    options = PushOptions(True if private else None, revision, tag, create_pr, message, replace)
     if dry_run:
         files = plan_push(artifact, repo, options)
         visibility = "private" if private else "as your account's settings say (usually public)"
@@ -80,7 +80,7 @@ def pull(
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit; default main.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
     token: opt.Token = None,
-    yes: opt.Yes = False,
+    replace: opt.Yes = False,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -97,7 +97,7 @@ def pull(
         commit, files = plan_pull(where, cache)
         console.print_files(f"Would be fetched into {folder}", files, as_json, repo=where.repo, commit=commit)
         return
-    fetched = fetch(where, folder, cache, replace=yes)
+    fetched = fetch(where, folder, cache, replace=replace)
     if as_json:
         console.print_json({"artifact": str(folder), "repo": where.repo, "commit": fetched.commit})
         return

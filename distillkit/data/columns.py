@@ -35,7 +35,7 @@ def pick_train(wanted: str | None, tables: dict[str, Any]) -> str:
         return called[0]
     if len(tables) == 1:
         return next(iter(tables))
-    raise ConfigError(f"name the split to learn from with --train-split; the data set has {', '.join(tables)}")
+    raise ConfigError(f"name the split to learn from with `dataset.train_split`; the data set has {', '.join(tables)}")
 
 
 def pick_test(wanted: str | None, tables: dict[str, Any], train: str, label: str, notes: list[str]) -> str | None:
@@ -54,10 +54,13 @@ def pick_test(wanted: str | None, tables: dict[str, Any], train: str, label: str
     if wanted not in tables:
         raise ConfigError(f"there is no split {wanted!r}; the data set has {', '.join(tables)}")
     if wanted == train:
-        raise ConfigError(f"--test-split and --train-split are both {train!r}; test images must not be trained on")
+        raise ConfigError(
+            f"`dataset.test_split` and `dataset.train_split` are both {train!r}; test images must not be trained on"
+        )
     if not _has_labels(tables[wanted], label):
         raise ConfigError(
-            f"split {wanted!r} has no labels to test on; name another, or --test-split none to cut one from {train!r}"
+            f"split {wanted!r} has no labels to test on; name another, or `dataset.test_split=none` to cut one "
+            f"from {train!r}"
         )
     return wanted
 
@@ -72,7 +75,7 @@ def _usual_test(tables: dict[str, Any], train: str, label: str, notes: list[str]
             notes.append(f"split {name!r} has no labels, and was passed over")
     others = [name for name in tables if name != train and SPLIT_NAMES.get(name.lower()) in (None, "train")]
     if others:
-        notes.append(f"a test split is cut from {train!r}; --test-split uses another: {', '.join(others)}")
+        notes.append(f"a test split is cut from {train!r}; `dataset.test_split` uses another: {', '.join(others)}")
     return None
 
 
@@ -106,7 +109,7 @@ def image_column(wanted: str | None, table: Any) -> str:
         return found[0]
     what = "several image columns" if found else "no image column"
     names = ", ".join(found or table.column_names)
-    raise ConfigError(f"the data set has {what} ({names}); name one with --image-column")
+    raise ConfigError(f"the data set has {what} ({names}); name one with `dataset.image_column`")
 
 
 def _is_image(feature: Any) -> bool:
@@ -134,15 +137,15 @@ def check_image_column(table: Any, column: str) -> None:
         raise ConfigError(
             f"column {column!r} holds text, not images, and files that a table names are not opened; put them into it: "
             f'table.cast_column("{column}", datasets.Image()).save_to_disk("images"), or name another column with '
-            "--image-column"
+            "`dataset.image_column`"
         )
     if any(word in kind for word in ("Array", "List", "Sequence")):
         raise ConfigError(
             f"column {column!r} holds numbers ({kind[:60]}), not image files; make them so: "
             f'table.map(lambda row: {{"picture": PIL.Image.fromarray(numpy.uint8(row["{column}"]))}}, '
-            f'remove_columns="{column}").save_to_disk("images"), or name another column with --image-column'
+            f'remove_columns="{column}").save_to_disk("images"), or name another column with `dataset.image_column`'
         )
-    raise ConfigError(f"column {column!r} holds {kind[:60]}, not images; name another with --image-column")
+    raise ConfigError(f"column {column!r} holds {kind[:60]}, not images; name another with `dataset.image_column`")
 
 
 def label_column(wanted: str | None, table: Any, notes: list[str]) -> str:
@@ -162,11 +165,11 @@ def label_column(wanted: str | None, table: Any, notes: list[str]) -> str:
     plain = _plainest(found)
     if plain is not None:
         others = ", ".join(name for name in found if name != plain)
-        notes.append(f"labels are those of column {plain!r}, not of {others} (--label-column names another)")
+        notes.append(f"labels are those of column {plain!r}, not of {others} (`dataset.label_column` names another)")
         return plain
     what = "several label columns" if found else "no label column that could be found"
     names = ", ".join(found or table.column_names)
-    raise ConfigError(f"the data set has {what} ({names}); name one with --label-column")
+    raise ConfigError(f"the data set has {what} ({names}); name one with `dataset.label_column`")
 
 
 def is_label_name(name: str) -> bool:

@@ -80,6 +80,6 @@ def select_coreset(
     for class_id in range(num_classes):
         members = torch.nonzero(labels == class_id).flatten()
         if len(members) < ipc:
-            raise ConfigError(f"class {class_id} has {len(members)} training images, fewer than --ipc {ipc}")
+            raise ConfigError(f"class {class_id} has {len(members)} training images, fewer than `ipc={ipc}`")
         chosen.append(CORESETS[kind](inputs, members, ipc, seed, ("coreset", kind, draw, class_id)))
     return torch.cat(chosen)

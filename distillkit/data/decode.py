@@ -162,7 +162,7 @@ def decode(cell: dict[str, Any] | None, form: Form, row: int) -> Tensor:
     except BROKEN as error:
         raise DataError(
             f"image {cell_name(cell, row)} cannot be decoded ({type(error).__name__}); "
-            "repair or remove it, or pass --skip-corrupt"
+            "repair or remove it, or pass `dataset.skip_corrupt=True`"
         ) from error
     tensor = torch.from_numpy(array)
     return tensor[None] if form.gray else tensor.permute(2, 0, 1).contiguous()

@@ -106,8 +106,8 @@ def _check_room(path: Path, wanted: int, total: int, size: int) -> None:
     if wanted > free:
         raise StorageError(
             f"decoding {total:,} images of {size}x{size} pixels takes {wanted / 1e9:.2f} GB more in {path.parent}, "
-            f"which has {free / 1e9:.2f} GB left; make room, take a smaller --image-size, or put the cache elsewhere "
-            "with DISTILLKIT_CACHE=FOLDER"
+            f"which has {free / 1e9:.2f} GB left; make room, take a smaller `dataset.image_size`, or put the cache "
+            "elsewhere with DISTILLKIT_CACHE=FOLDER"
         )
 
 

@@ -90,11 +90,11 @@ def _size(seen: _Seen) -> tuple[int, list[str]]:
     side = seen.short_side(FEW)
     if side < 4:
         name = seen.smallest.get(side, "none can be decoded")
-        raise DataError(f"images of fewer than 4 pixels ({name}); pass --image-size to enlarge them")
+        raise DataError(f"images of fewer than 4 pixels ({name}); pass `dataset.image_size` to enlarge them")
     smaller = sorted(found for found in seen.smallest if found < side)
     count = sum(number for size, number in seen.sizes.items() if min(size) < side)
     odd = [f"{count} smaller images are enlarged, {seen.smallest[smaller[0]]} the smallest"] if smaller else []
     if len(seen.sizes) == 1 and len(set(next(iter(seen.sizes)))) == 1 and side <= LARGEST_AUTO_SIZE:
         return side, odd
     size = min(LARGEST_AUTO_SIZE, 2 ** (side.bit_length() - 1))
-    return size, [f"images resized and centre-cropped to {size}x{size} (--image-size changes it)", *odd]
+    return size, [f"images resized and centre-cropped to {size}x{size} (`dataset.image_size` changes it)", *odd]

@@ -77,7 +77,7 @@ def check_fits(preprocessing: str, shape: tuple[int, ...], device: torch.device)
         raise ConfigError(
             f"{shape[0]:,} images of {shape[-1]}x{shape[-1]} pixels need {wanted / 2**30:.1f} GiB of memory"
             f"{' as whitened floats' if 'zca' in preprocessing else ''}, {free / 2**30:.1f} are free; take "
-            "dataset.preprocessing=standardise, a smaller --image-size or dataset.max_train"
+            "dataset.preprocessing=standardise, a smaller `dataset.image_size` or dataset.max_train"
         )
 
 

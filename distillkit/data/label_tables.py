@@ -111,7 +111,8 @@ def _useless(tables: Sequence[Path], splits: dict[str, Columns]) -> list[str]:
     columns = [name for name in dict.fromkeys(name for found in splits.values() for name in found) if name != "image"]
     if not columns:
         return [f"{names} beside the images names none of them"]
-    return [f"{names} beside the images has no column of labels ({', '.join(columns)}); name one with --label-column"]
+    listed = ", ".join(columns)
+    return [f"{names} beside the images has no column of labels ({listed}); name one with `dataset.label_column`"]
 
 
 def _tables(folder: Path) -> list[Path]:

@@ -65,7 +65,7 @@ def _value(stored: Any, column: str) -> Value | None:
     what = "one label an image" if several else "whole numbers, words or class labels"
     raise DataError(
         f"labels in column {column!r} must be {what}, found {str(stored)[:60]!r}; "
-        "convert them or name another column with --label-column"
+        "convert them or name another column with `dataset.label_column`"
     )
 
 
@@ -125,11 +125,11 @@ def labelling(
 def _check_repeated(labels: Sequence[Value | None], declared: Sequence[str] | None) -> None:
     found = [value for value in labels if value is not None]
     if not found and labels:
-        raise DataError("the training images have no labels; name another column with --label-column")
+        raise DataError("the training images have no labels; name another column with `dataset.label_column`")
     if declared is None and len(found) > 2 and len(set(found)) == len(found):
         raise DataError(
             f"each of the {len(found)} training images has a label of its own ({some([str(v) for v in found[:3]])}, "
-            "...): these are no classes; name another column with --label-column"
+            "...): these are no classes; name another column with `dataset.label_column`"
         )
 
 
@@ -180,7 +180,8 @@ def chosen_classes(names: Sequence[str], settings: DatasetSettings) -> list[int]
 
 def _no_class(setting: str, name: str, names: Sequence[str]) -> str:
     if name in names:
-        return f"dataset.{setting}: several classes are called {name!r}; give them names of their own (--class-names)"
+        own = "give them names of their own (`dataset.class_names`)"
+        return f"dataset.{setting}: several classes are called {name!r}; {own}"
     close = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {some(names)}"
     return f"dataset.{setting}: there is no class {name!r}; {hint}"

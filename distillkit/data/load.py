@@ -232,7 +232,7 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each
         if len(held) == 0:
             raise DataError(
                 "no class has two training images, so no validation split can be held out; "
-                "--set dataset.validation_fraction=0 does without"
+                "`dataset.validation_fraction=0` does without"
             )
     settings = settings.model_copy(update={"max_train": limit})
     choices = settings.model_dump(include={"test_fraction", "max_train", "validation_fraction", "split_seed"})

@@ -71,7 +71,9 @@ def locate(settings: DatasetSettings) -> Location:
     if known is not None and settings.data_root is not None:
         folder = Path(settings.data_root) / name
         if not folder.is_dir():
-            raise NotFoundError(f"--data-root has no folder {folder}; expected a local copy of {known.hub_id} there")
+            raise NotFoundError(
+                f"`dataset.data_root` has no folder {folder}; expected a local copy of {known.hub_id} there"
+            )
         return _of_folder(folder, known)
     if known is None and is_folder(name):
         return _of_folder(Path(name), None)
@@ -199,7 +201,7 @@ def _of_hub(name: str, known: KnownDataset | None, wanted: str | None) -> Locati
 def _with_hint(error: DistillkitError, name: str, known: KnownDataset | None) -> DistillkitError:
     """The Hub's reason, and what else may have been meant."""
     if known is not None:
-        hint = "; for a local copy pass --data-root" if isinstance(error, NetworkError) else ""
+        hint = "; for a local copy pass `dataset.data_root`" if isinstance(error, NetworkError) else ""
     else:
         hint = f"; and there is no folder {name} here{_similar(name)}"
     return type(error)(f"{error}{hint}")

@@ -75,7 +75,7 @@ def _of_value_error(error: ValueError, location: Location, config: str | None) -
     if several is None:
         return ConfigError(f"{location.source} cannot be read: {_first_line(error)}")
     what = "several configurations," if config is None else f"no configuration {config!r} but"
-    return ConfigError(f"{location.source} has {what} {several.group(1)}; name one with --set dataset.config_name=NAME")
+    return ConfigError(f"{location.source} has {what} {several.group(1)}; name one with `dataset.config_name=NAME`")
 
 
 def _first_line(error: BaseException) -> str:

@@ -174,7 +174,7 @@ def _unmasked(settings: DistillSettings) -> MatchingPart:
     if settings.mask != "none":
         raise ConfigError(
             f"distill.mask={settings.mask} leaves out parameters, and distill.matching=real-loss compares none; "
-            "--set distill.mask=none"
+            "`distill.mask=none`"
         )
     return real_loss
 

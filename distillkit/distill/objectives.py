@@ -182,12 +182,12 @@ def _check_what_is_learned(settings: DistillSettings) -> None:
     if objective != "unroll" and settings.lr_lr:
         raise ConfigError(
             f"distill.lr_lr={settings.lr_lr:g}, but distill.objective={objective} has no student whose learning rate "
-            "could be learned; --set distill.lr_lr=0"
+            "could be learned; `distill.lr_lr=0`"
         )
     if objective == "embeddings" and labels.learned:
         raise ConfigError(
             f"distill.objective=embeddings does not look at labels, so distill.labels={settings.labels} cannot be "
-            "learned; --set distill.labels=hard"
+            "learned; `distill.labels=hard`"
         )
     if labels.learned and not settings.lr_label:
         raise ConfigError(
@@ -213,7 +213,7 @@ def check_objective(settings: DistillSettings) -> None:
     if settings.objective == "embeddings" and settings.mask != "none":
         raise ConfigError(
             f"distill.mask={settings.mask} leaves out parameters, and distill.objective=embeddings compares none; "
-            "--set distill.mask=none"
+            "`distill.mask=none`"
         )
     if settings.objective == "gradients":
         GRADIENT_MASKS.chosen(settings)

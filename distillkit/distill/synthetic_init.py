@@ -94,7 +94,7 @@ def _correct(data: RealData, ipc: int, seed: int) -> Tensor:
     for class_id, taken in enumerate(chosen):
         order = _random_order(labels, class_id, seed)
         if len(order) < ipc:
-            raise ConfigError(f"class {class_id} has {len(order)} training images, fewer than --ipc {ipc}")
+            raise ConfigError(f"class {class_id} has {len(order)} training images, fewer than `ipc={ipc}`")
         taken += [index for index in order.tolist() if index not in taken][: ipc - len(taken)]
     return torch.tensor([index for taken in chosen for index in taken])
 

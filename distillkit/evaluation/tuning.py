@@ -124,7 +124,7 @@ def search(
         ConfigError: no time at all.
     """
     if seconds <= 0:
-        raise ConfigError("--time-budget must be positive")
+        raise ConfigError("`seconds` must be positive")
     tried: list[Tried] = []
     end = time.monotonic() + seconds
     for stage in (_optimizers, _augmentations, _lengths):
@@ -139,7 +139,7 @@ def search(
             accuracy = score(candidate)
             tried.append(Tried(candidate, accuracy, time.monotonic() - begin))
         if left_out:
-            note(f"no time for {left_out} candidates; give a longer --time-budget to try them")
+            note(f"no time for {left_out} candidates; give more `seconds` to try them")
     return _ranked(tried)
 
 

@@ -294,7 +294,7 @@ def create_repository(repo: str, private: bool | None, token: Token) -> bool:
             retried(lambda: api.create_repo(repo, repo_type=KIND, private=private, exist_ok=True))
             created, found = True, retried(lambda: api.repo_info(repo, repo_type=KIND)) if private else None
         if private and not found.private:
-            raise ConfigError(f"{repo} is there already and public; make it private on the Hub, or leave out --private")
+            raise ConfigError(f"{repo} is there already and public; make it private on the Hub, or leave out `private`")
     return created
 
 

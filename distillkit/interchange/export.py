@@ -30,9 +30,9 @@ def export(artifact: Artifact, form: str, out: Path, *, replace: bool = False) -
         StorageError: it cannot be written.
     """
     if form not in FORMS:
-        raise ConfigError(f"--to {form!r} is unknown; known: {', '.join(FORMS)}")
+        raise ConfigError(f"`form` {form!r} is unknown; known: {', '.join(FORMS)}")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not replace)):
-        raise ConfigError(f"{out} is there already and not an empty folder; choose another --out, or --yes")
+        raise ConfigError(f"{out} is there already and not an empty folder; choose another folder, or `replace=True`")
     contents = FORMS[form](artifact)
     for name, content in contents.items():
         storage.write_bytes(out / name, content)

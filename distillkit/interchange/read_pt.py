@@ -64,7 +64,7 @@ def read_field_files(paths: Sequence[Path], experiment: int | None = None) -> Fi
         if part not in values:
             raise NotFoundError(f"no file of {part} among {', '.join(file.name for file in files) or 'them'}")
     if experiment is not None and not several:
-        raise ConfigError(f"--experiment {experiment}: these files do not hold experiments")
+        raise ConfigError(f"`experiment={experiment}`: these files do not hold experiments")
     images, labels = _images(as_tensor(values["images"])), _labels(as_tensor(values["labels"]))
     if len(images) != len(labels):
         raise DataError(f"there are {len(images)} images and {len(labels)} labels; these files do not belong together")
@@ -95,7 +95,7 @@ def _part_of(file: Path) -> str:
     if stem.startswith("images_zca"):
         raise DataError(
             f"{file.name} is MTT's picture of the images, with the whitening undone; "
-            "give images_*.pt instead and say --zca"
+            "give images_*.pt instead and say `zca=True`"
         )
     for part, words in PARTS.items():
         if any(stem == word or stem.startswith((word + "_", word + "-")) for word in words):
@@ -123,9 +123,9 @@ def _is_pair(value: Any) -> bool:
 def _of_experiment(experiments: Sequence[Any], wanted: int | None, file: Path) -> dict[str, Any]:
     count = len(experiments)
     if wanted is None and count > 1:
-        raise ConfigError(f"{file} holds {count} experiments; choose one with --experiment 0 to {count - 1}")
+        raise ConfigError(f"{file} holds {count} experiments; choose one with `experiment`, 0 to {count - 1}")
     if wanted is not None and not 0 <= wanted < count:
-        raise ConfigError(f"--experiment {wanted}: {file} holds experiments 0 to {count - 1}")
+        raise ConfigError(f"`experiment={wanted}`: {file} holds experiments 0 to {count - 1}")
     images, labels = experiments[wanted or 0]
     return {"images": images, "labels": labels}
 

@@ -43,7 +43,7 @@ def label_kind(files: FieldFiles, said: str | None) -> LabelKind:
         return "probabilities"
     looks = bool((files.labels >= 0).all()) and bool(((files.labels.sum(1) - 1).abs() < 1e-3).all())
     if said == "probabilities" and not looks:
-        raise ConfigError("--labels probabilities: but they do not add up to 1; these are logits")
+        raise ConfigError("`labels=probabilities`: but they do not add up to 1; these are logits")
     return "logits" if said == "logits" or not looks else "probabilities"
 
 

@@ -67,8 +67,8 @@ class PublishedExperts:
         if store.form != "convex":
             raise ConfigError(
                 f"the trajectories {store.folder.name} are raw, {store.size_bytes() / 1e6:.0f} MB; only compact ones "
-                "are shared: run 'distillkit experts train' with the same options and --set trajectories.form=convex, "
-                "which converts them without training"
+                "are shared: 'distillkit experts train ... --set trajectories.form=convex' with the same options "
+                "converts them without training"
             )
         numbers = store.experts()
         if not numbers or numbers != list(range(len(numbers))):
@@ -128,8 +128,8 @@ class PublishedExperts:
         hub_id = private_source(self.about.source)
         if hub_id is not None and not options.replace:
             raise ConfigError(
-                f"these trajectories were trained on {hub_id}, which is not public, and name it; --private publishes "
-                "them for you alone, --yes for all to see"
+                f"these trajectories were trained on {hub_id}, which is not public, and name it; `private=True` "
+                "publishes them for you alone, `replace=True` for all to see"
             )
         return self
 

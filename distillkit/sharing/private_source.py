@@ -37,7 +37,7 @@ def warn_of(hub_id: str, what: str) -> None:
     """Say what is about to become public."""
     warnings.warn(
         f"{what} of {hub_id}, which is not public, and are being published for all to see: what they were made of may "
-        "be read from them. The name is left out; --private keeps the rest from others too",
+        "be read from them. The name is left out; `private=True` keeps the rest from others too",
         PrivateSourceWarning,
         stacklevel=2,
     )

@@ -223,7 +223,7 @@ def _check_references(repo: str, options: PushOptions, known: References) -> Non
     if options.branch is not None and options.branch in known.tags:
         raise ConfigError(f"{repo} has a tag {options.branch}; choose another branch")
     if options.tag is not None and options.tag in known.branches:
-        raise ConfigError(f"{repo} has a branch {options.tag}; choose another --tag")
+        raise ConfigError(f"{repo} has a branch {options.tag}; choose another `tag`")
 
 
 def check_names(repo: str, options: PushOptions) -> str:
@@ -234,7 +234,7 @@ def check_names(repo: str, options: PushOptions) -> str:
     """
     address = parse_address(repo)
     if address.revision is not None:
-        raise ConfigError(f"push expects org/name, got {repo!r}; name a branch with --revision, a tag with --tag")
+        raise ConfigError(f"push expects org/name, got {repo!r}; name a branch with `revision`, a tag with `tag`")
     if options.branch is not None:
         parse_address(address.repo, options.branch)
     if options.tag is not None and (
@@ -245,7 +245,7 @@ def check_names(repo: str, options: PushOptions) -> str:
             f"{LONGEST_TAG} of them"
         )
     if options.tag is not None and options.create_pr:
-        raise ConfigError("a pull request has no tag; leave out --tag, and tag it after it is merged")
+        raise ConfigError("a pull request has no tag; leave out `tag`, and tag it after it is merged")
     return address.repo
 
 
@@ -255,8 +255,8 @@ def _check_repository(publication: Publication, repo: str, remote: RemoteState, 
     if others and publication.marker not in remote.files and not options.replace:
         shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise ConfigError(
-            f"{repo} is there and is not {publication.what}: it holds {shown}; choose another name, or --yes to push "
-            "among them (its README.md would be replaced)"
+            f"{repo} is there and is not {publication.what}: it holds {shown}; choose another name, or `replace=True` "
+            "to push among them (its README.md would be replaced)"
         )
 
 
@@ -328,7 +328,7 @@ def _publish(one: _Push) -> PushReport:
     options, known = one.options, one.known
     if options.tag is not None and options.tag in known.tags:
         raise ConfigError(
-            f"{one.repo} has a tag {options.tag} on other content, and a tag is never moved; choose another --tag"
+            f"{one.repo} has a tag {options.tag} on other content, and a tag is never moved; choose another `tag`"
         )
     revision = None if options.create_pr else options.tag or _next_version(known)
     content = one.content(revision)

@@ -176,7 +176,7 @@ def pull(address: Address, out: Path, cache: Cache, *, replace: bool = False) ->
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; expected a folder to pull into")
     if out.exists() and any(out.iterdir()) and not replace:
-        raise ConfigError(f"{out} holds files already; choose another --out, or --yes to write among them")
+        raise ConfigError(f"{out} holds files already; choose another `out`, or `replace=True` to write among them")
     fetched = fetch(address, cache, whole=True)
     copy_files(fetched.artifact.folder, out)
     return fetched

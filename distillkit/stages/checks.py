@@ -59,7 +59,7 @@ def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:
     if (pool or student is not None) and wanted & OF_EXPERTS:
         raise ConfigError(
             f"{'network.pool' if pool else 'distill.student'} is of students that begin fresh (rat, dsa, dm); those "
-            "that are matched with experts have the experts' network, of one parameter shape: leave it out, or --set "
+            "that are matched with experts have the experts' network, of one parameter shape: leave it out, or change "
             "network.width and the like"
         )
 
@@ -68,12 +68,12 @@ def _check_lengths(settings: RunSettings) -> None:
     if settings.evaluate.lengths and settings.dataset.validation_fraction == 0:
         raise ConfigError(
             "evaluate.lengths are chosen among by validation images, and dataset.validation_fraction=0 holds none out: "
-            "--set evaluate.lengths=[]"
+            "`evaluate.lengths=[]`"
         )
     if settings.evaluate.lengths and settings.evaluate.lr_drop_epochs != ():
         raise ConfigError(
             "evaluate.lengths are read on the way of one training, so its lr must not depend on the length: "
-            "--set evaluate.lr_drop_epochs=[]"
+            "`evaluate.lr_drop_epochs=[]`"
         )
 
 

@@ -156,7 +156,7 @@ def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pix
     network = settings.network.model_copy(update={"pool": ()})  # which is of students
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
-    with needed_for("the images", "lower --image-size or dataset.max_train"):
+    with needed_for("the images", "lower `dataset.image_size` or dataset.max_train"):
         validation = Examination(
             inputs_of(preprocess, data.validation.pixels, run.device), data.validation.labels.to(run.device)
         )

@@ -309,7 +309,7 @@ def _last_state(run: Run, folder: RunFolder) -> OuterState | None:
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path} was written by another version of distillkit (it has or lacks {error}); finish the run with "
-                "that version, or begin anew with --yes or another --out"
+                "that version, or begin anew with `replace=True` or another `out`"
             ) from error
     return None
 

@@ -48,7 +48,7 @@ def _chosen(run: Run, prepared: Prepared, allowed: tuple[str, ...]) -> str:
         if why is None:
             return precision
         if len(allowed) == 1:
-            run.progress.note(f"experts are trained in {precision} as asked, though {why}; --precision auto would not")
+            run.progress.note(f"experts are trained in {precision} as asked, though {why}; `precision=auto` would not")
             return precision
         run.progress.note(f"experts are not trained in {precision}: {why}")
     return "fp32"

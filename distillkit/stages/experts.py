@@ -84,7 +84,7 @@ def planned_trajectories(settings: RunSettings) -> PlannedTrajectories:
     if there < count:
         raise ConfigError(
             f"experts.source={store.folder.name} holds {there} experts, experts.count asks for {count}; "
-            f"--set experts.count={there}"
+            f"`experts.count={there}`"
         )
     return PlannedTrajectories(count, min(store.ends(count)), FORMS.named(store.form).continuous)
 
@@ -97,7 +97,7 @@ def check_experts(settings: RunSettings) -> None:
     """
     if settings.experts.count == 0:
         raise ConfigError(
-            "experts.count=0, but a part of this run matches or asks experts; one is the least: --set experts.count=1"
+            "experts.count=0, but a part of this run matches or asks experts; one is the least: `experts.count=1`"
         )
     expert_recipe(settings.experts, None)
     SCORES.chosen(settings.experts)
@@ -258,7 +258,7 @@ def check_room(run: Run, prepared: Prepared, store: TrajectoryStore, missing: Ma
     if wanted > free:
         raise StorageError(
             f"{len(missing)} experts take {wanted / 1e9:.2f} GB, {store.folder.parent} has {free / 1e9:.2f} GB left; "
-            "make room, --set experts.count=N or trajectories.form=convex for less, or put the cache elsewhere with "
+            "make room, `experts.count=N` or trajectories.form=convex for less, or put the cache elsewhere with "
             "DISTILLKIT_CACHE=FOLDER"
         )
 

@@ -49,14 +49,14 @@ def provenance(kind: str, title: str | None, files: FieldFiles) -> Provenance:
     """
     names = ", ".join(files.names)
     if title is not None and len(title) > 300:
-        raise ConfigError(f"--title has {len(title)} characters; 300 are enough for a card")
+        raise ConfigError(f"`title` has {len(title)} characters; 300 are enough for a card")
     if kind == "mtt":
         return Provenance("mtt", title or METHODS["mtt"].title, METHODS["mtt"].citation, names)
     if kind == "datm":
         return Provenance("datm", title or METHODS["datm"].title, METHODS["datm"].citation, names)
     if kind == "pt":
         return Provenance("imported", title or "a method that the files do not name", "", names)
-    raise ConfigError(f"--from {kind!r} is unknown; known: mtt, datm, pt")
+    raise ConfigError(f"`kind` {kind!r} is unknown; known: mtt, datm, pt")
 
 
 def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) -> Layer:
@@ -68,7 +68,7 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
     values: dict[str, Any] = {"dataset.max_train": None, "dataset.image_size": files.images.shape[-1]}
     values["dataset.color"] = "gray" if files.images.shape[1] == 1 else "rgb"
     if lost.zca and (lost.mean is not None or lost.std is not None):
-        raise ConfigError("--zca and --mean or --std contradict each other: whitened images are not standardised")
+        raise ConfigError("`zca` and `mean` or `std` contradict each other: whitened images are not standardised")
     if lost.zca:
         return Layer("import", {**values, "dataset.preprocessing": "zca"})
     mean, std = lost.mean, lost.std
@@ -76,8 +76,8 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
         mean, std = published_normalisation(dataset) or (None, None)
     if mean is None or std is None:
         raise ConfigError(
-            "the files do not say how the images are normalised; give --mean and --std (0,0,0 and 1,1,1 for pixels in "
-            "[0, 1] as they are), or --zca"
+            "the files do not say how the images are normalised; give `mean` and `std` (0,0,0 and 1,1,1 for pixels in "
+            "[0, 1] as they are), or `zca=True`"
         )
     return Layer("import", {**values, "dataset.mean": tuple(mean), "dataset.std": tuple(std)})
 

@@ -77,7 +77,7 @@ def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
     """
     settings = run.settings.distill
     if settings.init_from is None:
-        raise ConfigError("distill.init=artifact needs an artifact folder: --set distill.init_from=FOLDER")
+        raise ConfigError("distill.init=artifact needs an artifact folder: `distill.init_from=FOLDER`")
     found = read_artifact(Path(settings.init_from))
     wanted = {
         "classes": list(prepared.data.classes),

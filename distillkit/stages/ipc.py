@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 
 from distillkit.data.labels import SHOWN
@@ -28,7 +27,7 @@ def check_ipc(data: SourceData, settings: RunSettings) -> None:
     more = f" and {len(few) - SHOWN} others" if len(few) > SHOWN else ""
     whose = "a class has" if len(few) == 1 else f"{len(few)} classes have"
     raise ConfigError(
-        f"--ipc {ipc} is more than {whose}: {listed}{more}{_elsewhere(data, settings, few)}; "
+        f"`ipc={ipc}` is more than {whose}: {listed}{more}{_elsewhere(data, settings, few)}; "
         f"{_ways(min(counts), names, len(counts))}"
     )
 
@@ -50,15 +49,13 @@ def _elsewhere(data: SourceData, settings: RunSettings, few: Sequence[int]) -> s
 
 
 def _ways(fewest: int, names: Sequence[str], num_classes: int) -> str:
-    ways = [f"use --ipc {fewest} or less"] if fewest else []
+    ways = [f"use `ipc={fewest}` or less"] if fewest else []
     if num_classes - len(names) >= 2:
         ways.append(f"leave out what is too small: {_without(names)}")
     return ", or ".join(ways) or "use more images of each class"
 
 
 def _without(names: Sequence[str]) -> str:
-    if len(names) > SHOWN:
-        return "--without-classes NAME,NAME,..."
-    if any("," in name for name in names):
-        return "--set " + shlex.quote(f"dataset.without_classes={json.dumps(list(names), ensure_ascii=False)}")
-    return "--without-classes " + shlex.quote(",".join(names))
+    listed = ["NAME", "NAME", "..."] if len(names) > SHOWN else list(names)
+    value = json.dumps(listed, ensure_ascii=False).replace("`", "\\u0060")  # backticks end what is named
+    return f"`dataset.without_classes={value}`"

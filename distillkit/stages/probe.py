@@ -116,7 +116,7 @@ def _students_of_one_image(run: Run, prepared: Prepared) -> Iterator[str]:
         names += ["real_batch", "real_piece"]
     yield from (f"distill.{name}=1" for name in names if getattr(distill, name) == 1)
     if own == "gradients" and run.settings.ipc == 1:
-        yield "distill.objective=gradients looks at one class at a time, of one image with --ipc 1"
+        yield "distill.objective=gradients looks at one class at a time, of one image with `ipc=1`"
     if own == "gradients" and min(distill.real_per_class, *prepared.data.train.class_counts()) == 1:
         yield "distill.objective=gradients looks at one class at a time, of one real image"
 

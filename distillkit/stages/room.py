@@ -69,7 +69,7 @@ def check_step_fits(run: Run, prepared: Prepared, *, now: bool = False) -> None:
     batch = min(run.settings.distill.batch_size or size, size)
     raise ConfigError(
         f"a student's step on {batch} images needs about {wanted / 2**30:.1f} GiB of memory, there are "
-        f"{room / 2**30:.1f}{' free' if now else ''}; --set distill.batch_size={max(1, batch * room // wanted // 2)}, "
+        f"{room / 2**30:.1f}{' free' if now else ''}; `distill.batch_size={max(1, batch * room // wanted // 2)}`, "
         "a narrower network.width or smaller images need less"
     )
 

@@ -136,7 +136,7 @@ def _precision(run: Run, task: DistillTask, network: FlatNetwork, state: OuterSt
     if not _pays(run, allowed[0], fused=fused) or allowed[0] == "fp32":
         return "fp32"
     if asked not in ("auto", *available(run.device)):
-        run.progress.note(f"{asked} is not what this machine computes fast; --precision auto would not take it")
+        run.progress.note(f"{asked} is not what this machine computes fast; `precision=auto` would not take it")
     reference = _direction(run, "fp32", task, state)
     for precision in allowed:
         if precision == "fp32":
@@ -350,7 +350,7 @@ class _Maker:
         if self.state.compiled:
             raise ConfigError(
                 f"this run was begun with a compiled step, which cannot be compiled here now: {error}; mend that, or "
-                "begin anew with --yes --set distill.compile=never"
+                "begin anew with `replace=True` and `distill.compile=never`"
             ) from error
         if self.settings.compile == "always":
             raise ConfigError(

@@ -313,7 +313,7 @@ def advice_of(precision: str) -> str:
     """What to do if an expert that is trained in ``precision`` diverges: arithmetic is doubted before the lr is."""
     if precision == "fp32":
         return LOWER_LR
-    return f"it was trained in {precision}: take --precision fp32, and {LOWER_LR} if it diverges there too"
+    return f"it was trained in {precision}: take `precision=fp32`, and {LOWER_LR} if it diverges there too"
 
 
 def _left_mark(folder: Path) -> str:

@@ -36,7 +36,7 @@ def config(name, hub_id=None, **choices):
 def test_source__a_folder_is_read_when_the_user_names_it_and_no_other(name, hub_id, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here" / "photos").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"which folder is read is yours to say: --dataset PATH"):
+    with pytest.raises(ConfigError, match=r"which folder is read is yours to say: `dataset=PATH`"):
         asked_data(config(name, hub_id, data_root="/mnt"), SHAPE)
 
 

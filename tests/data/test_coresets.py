@@ -30,7 +30,7 @@ def test_select_coreset__right_classes_distinct_and_seeded(kind):
     few = select_coreset(kind, inputs, labels, 3, 2, 0)
     assert labels[few].tolist() == [0, 0, 1, 1, 2, 2]
     assert torch.equal(few, select_coreset(kind, inputs, labels, 3, 2, 0))
-    with pytest.raises(ConfigError, match="fewer than --ipc 11"):
+    with pytest.raises(ConfigError, match="fewer than `ipc=11`"):
         select_coreset(kind, inputs, labels, 3, 11, 0)
 
 
@@ -50,5 +50,5 @@ def test_kmeans__distinct_and_nearest_to_the_centroids(ipc):
 
 def test_kmeans__a_class_with_fewer_images_than_clusters():
     labels = torch.tensor([0] * 9 + [1] * 4)
-    with pytest.raises(ConfigError, match="class 1 has 4 training images, fewer than --ipc 5"):
+    with pytest.raises(ConfigError, match="class 1 has 4 training images, fewer than `ipc=5`"):
         select_coreset("kmeans", torch.randn(13, 10), labels, 2, 5, 0)

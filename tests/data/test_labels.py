@@ -219,5 +219,5 @@ def test_splits__test_without_labels_is_passed_over(tmp_path, hidden):
     data = load(tmp_path / "set")
     assert data.info.test_split == "validation"
     assert "split 'test' has no labels" in said(data)
-    with pytest.raises(ConfigError, match=r"'test' has no labels to test on.*--test-split none"):
+    with pytest.raises(ConfigError, match=r"'test' has no labels to test on.*`dataset.test_split=none`"):
         load(tmp_path / "set", test_split="test")

@@ -146,7 +146,7 @@ def test_splits__of_other_names_are_told(tmp_path):
     flat(tmp_path)
     rows = [f"{i}.png,{KINDS[i % 2]},{'train' if i < 6 else 'PublicTest'}\n" for i in range(8)]
     (tmp_path / "metadata.csv").write_text("file_name,label,split\n" + "".join(rows))
-    assert "a test split is cut from 'train'; --test-split uses another: PublicTest" in said(load(tmp_path))
+    assert "a test split is cut from 'train'; `dataset.test_split` uses another: PublicTest" in said(load(tmp_path))
     data = load(tmp_path, test_split="PublicTest")
     assert (data.info.test_split, sizes(data)) == ("PublicTest", (6, 2))
 
@@ -158,7 +158,7 @@ def test_splits__of_other_names_are_told(tmp_path):
         ("metadata.jsonl", "{nonsense\n", "line 1 of metadata.jsonl is not JSON"),
         ("metadata.jsonl", "[1]\n", "line 1 of metadata.jsonl is not an object"),
         ("notes.csv", "a,b\nx,y\n", "has no class folders with images.*metadata.csv.*notes.csv .* names none of them"),
-        ("list.csv", "image,red,green\n1,0,1\n", r"list.csv .* no column of labels \(red, green\).*--label-column"),
+        ("list.csv", "image,red,green\n1,0,1\n", r"no column of labels \(red, green\).*`dataset.label_column`"),
     ],
 )
 def test_table__that_does_not_fit_is_told(tmp_path, name, content, message):
@@ -307,10 +307,10 @@ def test_names__empty_or_misspelled_are_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NetworkError, match=r"no folder d/pest here; did you mean d/pets\?") as refused:
         load("d/pest")
-    assert "--data-root" not in str(refused.value)
+    assert "data_root" not in str(refused.value)
     with pytest.raises(NotFoundError, match=r"did you mean d/pets\?"):
         load("./d/pest")
-    with pytest.raises(NetworkError, match="--data-root"):
+    with pytest.raises(NetworkError, match=r"pass `dataset\.data_root`"):
         load("cifar10")
 
 

@@ -89,7 +89,7 @@ def test_cache__a_damaged_file_is_decoded_again(class_folders, tmp_path):
 def test_parquet__columns_found_or_named(tmp_path):
     rows = [(png((index * 20, 0, 0)), index % 2) for index in range(10)]
     write_parquet(tmp_path / "set" / "data", "train", rows, "picture", "kind")
-    with pytest.raises(ConfigError, match="--label-column"):
+    with pytest.raises(ConfigError, match=r"name one with `dataset\.label_column`"):
         load(tmp_path / "set", image_column="picture")
     data = load(tmp_path / "set", image_column="picture", label_column="kind", class_names=("even", "odd"))
     assert data.classes == ("even", "odd")
@@ -144,7 +144,7 @@ def test_corrupt_image__is_named_and_can_be_left_out(class_folders):
     folder = class_folders({"a": 8, "b": 8})
     broken = folder / "b" / "003.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(DataError, match=r"b/003\.png.*--skip-corrupt"):
+    with pytest.raises(DataError, match=r"b/003\.png.*`dataset.skip_corrupt=True`"):
         load(folder)
     data = load(folder, skip_corrupt=True)
     assert len(data.train) + len(data.validation) + len(data.test) == 15
@@ -196,7 +196,7 @@ def test_unknown__each_kind_has_its_own_error(tmp_path):
     (tmp_path / "empty" / "notes.txt").write_text("nothing here")
     with pytest.raises(NotFoundError, match="no images"):
         load(tmp_path / "empty")
-    with pytest.raises(NotFoundError, match="--data-root"):
+    with pytest.raises(NotFoundError, match=r"`dataset\.data_root` has no folder"):
         load("cifar10", data_root=str(tmp_path))
     with pytest.raises(NetworkError, match="needs the Hub, and offline mode is on"):
         load("someone/something")

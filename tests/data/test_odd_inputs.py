@@ -264,5 +264,5 @@ def test_configs__several_are_named(tmp_path):
     rows = {"image": [None] * 2, "label": [0, 1]}
     for name in ("one", "two"):
         parquet(tmp_path / name, rows)
-    with pytest.raises(ConfigError, match=r"one.*two.*--set dataset\.config_name=NAME"):
+    with pytest.raises(ConfigError, match=r"one.*two.*`dataset\.config_name=NAME`"):
         load(tmp_path)

@@ -297,7 +297,7 @@ def test_needs__are_those_of_the_chosen_parts(method, changes, wanted):
     ("method", "changes", "words"),
     [
         ("rat", {"distill.mask": "depth"}, r"distill.mask=depth leaves out parameters, and distill.matching=real-loss"),
-        ("dm", {"distill.mask": "depth"}, r"distill.objective=embeddings compares none; --set distill.mask=none"),
+        ("dm", {"distill.mask": "depth"}, r"distill.objective=embeddings compares none; `distill.mask=none`"),
         (
             "rat",
             {"distill.matching": "parameter-distance"},
@@ -316,8 +316,8 @@ def test_needs__are_those_of_the_chosen_parts(method, changes, wanted):
         ("rat", {"distill.perturbation": "conv-relative"}, r"only apply to students that begin at experts"),
         ("mtt", {"distill.horizon": 50}, r"distill.horizon only applies to students that begin at fresh networks"),
         ("mtt", {"distill.student": "convnet:width=4"}, r"distill.student is of students that begin fresh"),
-        ("mtt", {"evaluate.lengths": [2, 3]}, r"--set evaluate.lr_drop_epochs=\[\]"),
-        ("dsa", {"distill.lr_lr": 1e-3}, r"has no student whose learning rate could be learned; --set distill.lr_lr=0"),
+        ("mtt", {"evaluate.lengths": [2, 3]}, r"`evaluate.lr_drop_epochs=\[\]`"),
+        ("dsa", {"distill.lr_lr": 1e-3}, r"has no student whose learning rate could be learned; `distill.lr_lr=0`"),
         ("dm", {"distill.labels": "weights"}, r"distill.objective=embeddings does not look at labels"),
         ("rat", {"distill.labels": "weights"}, r"distill.labels=weights are learned, but distill.lr_label=0"),
         ("datm", {"distill.lr_label": 0.0}, r"distill.labels=soft are learned, but distill.lr_label=0"),

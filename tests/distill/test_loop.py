@@ -297,7 +297,7 @@ def test_init_correct__images_that_expert_0_gets_right_then_the_others_then_any(
     assert two.indices.tolist() == [0, 3, 1, 4, 2, 5]
     three = initial_images("correct", data, 3, 0)
     assert three.indices.tolist() == [0, 3, 6, 1, 4, 7, 2, 5, 8]
-    with pytest.raises(ConfigError, match="class 0 has 3 training images, fewer than --ipc 4"):
+    with pytest.raises(ConfigError, match="class 0 has 3 training images, fewer than `ipc=4`"):
         initial_images("correct", data, 4, 0)
     with pytest.raises(ConfigError, match=r"distill.init=correct needs an expert"):
         initial_images("correct", RealData(data.images, data.labels, 3), 1, 0)

@@ -62,9 +62,9 @@ def test_search__keeps_to_its_time_and_says_what_it_left_out(monkeypatch):
     assert clock.now <= 10.0
     assert len(tried) == 3 + 1  # three of 300 steps, one of 100
     assert notes == [
-        "no time for 5 candidates; give a longer --time-budget to try them",
-        "no time for 3 candidates; give a longer --time-budget to try them",
-        "no time for 1 candidates; give a longer --time-budget to try them",
+        "no time for 5 candidates; give more `seconds` to try them",
+        "no time for 3 candidates; give more `seconds` to try them",
+        "no time for 1 candidates; give more `seconds` to try them",
     ]
     first = search(Clock(monkeypatch).score(accuracy), "none", 0.001)
     assert [one.candidate for one in first] == [Candidate("sgd", 0.03, 300, "none")]

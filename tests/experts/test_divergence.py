@@ -115,4 +115,4 @@ def test_divergence__of_a_large_lr_is_an_error_of_ours_whatever_overflows(tmp_pa
 
 def test_advice__doubts_arithmetic_before_the_lr():
     assert advice_of("fp32") == "lower experts.lr"
-    assert advice_of("bf16").startswith("it was trained in bf16: take --precision fp32")
+    assert advice_of("bf16").startswith("it was trained in bf16: take `precision=fp32`")

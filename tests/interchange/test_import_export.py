@@ -218,12 +218,12 @@ def test_import__files_and_data_must_agree(tmp_path):
     with pytest.raises(DataError, match="as many of each class"):
         import_set(tmp_path, uneven)
     good = save(tmp_path / "good", images=images(), labels=ids, lr=0.1)
-    with pytest.raises(ConfigError, match="--mean and --std"):
+    with pytest.raises(ConfigError, match="give `mean` and `std`"):
         import_set(tmp_path, good, lost=Lost(False))
     with pytest.raises(ConfigError, match="need 1 numbers each"):
         import_set(tmp_path, good, lost=Lost(False, mean=(0.1, 0.2), std=(1.0, 1.0)))
     picture = save(tmp_path / "zca", images_zca_best=images(), labels=ids)
-    with pytest.raises(DataError, match="say --zca"):
+    with pytest.raises(DataError, match="say `zca=True`"):
         read_field_files([picture / "images_zca_best.pt"])
 
 

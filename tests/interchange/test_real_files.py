@@ -33,10 +33,10 @@ def test_dc__numpy_scalars_beside_the_tensors(tmp_path):
 
 def test_dc__one_of_several_experiments(tmp_path):
     file = condensed(tmp_path, 3)
-    with pytest.raises(ConfigError, match="holds 3 experiments; choose one with --experiment 0 to 2"):
+    with pytest.raises(ConfigError, match="holds 3 experiments; choose one with `experiment`, 0 to 2"):
         read_field_files([file])
     assert torch.equal(read_field_files([file], experiment=2).images, images() + 2)
-    with pytest.raises(ConfigError, match=r"--experiment 3: .* holds experiments 0 to 2"):
+    with pytest.raises(ConfigError, match=r"`experiment=3`: .* holds experiments 0 to 2"):
         read_field_files([file], experiment=3)
     condensed(tmp_path, name="res_DSA_digits.pt")
     with pytest.raises(ConfigError, match="several results"):

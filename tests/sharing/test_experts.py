@@ -237,7 +237,7 @@ def test_source__must_fit_the_run(store, tiny, tmp_path):
         run(**{"network.width": 5})
     with pytest.raises(ConfigError, match=r"was trained with other data \(or another split of them\)"):
         run(**{"dataset.max_train": 300})
-    with pytest.raises(ConfigError, match=r"holds 2 experts, experts\.count asks for 9; --set experts\.count=2"):
+    with pytest.raises(ConfigError, match=r"holds 2 experts, experts\.count asks for 9; `experts\.count=2`"):
         run(**{"experts.count": 9})
     with pytest.raises(ConfigError, match="no fingerprint of 16 hex digits"):
         run(**{"experts.source": "../x"})

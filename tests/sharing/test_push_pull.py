@@ -655,7 +655,7 @@ def test_address__of_a_page_is_taken_by_push_pull_load_and_info(hub, copy, tmp_p
     assert load_distilled(report.url).revision == report.commit
     assert load_distilled(f"{page}/tree/v1").revision == report.commit
     assert pull(parse_address(f"{page}/tree/v1"), tmp_path / "out", Cache()).commit == report.commit
-    with pytest.raises(ConfigError, match="name a branch with --revision"):
+    with pytest.raises(ConfigError, match="name a branch with `revision`"):
         push(copy, f"{page}/tree/v1", PushOptions())
 
 
@@ -890,7 +890,7 @@ def test_push__a_name_is_a_tag_or_a_branch(hub, copy):
     with pytest.raises(ConfigError, match="has a tag v1; choose another branch"):
         push(copy, REPO, PushOptions(branch="v1"))
     hub.repos[REPO].branches["v2"] = hub.repos[REPO].branches["main"]
-    with pytest.raises(ConfigError, match="has a branch v2; choose another --tag"):
+    with pytest.raises(ConfigError, match="has a branch v2; choose another `tag`"):
         push(copy, REPO, PushOptions(tag="v2"))
     assert (list(hub.repos[REPO].branches), commits(hub)) == (["main", "v2"], 1)
     assert push(copy, REPO, PushOptions()).revision == "v3"
@@ -975,7 +975,7 @@ def test_push__the_name_of_a_private_source_does_not_leave(hub, copy, tmp_path):
     assert "acme/patients" in (copy / FILES.card).read_text()  # here it is known
     ds = load_distilled(REPO)
     assert torch.equal(ds.images, load_distilled(copy).images)
-    with pytest.raises(ConfigError, match=r"--dataset PATH"):
+    with pytest.raises(ConfigError, match="`dataset=PATH`"):
         ds.load_source()
     with pytest.warns(PrivateSourceWarning):
         assert push(copy, REPO, PushOptions()).commit == report.commit

@@ -108,7 +108,7 @@ RESNET = {"network.name": "timm/resnet10t"}
         ("mtt", {"experts.batch_size": 1}, "experts.batch_size=1"),
         ("mtt", {"distill.batch_size": 1}, "distill.batch_size=1"),
         ("rat", {"distill.real_piece": 1}, "distill.real_piece=1"),
-        ("dsa", {}, "one image with --ipc 1"),
+        ("dsa", {}, "one image with `ipc=1`"),
     ],
 )
 def test_compress__batches_of_one_are_refused_before_anything_is_trained(tmp_path, tiny, method, changed, message):
