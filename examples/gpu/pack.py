@@ -1,6 +1,6 @@
 r"""What a GPU machine without a network needs besides the checkout, in parts that are small enough to be carried.
 
-    python examples/gpu/pack.py --data-root DIR --out .gpu --python 3.12 --limit 60    # on a machine with a network
+    python examples/gpu/pack.py --data-root DIR --out .gpu --python 3.12 --limit 50    # on a machine with a network
 
 makes ``.gpu/part-0``, ``.gpu/part-1``, ... of at most so many MB each: wheels, and CIFAR-10 in shards of Hub layout.
 There, with all parts in place:
@@ -30,13 +30,16 @@ for part in sorted(Path(__file__).parents[1].glob("part-*")):
 '''
 
 
-def download(folder, python, names):
-    """Wheels of ``names`` and of what they need, but torch, for a Linux machine with that Python."""
+def download(folder, python, names, there):
+    """Wheels of ``names`` and of what they need, but torch and what is ``there``, for Linux with that Python."""
     line = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", folder]
     line += ["--python-version", python, "--platform", "manylinux2014_x86_64", "--platform", "manylinux_2_28_x86_64"]
     subprocess.run([*map(str, line), *names], check=True)
     for heavy in ("torch-", "nvidia", "triton"):
         for path in folder.glob(f"{heavy}*"):
+            path.unlink()
+    for path in folder.glob("*.whl"):
+        if path.name.split("-")[0].lower().replace("_", "-") in there:
             path.unlink()
 
 
@@ -46,6 +49,9 @@ def shards(source, folder, limit):
 
     found = {}
     for path in sorted(source.rglob("*.parquet")):
+        if path.stat().st_size <= limit:
+            found.setdefault(path.name.split("-")[0], []).append(path)
+            continue
         table, pieces = pq.read_table(path), -(-path.stat().st_size // int(0.8 * limit))
         rows = -(-table.num_rows // pieces)
         cut = [table.slice(place * rows, rows) for place in range(pieces)]
@@ -53,7 +59,10 @@ def shards(source, folder, limit):
     for split, tables in found.items():
         for place, table in enumerate(tables):
             name = f"{split}-{place:05d}-of-{len(tables):05d}.parquet"
-            pq.write_table(table, folder / name, compression="none", use_dictionary=False)
+            if isinstance(table, Path):
+                shutil.copy(table, folder / name)
+            else:
+                pq.write_table(table, folder / name, compression="none", use_dictionary=False)
     shutil.copy(source / "README.md", folder / "README.md")
 
 
@@ -78,12 +87,14 @@ def main():
     parser.add_argument("--data-root", type=Path, help="folder with cifar10 in Hub layout; without it wheels alone")
     parser.add_argument("--out", type=Path, default=Path(".gpu"))
     parser.add_argument("--python", default="3.12", help="of the GPU machine")
-    parser.add_argument("--limit", type=float, default=60, help="MB of a part")
+    parser.add_argument("--limit", type=float, default=50, help="MB of a part; the checkout travels beside each")
+    parser.add_argument("--there", default="", help="what that machine has: numpy,pyarrow,...")
     args = parser.parse_args()
     shutil.rmtree(args.out, ignore_errors=True)
     work, limit = args.out / "work", int(1e6 * args.limit)
     (work / "data").mkdir(parents=True)
-    download(work, args.python, WHEELS + (FOR_DATA if args.data_root else ()))
+    there = {name.strip().lower().replace("_", "-") for name in args.there.split(",")}
+    download(work, args.python, WHEELS + (FOR_DATA if args.data_root else ()), there)
     files = [(path, path.name) for path in work.glob("*.whl")]
     if args.data_root:
         shards(args.data_root / "cifar10", work / "data", limit)
