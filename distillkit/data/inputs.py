@@ -16,14 +16,16 @@ from distillkit.records import Pixels
 class LazyInputs:
     """Float32 network inputs [n, C, H, W] on ``device``, each made from its uint8 image when it is asked for.
 
-    For a preprocessing of single values only: a batch is then the same bytes as those rows of the whole.
+    For a preprocessing of single values only: a batch is then the same bytes as those rows of the whole. The uint8
+    images lie on ``device`` too, unless they would fill more than ``MOST_OF_A_GPU`` of what is free there: then they
+    stay on the host, and batches are moved.
     """
 
     dtype = torch.float32
 
     def __init__(self, pixels: Pixels, preprocess: Preprocess, device: torch.device) -> None:
         self.device = device
-        self._pixels = pixels if device.type == "cpu" else Pixels(_moved(pixels, device))
+        self._pixels = Pixels(_moved(pixels, device)) if moves(pixels.numel(), device) else pixels
         self._preprocess = preprocess
 
     @property
@@ -34,8 +36,15 @@ class LazyInputs:
     def __len__(self) -> int:
         return len(self._pixels)
 
+    @property
+    def stay_on_host(self) -> bool:
+        """Whether each batch is moved to a GPU when it is wanted."""
+        return self._pixels.stored.device.type != self.device.type
+
     def __getitem__(self, wanted: Tensor | slice) -> Tensor:
         """The inputs at ``wanted`` (int64 [m] on the device, or a slice), float32 [m, C, H, W]."""
+        if isinstance(wanted, Tensor):  # a GPU waits here for images that lie on the host
+            wanted = wanted.to(self._pixels.stored.device)
         return to_inputs(self._preprocess, self._pixels[wanted], self.device)
 
     def split(self, size: int) -> Iterator[Tensor]:
@@ -58,12 +67,24 @@ def inputs_of(preprocess: Preprocess, pixels: Pixels, device: torch.device | str
     return to_inputs(preprocess, pixels, place)
 
 
-def held_bytes(preprocessing: str, shape: tuple[int, ...], *, on_cpu: bool) -> int:
-    """Memory that the inputs of images [n, C, H, W] take, besides the mapped file that the system may take back."""
+MOST_OF_A_GPU = 0.5
+"""Of the free memory of a GPU, what uint8 images may fill; networks and their graphs want the rest."""
+
+
+def moves(size: int, device: torch.device) -> bool:
+    """Whether ``size`` bytes of uint8 images are to lie on ``device`` and not on the host, where they come from."""
+    if device.type == "cpu":
+        return False
+    _, free = memory(device)
+    return free is None or size <= MOST_OF_A_GPU * free
+
+
+def held_bytes(preprocessing: str, shape: tuple[int, ...], device: torch.device) -> int:
+    """Memory of ``device`` that the inputs of images [n, C, H, W] take, besides what the system may take back."""
     values = torch.Size(shape).numel()
     if preprocessing in ("zca", "unit-zca"):
         return 4 * values
-    return 0 if on_cpu else values
+    return values if moves(values, device) else 0
 
 
 def check_fits(preprocessing: str, shape: tuple[int, ...], device: torch.device) -> None:
@@ -72,7 +93,7 @@ def check_fits(preprocessing: str, shape: tuple[int, ...], device: torch.device)
     Raises:
         ConfigError: no.
     """
-    wanted, (_, free) = held_bytes(preprocessing, shape, on_cpu=device.type == "cpu"), memory(device)
+    wanted, (_, free) = held_bytes(preprocessing, shape, device), memory(device)
     if free is not None and wanted > free:
         raise ConfigError(
             f"{shape[0]:,} images of {shape[-1]}x{shape[-1]} pixels need {wanted / 2**30:.1f} GiB of memory"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
-from distillkit.data.inputs import Inputs, check_fits, inputs_of
+from distillkit.data.inputs import Inputs, LazyInputs, check_fits, inputs_of
 from distillkit.data.load import load_data
 from distillkit.data.preprocess import Preprocess, Standardise, fit
 from distillkit.data.registry import DATASETS
@@ -161,6 +161,9 @@ def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pix
             inputs_of(preprocess, data.validation.pixels, run.device), data.validation.labels.to(run.device)
         )
         train_images = inputs_of(preprocess, data.train.pixels, run.device)
+    if isinstance(train_images, LazyInputs) and train_images.stay_on_host:
+        size = data.train.pixels.numel() / 2**30
+        run.progress.note(f"the training images ({size:.1f} GiB) stay on the host, and batches of them are moved")
     return Prepared(
         data=data,
         preprocess=preprocess,

@@ -271,7 +271,7 @@ def test_memory__what_cannot_fit_is_refused_in_a_sentence(monkeypatch, tiny):
     prepared = prepare(asked)
     room.check_step_fits(asked, prepared, now=True)
     monkeypatch.setattr(room, "memory", lambda device: (100_000, 50_000))
-    with pytest.raises(ConfigError, match=r"a student's step on 10 images needs about .* distill\.batch_size=\d"):
+    with pytest.raises(ConfigError, match=r"a student's step on 10 images needs about .*distill\.batch_size=\d"):
         room.check_step_fits(asked, prepared)
     monkeypatch.setattr(inputs, "memory", lambda device: (10, 5))
     with pytest.raises(ConfigError, match=r"1,797 images of 8x8 pixels need .* as whitened floats"):

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from distillkit.config import compose
+from distillkit.data.inputs import LazyInputs, check_fits, inputs_of
+from distillkit.data.preprocess import fit, to_inputs
 from distillkit.distill.loop import _advance
 from distillkit.distill.step_functions import Adjoint, CompiledFunctions
 from distillkit.errors import ConfigError
@@ -14,6 +16,7 @@ from distillkit.experts import train as training_of_experts
 from distillkit.experts.difficulty import SCORES, score_images
 from distillkit.methods import Layer
 from distillkit.progress import Silent
+from distillkit.records import Pixels
 from distillkit.stages import backing_off as backing_off_module
 from distillkit.stages import workshop
 from distillkit.stages.backing_off import BackingOff
@@ -61,6 +64,43 @@ def test_in_pieces__until_one_is_too_much():
     assert seen == [7, 3, 1, 1, 1, 1, 1, 1, 1]  # one left over joins the six
     with pytest.raises(torch.OutOfMemoryError):
         in_pieces(lambda x: hungry(torch.zeros(3), x), 4, x)
+
+
+def uint8_images():
+    generator = torch.Generator().manual_seed(0)
+    return Pixels(torch.randint(0, 256, (len(IDS), *IMAGES.shape[1:]), dtype=torch.uint8, generator=generator))
+
+
+def test_inputs__that_would_fill_a_gpu_stay_on_the_host():
+    pixels, wanted = uint8_images(), torch.tensor([4, 0, 4])
+    preprocess = fit("standardise", pixels, 0.1)
+    expected = to_inputs(preprocess, pixels)
+    size = pixels.numel()
+    for free, on_host in ((2 * size, False), (2 * size - 1, True)):
+        with PretendedGpu(free=free) as gpu:
+            check_fits("standardise", pixels.shape, CUDA)
+            inputs = inputs_of(preprocess, pixels, CUDA)
+            assert inputs.stay_on_host is on_host
+            assert (gpu.copies["to the GPU"] > 0) is not on_host
+            for batch, rows in (
+                (inputs[wanted.to(CUDA)], wanted),
+                (inputs[2:5], slice(2, 5)),
+                (torch.cat(list(inputs.split(3))), slice(None)),
+            ):
+                assert batch.device.type == "cuda"
+                assert torch.allclose(batch.cpu(), expected[rows])
+    assert not inputs_of(preprocess, pixels).stay_on_host
+
+
+def test_outer_step__on_images_of_the_host_has_the_same_numbers():
+    pixels = uint8_images()
+    preprocess = fit("standardise", pixels, 0.1)
+    expected = stepped(CPU, OF_REAL_IMAGES, images=to_inputs(preprocess, pixels))
+    with PretendedGpu(free=0):
+        told, state = stepped(CUDA, OF_REAL_IMAGES, images=LazyInputs(pixels, preprocess, CUDA))
+        images = state.images.cpu()
+    assert told == pytest.approx(expected[0], rel=1e-4)
+    assert torch.allclose(images, expected[1].images, atol=1e-5)
 
 
 def test_scores__in_smaller_pieces_are_the_same():

@@ -173,8 +173,8 @@ class Walks:
         return self.final_epoch
 
 
-def outer_task(device, chosen, form="eager"):
-    """A task of the settings ``chosen`` and its state, all that lives on a device there."""
+def outer_task(device, chosen, form="eager", images=None):
+    """A task of the settings ``chosen`` and its state, all that lives on a device there; ``images``: real ones."""
     settings = DistillSettings(**{**MATCHED, "inner_steps": 2, **chosen})
     check_objective(settings)
     network, labels = FlatNetwork(build().to(device)), label_part(settings)
@@ -188,7 +188,7 @@ def outer_task(device, chosen, form="eager"):
     available = all_images(len(IDS))
     if settings.real_order != "shuffle":
         available = scheduled_images(lambda epoch: torch.arange(6 + epoch), 4, 4)
-    real = RealImages(IMAGES.to(device), IDS.to(device), CLASSES)
+    real = RealImages(IMAGES.to(device) if images is None else images, IDS.to(device), CLASSES)
     assert real.classes.device == CPU  # read once, for all steps
     resources = Resources(
         settings=settings,
@@ -208,9 +208,9 @@ def outer_task(device, chosen, form="eager"):
     return DistillTask(settings, objective(resources), outer_optimizer(settings)), state
 
 
-def stepped(device, chosen, form="eager"):
+def stepped(device, chosen, form="eager", images=None):
     """Loss and gradient norm of the first outer step, and the state after it."""
-    task, state = outer_task(device, chosen, form)
+    task, state = outer_task(device, chosen, form, images)
     return _advance(task, state), state
 
 
