@@ -22,6 +22,7 @@ from torch.func import grad, grad_and_value, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillkit.distill.labels import LabelPart
+from distillkit.distill.recorded import Record, Recorded, RecordingError, record_on_gpu
 from distillkit.networks.functional import FlatNetwork
 from distillkit.training.second_order import differentiable_gradient
 
@@ -182,45 +183,51 @@ class EagerFunctions:
 class CompiledFunctions:
     """By ``torch.func`` inside, compiled (``backend``: of ``torch.compile``; None leaves the functions as they are).
 
-    ``cuda_graphs``: on a GPU, record the kernels of each function once and replay them without the host. Results live
-    until the next call; the sweep uses each before that.
+    ``cuda_graphs``: on a GPU, ``record`` the kernels of each function once and replay them without the host. Results
+    live until the next call; the sweep uses each before that.
     """
 
-    def __init__(self, loss: FunctionalLoss, backend: str | None = "inductor", cuda_graphs: bool = False) -> None:
-        self._loss, self._backend, self._cuda_graphs = loss, backend, cuda_graphs
-        self._gradient = _compile(grad(loss), backend, cuda_graphs)
-        self._loss_and_gradient = _compile(grad_and_value(loss), backend, cuda_graphs)
+    def __init__(
+        self,
+        loss: FunctionalLoss,
+        backend: str | None = "inductor",
+        cuda_graphs: bool = False,
+        record: Record = record_on_gpu,
+    ) -> None:
+        self._loss, self._backend, self._cuda_graphs, self._record = loss, backend, cuda_graphs, record
+        self._traced = _compile(grad(loss), backend)
+        self._gradient = self._recording(self._traced)
+        self._loss_and_gradient = self._recording(_compile(grad_and_value(loss), backend))
         self._adjoints: dict[Wanted, Callable[..., Any]] = {}
+
+    def _recording(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return Recorded(function, self._record) if self._cuda_graphs else _of_canonical(function)
 
     def gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> Tensor:
         """G."""
-        self._begin()
-        found: Tensor = self._gradient(theta_P, _canonical(seen_B), labels_B.detach())
+        found: Tensor = self._gradient(theta_P, seen_B, labels_B)
         return found
 
     def loss_and_gradient(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """ℓ and g."""
-        self._begin()
-        gradient, loss = self._loss_and_gradient(theta_P, _canonical(seen_B), labels_B.detach())
+        gradient, loss = self._loss_and_gradient(theta_P, seen_B, labels_B)
         return loss, gradient
 
     def adjoint(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor, wanted: Wanted) -> Adjoint:
         """Reverse over reverse, all of it one function."""
         if wanted not in self._adjoints:
-            self._adjoints[wanted] = _compile(_adjoint(self._loss, wanted), self._backend, self._cuda_graphs)
-        self._begin()
-        found, value = self._adjoints[wanted](_canonical(seen_B), labels_B.detach(), theta_P, w_P)
+            self._adjoints[wanted] = self._recording(_compile(_adjoint(self._loss, wanted), self._backend))
+        found, value = self._adjoints[wanted](theta_P, seen_B, labels_B, w_P)
         labels = found[1] if wanted.labels else None
         return Adjoint(value, found[0], labels, found[-1] if wanted.theta else None)
 
     def trace(self, theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, wanted: Wanted) -> Trace:
         """G with its graph: the compiler makes the adjoint from the gradient, as it makes any backward pass."""
         theta, seen, labels = _leaf(theta_P, wanted.theta), _leaf(seen_B), _leaf(labels_B, wanted.labels)
-        self._begin()
         # remember what convolutions made and make the rest anew: a third of the memory, and on a CPU, where writing it
         # down is what costs, four fifths of the time
         with functorch_config.patch(aggressive_recomputation=True):
-            return Trace(self._gradient(theta, seen, labels), theta, seen, labels)
+            return Trace(self._traced(theta, seen, labels), theta, seen, labels)
 
     @property
     def recorded(self) -> bool:
@@ -231,38 +238,40 @@ class CompiledFunctions:
         """The same functions, whose kernels are launched one by one."""
         return CompiledFunctions(self._loss, self._backend)
 
-    def _begin(self) -> None:
-        if self._cuda_graphs:
-            torch.compiler.cudagraph_mark_step_begin()
 
+def _of_canonical(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` of θ, images and labels, and others: the images with the strides of a fresh tensor. Augmentations
+    leave others, and a function is compiled for each that it meets.
+    """
 
-def _canonical(seen_B: Tensor) -> Tensor:
-    """With the strides of a fresh tensor: augmentations leave others, and a function is compiled for each it meets."""
-    return seen_B.detach().clone(memory_format=torch.contiguous_format)
+    def call(theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, *others: Tensor) -> Any:
+        seen_B = seen_B.detach().clone(memory_format=torch.contiguous_format)
+        return function(theta_P, seen_B, labels_B.detach(), *others)
+
+    return call
 
 
 def _adjoint(loss: FunctionalLoss, wanted: Wanted) -> Callable[..., Any]:
-    def value(seen_B: Tensor, labels_B: Tensor, theta_P: Tensor, w_P: Tensor) -> Tensor:
+    def value(theta_P: Tensor, seen_B: Tensor, labels_B: Tensor, w_P: Tensor) -> Tensor:
         gradient: Tensor = grad(loss)(theta_P, seen_B, labels_B)
         return (gradient * w_P).sum()
 
-    arguments = (0, *((1,) if wanted.labels else ()), *((2,) if wanted.theta else ()))
+    arguments = (1, *((2,) if wanted.labels else ()), *((0,) if wanted.theta else ()))
     return grad_and_value(value, argnums=arguments)
 
 
-def _compile(function: Callable[..., Any], backend: str | None, cuda_graphs: bool) -> Callable[..., Any]:
+def _compile(function: Callable[..., Any], backend: str | None) -> Callable[..., Any]:
     if backend is None:
         return function
-    mode = "reduce-overhead" if cuda_graphs else None
     # every run of a process compiles functions of the same code, and each counts towards this limit
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-    compiled: Callable[..., Any] = torch.compile(function, backend=backend, mode=mode, dynamic=False, fullgraph=True)
+    compiled: Callable[..., Any] = torch.compile(function, backend=backend, dynamic=False, fullgraph=True)
     return compiled
 
 
 def compiled_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` of tensors, compiled for each shape that it meets."""
-    return _compile(function, "inductor", cuda_graphs=False)
+    return _compile(function, "inductor")
 
 
 @dataclass(frozen=True)
@@ -349,14 +358,15 @@ def try_functions(functions: StepFunctions, size: int, seen_B: Tensor, labels_B:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Whatever goes wrong inside, but for memory, is why something cannot be compiled.
+    """Whatever goes wrong inside, but for memory and recordings, is why something cannot be compiled.
 
     Raises:
         CompileError: in one line, why not.
+        RecordingError: it can be compiled, but not recorded.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, RecordingError):
         raise
     except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
         lines = str(error).strip().splitlines()

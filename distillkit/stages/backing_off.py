@@ -12,6 +12,7 @@ from distillkit.distill.dealt import Dealt
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.loop import DistillTask
 from distillkit.distill.objective import Engine, Objective, Work
+from distillkit.distill.recorded import RecordingError, cannot_record
 from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss
 from distillkit.distill.unroll import Hypergradient
@@ -58,7 +59,7 @@ class BackingOff:
                     changed = _smaller(self._objective, state)
                     if changed is None:
                         raise
-                except torch.AcceleratorError as error:
+                except (torch.AcceleratorError, RecordingError) as error:
                     changed = _unrecorded(self._objective, error)
                     if changed is None:
                         raise
@@ -84,12 +85,7 @@ def _unrecorded(objective: Objective, error: Exception) -> tuple[Objective, str]
     )
     if inner is engine.inner and real is engine.real:
         return None
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-    changed = objective.run_by(replace(engine, inner=inner, real=real))
-    return (
-        changed,
-        f"a step could not be recorded as a CUDA graph ({why}); going on without (distill.cuda_graphs=false)",
-    )
+    return objective.run_by(replace(engine, inner=inner, real=real)), cannot_record(error)
 
 
 def _smaller(objective: Objective, state: OuterState) -> tuple[Objective, str] | None:

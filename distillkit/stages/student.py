@@ -16,6 +16,7 @@ from torch import Tensor
 from distillkit.distill.labels import HardLabels, LabelPart
 from distillkit.distill.loop import DistillTask, outer_step
 from distillkit.distill.objective import Engine, Work
+from distillkit.distill.recorded import RecordingError, cannot_record
 from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import (
     CompiledFunctions,
@@ -271,20 +272,32 @@ class _Maker:
             return self._eager(loss, eager, trial, steps)
         note = self.run.progress.note
         note("compiling the student's step (a minute or two the first time; the compiler keeps a cache)")
-        graphs = self.records
-        compiled = CompiledFunctions(loss, cuda_graphs=graphs)
+        compiled = CompiledFunctions(loss, cuda_graphs=self.records)
         try:
-            if graphs:  # which are replayed in place: nothing of them can be kept
-                kept = 0
-            else:
-                with compiling():
-                    kept = self._keepable(compiled, 1, trial, steps)
-            if kept < steps:
-                for _ in range(CALLS_UNTIL_RECORDED if graphs else 1):
-                    try_functions(compiled, *trial)
+            return self._compiled(compiled, trial, steps)
         except CompileError as error:
             self.say_why_not(error)
             return self._eager(loss, eager, trial, steps)
+        except RecordingError as error:
+            note(cannot_record(error))
+            return self._compiled(compiled.unrecorded(), trial, steps)
+
+    def _compiled(self, compiled: CompiledFunctions, trial: Trial, steps: int) -> StepFunctions:
+        """``compiled``, after the calls in which it is compiled and recorded.
+
+        Raises:
+            CompileError: it cannot be compiled.
+            RecordingError: it cannot be recorded.
+            OutOfMemoryError: it does not fit.
+        """
+        if compiled.recorded:  # which is replayed in place: nothing of it can be kept
+            kept = 0
+        else:
+            with compiling():
+                kept = self._keepable(compiled, 1, trial, steps)
+        if kept < steps:
+            for _ in range(CALLS_UNTIL_RECORDED if compiled.recorded else 1):
+                try_functions(compiled, *trial)
         self.state.compiled, self.state.kept = True, kept
         return compiled
 
@@ -301,6 +314,9 @@ class _Maker:
                     outer_step(task, self.state)
         except CompileError as error:
             self.run.progress.note(f"the loss on real images cannot be compiled here ({error}); it is computed eagerly")
+            return otherwise
+        except RecordingError as error:
+            self.run.progress.note(cannot_record(error))
             return otherwise
         return task
 

@@ -43,9 +43,6 @@ def give_back(device: torch.device, *, compiled: bool = False) -> None:
         return
     if compiled:
         torch._dynamo.reset()
-        from torch._inductor.cudagraph_trees import reset_cudagraph_trees
-
-        reset_cudagraph_trees()
     gc.collect()
     torch.cuda.empty_cache()
 

@@ -38,6 +38,17 @@ SMALL = {
     "evaluate.epochs": 3,
     "evaluate.baselines": ["random"],
 }
+OF_MINUTES = {
+    "rat": {
+        "distill.inner_steps": 40,
+        "distill.real_batch": 2000,
+        "distill.lr_img": 0.003,
+        "distill.final_rate": 0.1,
+        "distill.select_networks": 2,
+        "distill.select_every": 200,
+    }
+}
+"""What differs from the published settings, which are for thousands of outer steps."""
 OWN = {"rat": {"distill.horizon": 6}, "mct": {"trajectories.waypoint_epochs": [0, 2, 4]}}
 FORMS = {
     "fp32": {"precision": "fp32"},
@@ -146,7 +157,7 @@ def cifar(method, ipc, seconds):
             "experts.seed": 0,
             "experts.opinions": 2,
         }
-        changes |= {"evaluate.baselines": ["random"], "evaluate.networks": 3}
+        changes |= {"evaluate.baselines": ["random"], "evaluate.networks": 3} | OF_MINUTES.get(method, {})
         out = args.out / "sets" / f"cifar10-ipc{ipc}-{method}"
         settings = changes | (SMALL | {"dataset.max_train": 600} if args.miniature else {})
         settings = effective(settings, "cifar10", ipc, method, "paper")

@@ -218,7 +218,6 @@ def test_outer_step__without_graphs_where_one_cannot_be_recorded(graphs, monkeyp
             return super().gradient(*arguments)
 
     inner = Invalidated(engine.inner._loss, backend=None, cuda_graphs=graphs)
-    inner._begin = lambda: None
     failing = task.objective.run_by(replace(engine, inner=inner, compiled=True))
     backing = BackingOff(failing, CPU, notes.append)
     if not graphs:
