@@ -138,6 +138,8 @@ class RunFolder:
             other = completed(other)
             if other == identity:
                 return False
+            if not self._has_results():
+                return True
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
             if not replace:
                 difference = _difference(other, identity)
@@ -147,6 +149,12 @@ class RunFolder:
                 )
             return True
         return self._check_others(replace)
+
+    def _has_results(self) -> bool:
+        """Whether the run that the folder is of has left anything: one that was refused at its beginning has not."""
+        return any((self.path / name).exists() for name in OWN_FILES) or any(
+            (self.out / name).exists() for name in PUBLISHED
+        )
 
     def _check_others(self, replace: bool) -> bool:
         """True if the folder, which no run is known of, holds an artifact that is to be replaced."""

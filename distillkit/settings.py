@@ -406,7 +406,7 @@ class RunSettings(Section):
     """Method name."""
     preset: str
     """Preset that the values started from."""
-    ipc: int = Field(ge=1)
+    ipc: int = Field(ge=1, le=1_000_000)
     """Images per class."""
     seed: int = Field(0, ge=0)
     """Root seed of everything random but the data splits."""

@@ -126,6 +126,8 @@ def train(model, images, labels, recipe):
 
 
 def main():
+    if len(sys.argv) != 2:
+        sys.exit("which set? python examples/train_plain_torch.py cards/digits-ipc1-mtt")
     images, labels, recipe, space, card = read(Path(sys.argv[1]))
     test_images, test_labels = test_digits(space)
     scores = []

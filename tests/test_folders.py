@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from distillkit import compress, load_distilled
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, DistillkitError
 from distillkit.run_folder import RunFolder
 from tests.conftest import TINY
 
@@ -282,3 +282,14 @@ def test_hup__ends_a_run_like_term():
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert stop.signal == signal.SIGHUP
+
+
+def test_a_run_that_was_refused_at_its_beginning_does_not_stand_in_the_way(tmp_path):
+    """It left nothing but its settings: the command is mended and given again, for the same folder."""
+    bad = {"distill.init": "artifact", "distill.init_from": str(tmp_path / "nowhere")}
+    with pytest.raises(DistillkitError):
+        make(tmp_path / "a", settings=bad)
+    assert (tmp_path / "a" / "run" / "config.json").is_file()
+    assert make(tmp_path / "a").method == "mtt"
+    with pytest.raises(ConfigError, match="holds another run"):  # one that has results still does
+        make(tmp_path / "a", settings={"distill.outer_steps": 3})

@@ -146,7 +146,8 @@ def read_config(folder: Path, name: str | None = None) -> dict[str, Any]:
     name = name or str(folder)
     path = folder / FILES.config
     if not path.is_file():
-        what = f"has no {FILES.config}" if folder.is_dir() else "does not exist"
+        missing = "is a file; expected a folder" if folder.is_file() else "does not exist"
+        what = f"has no {FILES.config}" if folder.is_dir() else missing
         raise ArtifactError(f"{name} is not a distillkit artifact: it {what}{_pull_first(folder)}")
     try:
         value = storage.read_json(path, MAX_JSON)

@@ -121,7 +121,10 @@ def _known(error: BaseException, what: str) -> DistillkitError | None:
     if isinstance(error, (hub.LocalEntryNotFoundError, hub.RevisionResolutionError)):
         if error.__cause__ is not None and status_code(error.__cause__) is not None:
             return _by_status(error.__cause__, what)
-        return NetworkError(f"{what} is not in the local cache, and the Hub is out of reach or not to be asked")
+        return NetworkError(
+            f"{what} is no folder here and not in the local cache of the Hub's sets, and the Hub is out of reach or "
+            "not to be asked"
+        )
     if isinstance(error, hub.EntryNotFoundError):
         return NotFoundError(f"{what} lacks a file: {first_line(error)}")
     if isinstance(error, hub.HFValidationError):

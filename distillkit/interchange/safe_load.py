@@ -47,9 +47,8 @@ def load_numbers(file: Path) -> Any:
         IndexError,
         TypeError,
     ) as error:
-        raise DataError(
-            f"{file} is no file of torch.save: {str(error).splitlines()[0] if str(error) else error}"
-        ) from error
+        why = f": {str(error).splitlines()[0]}" if isinstance(error, OSError | RuntimeError) and str(error) else ""
+        raise DataError(f"{file} is no file of torch.save{why}") from error
 
 
 class _Type:
