@@ -152,7 +152,8 @@ class RunFolder:
 
     def _has_results(self) -> bool:
         """Whether the run that the folder is of has left anything: one that was refused at its beginning has not."""
-        return any((self.path / name).exists() for name in OWN_FILES) or any(
+        kept = [name for name in OWN_FILES if name != "seconds.json"]
+        return any((self.path / name).exists() for name in kept) or any(
             (self.out / name).exists() for name in PUBLISHED
         )
 
