@@ -43,6 +43,8 @@ OWN_FILES = (
     "test_checkpoints.json",
 )
 """What a run keeps in its folder, but for its config and pictures."""
+TOLD_OF_EXPERTS = {"seconds.json", "experts.json", "experts.png", "schedule.png"}
+"""Those of them that are there before anything is learned; the experts themselves lie in the cache."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class RunFolder:
 
     def _has_results(self) -> bool:
         """Whether the run that the folder is of has left anything: one that was refused at its beginning has not."""
-        kept = [name for name in OWN_FILES if name != "seconds.json"]
+        kept = set(OWN_FILES) - TOLD_OF_EXPERTS
         return any((self.path / name).exists() for name in kept) or any(
             (self.out / name).exists() for name in PUBLISHED
         )
