@@ -43,7 +43,7 @@ OWN_FILES = (
     "test_checkpoints.json",
 )
 """What a run keeps in its folder, but for its config and pictures."""
-TOLD_OF_EXPERTS = {"seconds.json", "experts.json", "experts.png", "schedule.png"}
+TOLD_BEFORE = {"seconds.json", "experts.json", "experts.png", "schedule.png", "metrics.jsonl"}
 """Those of them that are there before anything is learned; the experts themselves lie in the cache."""
 
 
@@ -154,7 +154,7 @@ class RunFolder:
 
     def _has_results(self) -> bool:
         """Whether the run that the folder is of has left anything: one that was refused at its beginning has not."""
-        kept = set(OWN_FILES) - TOLD_OF_EXPERTS
+        kept = set(OWN_FILES) - TOLD_BEFORE
         return any((self.path / name).exists() for name in kept) or any(
             (self.out / name).exists() for name in PUBLISHED
         )
