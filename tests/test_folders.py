@@ -290,6 +290,6 @@ def test_a_run_that_was_refused_at_its_beginning_does_not_stand_in_the_way(tmp_p
     with pytest.raises(DistillkitError):
         make(tmp_path / "a", settings=bad)
     assert (tmp_path / "a" / "run" / "config.json").is_file()
-    assert make(tmp_path / "a").method == "mtt"
+    assert make(tmp_path / "a").config["method"] == "mtt"
     with pytest.raises(ConfigError, match="holds another run"):  # one that has results still does
         make(tmp_path / "a", settings={"distill.outer_steps": 3})
