@@ -17,7 +17,7 @@ from distillkit.distill.loop import DistillTask, OuterTask, StepRecord, distill,
 from distillkit.distill.objectives import Resources, needs, objective
 from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.real import Available, RealImages, all_images, scheduled_images
-from distillkit.distill.state import OuterState
+from distillkit.distill.state import EngineChoice, OuterState
 from distillkit.distill.synthetic_init import RealData
 from distillkit.errors import ConfigError, DamagedError
 from distillkit.evaluation.protocol import Examination, evaluate_networks, scores_by_epoch
@@ -159,15 +159,23 @@ def _tell_of_standstill(run: Run, state: OuterState) -> None:
 def distill_task(
     run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork, state: OuterState
 ) -> OuterTask:
-    """What the outer steps of the run are made of, in the precision and form that they will run in."""
+    """What the outer steps of the run are made of, as they will be computed; that is written into ``state``."""
 
-    def make(architecture: NetworkSettings, own: FlatNetwork, view: OuterState) -> DistillTask:
+    def make(architecture: NetworkSettings, own: FlatNetwork, view: OuterState) -> tuple[DistillTask, EngineChoice]:
         return _task(run, prepared, trajectories, architecture, own, view)
+
+    def make_member(*given: Any) -> tuple[DistillTask, EngineChoice]:
+        task, choice = make(*given)
+        return backing_off(run, task), choice
 
     pool = student_pool(run, prepared)
     if len(pool) == 1:
-        return make(pool[0], network, state)
-    return pooled_task(run, prepared, network, state, lambda *given: backing_off(run, make(*given)))
+        task, choice = make(pool[0], network, state)
+        state.decide(choice)
+        return task
+    pooled, choices = pooled_task(run, prepared, network, state, make_member)
+    state.decide_each(choices)
+    return pooled
 
 
 def _task(
@@ -177,8 +185,8 @@ def _task(
     architecture: NetworkSettings,
     network: FlatNetwork,
     state: OuterState,
-) -> DistillTask:
-    """With students of one architecture."""
+) -> tuple[DistillTask, EngineChoice]:
+    """With students of one architecture, and how they compute."""
     settings, seed = run.settings.distill, run.settings.seed
     labels = label_part(settings)
     resources = Resources(
@@ -196,11 +204,13 @@ def _task(
     task = DistillTask(settings, objective(resources), outer_optimizer(settings))
     if run.world.size > 1:
         return _dealt(run, prepared, task, network, state)
-    return settled(run, prepared, task, network, state)
+    return settled(run, prepared, task, network, state, state.choice)
 
 
-def _dealt(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork, state: OuterState) -> DistillTask:
-    """The task with its students dealt to the processes of the run, in the form that the leader chose.
+def _dealt(
+    run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork, state: OuterState
+) -> tuple[DistillTask, EngineChoice]:
+    """The task with its students dealt to the processes of the run, which all compute as the leader chose.
 
     Raises:
         ConfigError: this process cannot compute in the form that the leader chose.
@@ -213,22 +223,21 @@ def _dealt(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork
             f"distill.together=always wants equally many students in each of {world.size} processes, there are "
             f"distill.segments={settings.segments}"
         )
-    if state.together:  # of another number of processes, which had other shares
-        state.kept = None
-        state.together = None if not uneven else False
+    choice = state.choice
+    if choice.together:  # of another number of processes, which had other shares
+        choice = replace(choice, kept=None, together=None if not uneven else False)
     dealt = Dealt(task.objective, world, settings.segments)
     task = replace(task, objective=dealt)
     if world.leads:
-        task = settled(run, prepared, task, network, state)
-    form = world.decided(state.form)
+        task, choice = settled(run, prepared, task, network, state, choice)
+    shared = world.decided(choice.shared)
     if not world.leads:
-        state.take_form(form)
-        task = settled(run, prepared, task, network, state)
-    world.agree("form of computing", storage.canonical_json(state.form()))
+        task, choice = settled(run, prepared, task, network, state, replace(choice, **shared))
+    world.agree("form of computing", storage.canonical_json(choice.shared()))
     assert isinstance(task.objective, Dealt)
-    if state.together:
-        state.kept = None  # it is that of a share
-    return replace(task, objective=task.objective.set_apart())
+    if choice.together:
+        choice = replace(choice, kept=None)  # it is that of a share
+    return replace(task, objective=task.objective.set_apart()), choice
 
 
 def _available(run: Run, prepared: Prepared) -> Available:
