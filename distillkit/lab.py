@@ -53,7 +53,8 @@ from distillkit.stages.context import Prepared, Run, make_run, prepare, run_iden
 from distillkit.stages.difficulty import difficulty_scores
 from distillkit.stages.distillation import distilled
 from distillkit.stages.effect import effective, effective_keys
-from distillkit.stages.experts import data_setup, train_experts
+from distillkit.stages.experts import train_experts
+from distillkit.stages.fingerprints import data_setup
 from distillkit.stages.probe import check_second_derivative
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.threads import sample_flop

@@ -47,9 +47,10 @@ from distillkit.stages.context import Prepared, Run, make_run, prepare, run_iden
 from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision
-from distillkit.stages.experts import expert_setup
+from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.length import with_chosen_length
+from distillkit.stages.opinions import expert_opinions
 from distillkit.stages.package import package
 from distillkit.stages.probe import check_networks
 from distillkit.stages.room import check_step_fits
@@ -149,7 +150,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
             return finished
         synthetic, selection = distilled(run, prepared, folder)
         run = with_chosen_length(run, selection)
-        rows = evaluate_rows(run, prepared, synthetic, folder)
+        rows = evaluate_rows(run, prepared, synthetic, folder, lambda: expert_opinions(run, prepared))
         package(run, prepared, folder, synthetic, selection, rows)
         return load_distilled(folder.out)
 

@@ -32,7 +32,8 @@ from distillkit.stages.context import Prepared, Run, determining, kept_of_each, 
 from distillkit.stages.distillation import distill_task
 from distillkit.stages.evaluation import BASELINE_LRS, full_row_path, set_rows
 from distillkit.stages.expert_precision import expert_precision
-from distillkit.stages.experts import expert_setup, planned_trajectories
+from distillkit.stages.experts import planned_trajectories
+from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.probe import check_networks
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.room import PROBE_INNER_STEPS, check_step_fits, sizes

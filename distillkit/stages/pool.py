@@ -10,7 +10,7 @@ from distillkit.distill.pooled import Member, Pooled, PooledTask, steps_each
 from distillkit.distill.state import EngineChoice, OuterState
 from distillkit.networks.functional import FlatNetwork
 from distillkit.settings import NetworkSettings
-from distillkit.stages.architectures import student_pool
+from distillkit.stages.architectures import student, student_pool
 from distillkit.stages.context import Prepared, Run
 
 MakeTask = Callable[[NetworkSettings, FlatNetwork, OuterState], tuple[DistillTask, EngineChoice]]
@@ -35,8 +35,3 @@ def pooled_task(
         choices.append(choice)
     members = tuple(Member(one.objective, own.precision or "fp32") for one, own in zip(made, choices, strict=True))
     return PooledTask(settings, Pooled(members, steps_each(settings)), made[0].optimizer), choices
-
-
-def student(run: Run, prepared: Prepared, architecture: NetworkSettings) -> FlatNetwork:
-    """A network of the students as a function, on the device of the run."""
-    return FlatNetwork(prepared.build(architecture, 0, "student")(0).to(run.device))
