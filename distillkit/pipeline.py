@@ -11,6 +11,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import fresh_networks
 from distillkit.stages.workplace import workplace
 from distillkit.training.given import seed_number, whole
+from distillkit.training.recipe import Recipe
 
 
 @made_on_the_host
@@ -338,47 +340,109 @@ def evaluate(
         DataError: the data set is not what it was when it was distilled.
         ArtifactError: no artifact.
     """
-    networks, seed = whole("networks", networks) or 1, seed_number(seed)
-    architectures = [architectures] if isinstance(architectures, str) else architectures
-    listener = Silent() if progress is None else progress
-    request = StopRequest() if stop is None else stop  # an unset request is false
-    place = world.place(resolve_device(device))
-    ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
-    precision = steady(str(ds.config["settings"].get("precision", "fp32")), place)
-    found = _networks(ds, architectures, listener)
-    recipes = {name: ds.recipe if common_recipe else ds.recipe_for(name) for name in found}
-    for name, network in found.items():  # all of them before one is trained
-        _check_takes(ds, name, network, int(recipes[name]["batch_size"]))
-    asked = [ds.config, recipes, versions(), networks, seed, precision]
-    world.agree("artifact, library version or arguments", storage.fingerprint(asked))
-    with request.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
-        test = ds.test_images(dataset, data_root, progress=listener)
-        exam = Examination(ds.inputs(test, place), test.labels.to(place))
-    training = TrainingSet(ds.images.to(place), ds.targets.to(place))
-    listener.stage("evaluating", networks * len(found))
+    networks, seed, place = whole("networks", networks) or 1, seed_number(seed), world.place(resolve_device(device))
+    contest = _Contest(
+        artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact),
+        networks,
+        seed,
+        place,
+        Silent() if progress is None else progress,
+        StopRequest() if stop is None else stop,  # an unset request is false
+        world,
+    )
+    trials = contest.trials([architectures] if isinstance(architectures, str) else architectures, common_recipe)
+    return contest.reports(trials, contest.exam(dataset, data_root), keep)
 
-    def after_network(accuracy: float) -> None:
-        listener.advance(1, accuracy=accuracy)
-        kept = keep is not None and len(reports) > 0
-        request.check("during evaluation", f"{', '.join(reports)} is saved" if kept else "nothing was saved")
 
-    reports: dict[str, EvalReport] = {}
-    for name, network in found.items():
+Trials = dict[str, tuple[NetworkSettings, dict[str, Any]]]
+"""By the names of their rows, networks and the recipes that they are trained by, as JSON."""
 
-        def build(index: int, network: NetworkSettings = network) -> nn.Module:
+
+@dataclass(frozen=True)
+class _Contest:
+    """Trains ``networks`` fresh networks of each of several architectures on a set, and asks them about test images."""
+
+    ds: DistilledDataset
+    networks: int
+    seed: int
+    place: torch.device
+    listener: Progress
+    request: StopRequest
+    world: World
+
+    @property
+    def precision(self) -> str:
+        """In which they are trained: that of the run that made the set, where it can be had."""
+        return steady(str(self.ds.config["settings"].get("precision", "fp32")), self.place)
+
+    def trials(self, architectures: Sequence[str], common_recipe: bool) -> Trials:
+        """What is to be trained, checked before anything is.
+
+        Raises:
+            ConfigError: an architecture is unknown or does not fit the images or the recipe.
+            LostError: other processes were asked something else.
+        """
+        ds = self.ds
+        found = _networks(ds, architectures, self.listener)
+        recipes = {name: ds.recipe if common_recipe else ds.recipe_for(name) for name in found}
+        for name, network in found.items():
+            _check_takes(ds, name, network, int(recipes[name]["batch_size"]))
+        asked = [ds.config, recipes, versions(), self.networks, self.seed, self.precision]
+        self.world.agree("artifact, library version or arguments", storage.fingerprint(asked))
+        return {name: (network, recipes[name]) for name, network in found.items()}
+
+    def exam(self, dataset: str | Path | ImageSet | SourceData | None, data_root: str | None) -> Examination:
+        """The test images.
+
+        Raises:
+            DataError: they are not those of the data set that was distilled.
+        """
+        saved = "while reading the data; images that are decoded are kept"
+        with self.request.at_once(saved, "nothing was measured yet"):
+            test = self.ds.test_images(dataset, data_root, progress=self.listener)
+            return Examination(self.ds.inputs(test, self.place), test.labels.to(self.place))
+
+    def reports(
+        self, trials: Trials, exam: Examination, keep: Callable[[str, EvalReport], None] | None
+    ) -> dict[str, EvalReport]:
+        """Test accuracies by the names of ``trials``; ``keep`` is told each as soon as it is measured."""
+        ds, reports = self.ds, dict[str, EvalReport]()
+        training = TrainingSet(ds.images.to(self.place), ds.targets.to(self.place))
+        self.listener.stage("evaluating", self.networks * len(trials))
+
+        def after_network(accuracy: float) -> None:
+            self.listener.advance(1, accuracy=accuracy)
+            kept = keep is not None and len(reports) > 0
+            self.request.check("during evaluation", f"{', '.join(reports)} is saved" if kept else "nothing was saved")
+
+        for name, (network, recipe) in trials.items():
+            if recipe is not ds.recipe:
+                self.listener.note(f"{name}: {recipe_words(recipe)}")
+            reports[name] = self._report(network, recipe_from_json(recipe), training, exam, after_network)
+            if keep is not None:
+                keep(name, reports[name])
+        return reports
+
+    def _report(
+        self,
+        network: NetworkSettings,
+        recipe: Recipe,
+        training: TrainingSet,
+        exam: Examination,
+        after_network: Callable[[float], None],
+    ) -> EvalReport:
+        ds, count, seed = self.ds, self.networks, self.seed
+
+        def build(index: int) -> nn.Module:
             return build_network(network, ds.image_shape, ds.num_classes, seed, "evaluate", index, "init")
 
-        if recipes[name] is not ds.recipe:
-            listener.note(f"{name}: {recipe_words(recipes[name])}")
-        recipe = recipe_from_json(recipes[name])
-        form = fresh_networks(place, recipe, len(ds.images), networks, note=listener.note, processes=world.size)
-        with arithmetic(precision, place):
-            reports[name] = evaluate_networks(
-                build, training, exam, recipe, seed, networks, after_network, form=form, world=world
+        form = fresh_networks(
+            self.place, recipe, len(ds.images), count, note=self.listener.note, processes=self.world.size
+        )
+        with arithmetic(self.precision, self.place):
+            return evaluate_networks(
+                build, training, exam, recipe, seed, count, after_network, form=form, world=self.world
             )
-        if keep is not None:
-            keep(name, reports[name])
-    return reports
 
 
 def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Progress) -> dict[str, NetworkSettings]:
