@@ -399,14 +399,14 @@ def test_compress__compiled_with_some_graphs_kept_goes_on_to_the_same_bytes(tmp_
 
 
 def test_compress__eager_where_the_step_cannot_be_compiled(tmp_path, tiny, monkeypatch):
-    from distillkit.stages import student
+    from distillkit.stages import engine
 
-    class Broken(student.CompiledFunctions):
+    class Broken(engine.CompiledFunctions):
         def trace(self, *arguments):
             raise OSError("no g++")
 
-    monkeypatch.setattr(student, "CompiledFunctions", Broken)
-    monkeypatch.setattr(student, "compiling_pays", lambda *arguments: True)
+    monkeypatch.setattr(engine, "CompiledFunctions", Broken)
+    monkeypatch.setattr(engine, "compiling_pays", lambda *arguments: True)
     notes = Notes()
     eager = run(tmp_path / "a", tiny, progress=notes)
     assert any("cannot be compiled here (OSError: no g++); distilling eagerly" in note for note in notes.notes)

@@ -30,6 +30,7 @@ from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.difficulty import ranked
+from distillkit.stages.engine import choose_engine, eager_engine
 from distillkit.stages.experts import pulled_from, train_experts
 from distillkit.stages.fingerprints import data_setup, expert_seed
 from distillkit.stages.initial_set import initial_set, real_data
@@ -37,7 +38,6 @@ from distillkit.stages.length import chosen_length
 from distillkit.stages.pool import pooled_task
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.recorder import Recorder
-from distillkit.stages.student import eager_engine, settled
 from distillkit.tracking import open_tracker
 from distillkit.trajectories.store import TrajectoryStore
 
@@ -205,7 +205,7 @@ def _task(
     task = DistillTask(settings, objective(resources), outer_optimizer(settings))
     if run.world.size > 1:
         return _dealt(run, prepared, task, network, state)
-    return settled(run, prepared, task, network, state, state.choice)
+    return choose_engine(run, prepared, task, network, state, state.choice)
 
 
 def _dealt(
@@ -230,10 +230,10 @@ def _dealt(
     dealt = Dealt(task.objective, world, settings.segments)
     task = replace(task, objective=dealt)
     if world.leads:
-        task, choice = settled(run, prepared, task, network, state, choice)
+        task, choice = choose_engine(run, prepared, task, network, state, choice)
     shared = world.decided(choice.shared)
     if not world.leads:
-        task, choice = settled(run, prepared, task, network, state, replace(choice, **shared))
+        task, choice = choose_engine(run, prepared, task, network, state, replace(choice, **shared))
     world.agree("form of computing", storage.canonical_json(choice.shared()))
     assert isinstance(task.objective, Dealt)
     if choice.together:

@@ -6,11 +6,11 @@ from torch import nn
 
 from distillkit.data.coresets import select_coreset
 from distillkit.distill.inner_optimizers import Sgd
+from distillkit.distill.inner_steps import InnerStep
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import MatchingProblem, matching_part
 from distillkit.distill.start import balance_factor, perturb_convolutions
 from distillkit.distill.step_functions import EagerFunctions, InnerLoss, scaled
-from distillkit.distill.student import InnerStep
 from distillkit.distill.unroll import Unroll
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.smooth import (

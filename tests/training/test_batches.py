@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from distillkit import compress, evaluate, load_distilled, prepare_model
-from distillkit.distill.student import batch_indices
+from distillkit.distill.inner_steps import batch_indices
 from distillkit.errors import ConfigError
 from distillkit.evaluation.tuning import Candidate
 from distillkit.lab import effective

@@ -52,7 +52,7 @@ def eager_engine(network: FlatNetwork, labels: LabelPart) -> Engine:
     return Engine(network, EagerFunctions(InnerLoss(network, labels)), EagerFunctions(InnerLoss(network, HardLabels())))
 
 
-def settled(
+def choose_engine(
     run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork, state: OuterState, begun: EngineChoice
 ) -> tuple[DistillTask, EngineChoice]:
     """``task``, whose engine is an eager float32 one, with the engine that it will run by, and what was chosen.
