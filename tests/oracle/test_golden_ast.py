@@ -20,7 +20,7 @@ from distillkit.experts.smooth import (
     one_sided_loss_penalty,
     two_sided_logit_penalty,
 )
-from distillkit.methods.ast import PUBLISHED_EXPERTS
+from distillkit.methods.ast import PAPER_EXPERTS
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.records import Segment
@@ -50,7 +50,7 @@ def test_clipping__coefficient_and_lr_of_every_epoch(golden):
     assert [Clipping(ExpertSettings().clipping)(epoch) for epoch in range(50)] == pytest.approx(
         golden["clip.coefficient"].tolist()
     )
-    values = {key.split(".")[1]: value for key, value in PUBLISHED_EXPERTS.items() if key.startswith("experts.")}
+    values = {key.split(".")[1]: value for key, value in PAPER_EXPERTS.items() if key.startswith("experts.")}
     recipe = expert_recipe(ExpertSettings(**values, loss="clipping"), None)
     model, rates = nn.Linear(1, 2), []
     for summary in fit(model, torch.ones(2, 1), torch.tensor([0, 1]), recipe, 0, "test"):
