@@ -281,6 +281,7 @@ def evaluate(
     from distillkit import load_distilled, pipeline
     from distillkit.errors import ConfigError
     from distillkit.hub.address import is_folder
+    from distillkit.stages.contest import check_architectures
 
     if save and not is_folder(artifact):
         raise ConfigError(f"--save needs a local artifact folder, {artifact!r} is not one; run 'distillkit pull' first")
@@ -291,7 +292,7 @@ def evaluate(
             raise ConfigError(
                 f"{artifact} has results for {', '.join(taken)} already; leave out --save, or that --arch"
             )
-        pipeline.check_architectures(ds, asked)  # before data are fetched and decoded
+        check_architectures(ds, asked)  # before data are fetched and decoded
         with stop.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
             data = ds.load_source(dataset, data_root, parts=("test",), progress=progress)
         if save and not ds.is_source(data):
