@@ -30,7 +30,7 @@ from distillkit.stages.architectures import student_pool
 from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, determining, kept_of_each, prepare, prepared_from
 from distillkit.stages.distillation import distill_task
-from distillkit.stages.engine import DEFAULT_KEPT
+from distillkit.stages.engine_trials import DEFAULT_KEPT
 from distillkit.stages.evaluation import BASELINE_LRS, full_row_path, set_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.experts import planned_trajectories

@@ -399,13 +399,13 @@ def test_compress__compiled_with_some_graphs_kept_goes_on_to_the_same_bytes(tmp_
 
 
 def test_compress__eager_where_the_step_cannot_be_compiled(tmp_path, tiny, monkeypatch):
-    from distillkit.stages import engine
+    from distillkit.stages import engine, engine_trials
 
-    class Broken(engine.CompiledFunctions):
+    class Broken(engine_trials.CompiledFunctions):
         def trace(self, *arguments):
             raise OSError("no g++")
 
-    monkeypatch.setattr(engine, "CompiledFunctions", Broken)
+    monkeypatch.setattr(engine_trials, "CompiledFunctions", Broken)
     monkeypatch.setattr(engine, "compiling_pays", lambda *arguments: True)
     notes = Notes()
     eager = run(tmp_path / "a", tiny, progress=notes)

@@ -12,7 +12,7 @@ from distillkit.errors import Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
-from distillkit.stages import engine
+from distillkit.stages import engine, engine_trials
 from tests.test_pipeline import Notes, StopAfter, run
 
 
@@ -68,8 +68,10 @@ def test_bf16__gradient_and_adjoint_stay_float32_and_agree(data, form):
 def fast_bf16(monkeypatch):
     """A machine on which bfloat16 is fast, and steps are compiled by leaving them as they are."""
     monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
-    monkeypatch.setattr(engine, "CompiledFunctions", lambda loss, **options: CompiledFunctions(loss, backend=None))
-    monkeypatch.setattr(engine, "trace_bytes", lambda *arguments: 2**50)  # too much to keep
+    monkeypatch.setattr(
+        engine_trials, "CompiledFunctions", lambda loss, **options: CompiledFunctions(loss, backend=None)
+    )
+    monkeypatch.setattr(engine_trials, "trace_bytes", lambda *arguments: 2**50)  # too much to keep
     monkeypatch.setattr(engine, "LOW_PRECISION_FROM_FLOP", 0)
     return {"distill.compile": "always"}
 

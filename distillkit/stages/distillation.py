@@ -30,7 +30,8 @@ from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.difficulty import ranked
-from distillkit.stages.engine import choose_engine, eager_engine
+from distillkit.stages.engine import choose_engine
+from distillkit.stages.engine_trials import eager_engine
 from distillkit.stages.experts import pulled_from, train_experts
 from distillkit.stages.fingerprints import data_setup, expert_seed
 from distillkit.stages.initial_set import initial_set, real_data

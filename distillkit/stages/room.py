@@ -19,7 +19,7 @@ from distillkit.networks.functional import FlatNetwork
 from distillkit.settings import DistillSettings
 from distillkit.stages.architectures import student_pool
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.engine import DEFAULT_KEPT
+from distillkit.stages.engine_trials import DEFAULT_KEPT
 from distillkit.stages.experts import expert_bytes
 
 PROBE_INNER_STEPS = 2

@@ -31,7 +31,7 @@ from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.networks.timm_models import prepare_model
 from distillkit.settings import DistillSettings
 from distillkit.stages.checks import check_distillation
-from distillkit.stages.engine import eager_engine
+from distillkit.stages.engine_trials import eager_engine
 
 CLASSES, IPC, PIXELS, COUNT = 3, 2, 8, 5
 AUGMENTATION = Augmentation.parse("color_crop_cutout_flip_scale_rotate")

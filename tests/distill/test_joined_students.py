@@ -19,7 +19,7 @@ from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork
 from distillkit.settings import DistillSettings, NetworkSettings
-from distillkit.stages.engine import eager_engine
+from distillkit.stages.engine_trials import eager_engine
 
 NETWORK = FlatNetwork(build_network(NetworkSettings(width=3, depth=2), (1, 8, 8), 2, 0, "n").double())
 

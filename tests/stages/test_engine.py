@@ -4,7 +4,7 @@ import torch
 
 from distillkit.distill.state import EngineChoice, OuterState
 from distillkit.distill.step_functions import CompiledFunctions
-from distillkit.stages import distillation, engine
+from distillkit.stages import distillation, engine_trials
 from distillkit.stages.engine import choose_engine
 from tests.test_pipeline import Notes, run
 
@@ -56,7 +56,7 @@ def hungry(kind):
 
 
 def test_students_that_do_not_fit_side_by_side_take_turns(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(engine, "try_functions", hungry(object))
+    monkeypatch.setattr(engine_trials, "try_functions", hungry(object))
     begun = EngineChoice(compiled=False, precision="fp32", together=True, kept=1)
     choice, notes = chosen_where(tmp_path, tiny, monkeypatch, begun)
     assert (choice.together, choice.compiled) == (False, False)
@@ -65,9 +65,11 @@ def test_students_that_do_not_fit_side_by_side_take_turns(tmp_path, tiny, monkey
 
 
 def test_a_compiled_step_that_does_not_fit_is_taken_operation_by_operation(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr(engine, "CompiledFunctions", lambda loss, **options: CompiledFunctions(loss, backend=None))
-    monkeypatch.setattr(engine, "trace_bytes", lambda *arguments: 2**28)
-    monkeypatch.setattr(engine, "try_functions", hungry(CompiledFunctions))
+    monkeypatch.setattr(
+        engine_trials, "CompiledFunctions", lambda loss, **options: CompiledFunctions(loss, backend=None)
+    )
+    monkeypatch.setattr(engine_trials, "trace_bytes", lambda *arguments: 2**28)
+    monkeypatch.setattr(engine_trials, "try_functions", hungry(CompiledFunctions))
     choice, notes = chosen_where(tmp_path, tiny, monkeypatch, EngineChoice(precision="fp32", kept=1), **COMPILED)
     assert (choice.together, choice.compiled) == (False, False)
     assert choice.kept == COMPILED["distill.inner_steps"]
