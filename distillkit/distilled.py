@@ -41,6 +41,7 @@ from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, fit, in_training_form
 from distillkit.training.given import check_outputs, check_trainable, device_of, positive, seed_number, whole
 from distillkit.training.loader import TensorLoader
+from distillkit.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -231,27 +232,56 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         seed = seed_number(seed)
         chosen = self.recipe_for(model) if recipe is None else dict(recipe)
         how = recipe_from_json(self._overridden(chosen, lr, epochs, batch_size, augment))
+        self._check_can_train(model, place, how.batch_size)
+        self._warn_of_batch_norm(model)
+        seen = in_training_form(model, place, amp=amp, compiled=compiled)
+        self._fit(seen, how, seed, self._training_targets(hard_labels, how).to(place), progress)
+        return model.eval()
+
+    def _check_can_train(self, model: nn.Module, place: torch.device, batch_size: int) -> None:
+        """Does the model, which is moved to ``place``, take the set's images, can it be trained on such batches?
+
+        Raises:
+            ConfigError: no.
+        """
         device_of(model)
         check_trainable(model)
         check_outputs(model.to(place), self.images[:2].to(place), self.num_classes)
-        if how.batch_size == 1 and needs_several(model, self.image_shape):
+        if batch_size == 1 and needs_several(model, self.image_shape):
             raise ConfigError(
                 "the model has batch normalisation on a map of one pixel, which a batch of one image gives no "
                 "statistics; batch_size=2 or more"
             )
-        self._warn_of_batch_norm(model)
-        targets = self._chosen(hard_labels).to(place)
-        if hard_labels and how.mixing is not None:
-            targets = F.one_hot(targets, self.num_classes).to(self.images.dtype)
-        seen = in_training_form(model, place, amp=amp, compiled=compiled)
-        finite = torch.ones((), dtype=torch.bool, device=place)
-        for summary in fit(seen, self.images.to(place), targets, how, seed, "train"):
+
+    def _training_targets(self, hard_labels: bool, recipe: Recipe) -> Tensor:
+        """Class ids [n] or label probabilities [n, K], which alone can be mixed."""
+        targets = self._chosen(hard_labels)
+        if hard_labels and recipe.mixing is not None:
+            return F.one_hot(targets, self.num_classes).to(self.images.dtype)
+        return targets
+
+    def _fit(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        seed: int,
+        targets: Tensor,
+        progress: Callable[[int, float], None] | None,
+    ) -> None:
+        """Train where ``targets`` are.
+
+        Raises:
+            DivergenceError: the loss did not stay finite.
+        """
+        finite = torch.ones((), dtype=torch.bool, device=targets.device)
+        for summary in fit(model, self.images.to(targets.device), targets, recipe, seed, "train"):
             finite &= torch.isfinite(summary.loss)
             if progress is not None:
                 progress(summary.epoch, float(summary.loss))
         if not finite:
-            raise DivergenceError(f"the loss did not stay finite at lr {how.lr:g}; begin with a fresh model, and less")
-        return model.eval()
+            raise DivergenceError(
+                f"the loss did not stay finite at lr {recipe.lr:g}; begin with a fresh model, and less"
+            )
 
     @made_on_the_host
     def recipe_for(self, model: nn.Module | str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.data.coresets import select_coreset
 from distillkit.distill.inner_optimizers import INNER_OPTIMIZERS, InnerOptimizer, inner_optimizer
+from distillkit.distill.inner_steps import InnerStep, plan_inner_steps, to_device
 from distillkit.distill.labels import LABELS, HardLabels, LabelPart, label_part
 from distillkit.distill.matching import (
     MASKS,
@@ -29,7 +30,6 @@ from distillkit.distill.real import REAL_ORDERS
 from distillkit.distill.segments import SEGMENTS, segment_sampler
 from distillkit.distill.start import INNER_SCALES, PERTURBATIONS, STARTS
 from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, StepFunctions
-from distillkit.distill.student import InnerStep, plan_inner_steps, to_device
 from distillkit.distill.synthetic_init import INITS, RealData, initial_images
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.distill.windows import WINDOWS
@@ -53,7 +53,8 @@ from distillkit.stages.context import Prepared, Run, make_run, prepare, run_iden
 from distillkit.stages.difficulty import difficulty_scores
 from distillkit.stages.distillation import distilled
 from distillkit.stages.effect import effective, effective_keys
-from distillkit.stages.experts import data_setup, train_experts
+from distillkit.stages.experts import train_experts
+from distillkit.stages.fingerprints import data_setup
 from distillkit.stages.probe import check_second_derivative
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.threads import sample_flop

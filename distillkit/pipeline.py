@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from distillkit import storage
 from distillkit.artifact.layout import FILES
@@ -27,34 +26,30 @@ from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.distributed import ALONE, World
 from distillkit.environment import made_on_the_host, resolve_device, versions
 from distillkit.errors import ArtifactError, ConfigError
-from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
-from distillkit.evaluation.recipe import recipe_from_json, recipe_words
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Layer, Method
-from distillkit.networks.build import architecture_name, build_network, check_memory, parse_architecture
-from distillkit.networks.kinds import needs_several
-from distillkit.networks.timm_models import prepare_model
 from distillkit.plan import fitted, with_sizes
-from distillkit.precision import arithmetic, candidates, steady
+from distillkit.precision import candidates
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.run_folder import RunFolder
-from distillkit.settings import DatasetSettings, NetworkSettings
+from distillkit.settings import DatasetSettings
 from distillkit.stages.checks import check_distillation, needs_experts
+from distillkit.stages.contest import Contest
 from distillkit.stages.context import Prepared, Run, make_run, prepare, run_identity
 from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision
-from distillkit.stages.experts import expert_setup
+from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
 from distillkit.stages.length import with_chosen_length
+from distillkit.stages.opinions import expert_opinions
 from distillkit.stages.package import package
 from distillkit.stages.probe import check_networks
 from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settle_threads
-from distillkit.stages.training_form import fresh_networks
 from distillkit.stages.workplace import workplace
 from distillkit.training.given import seed_number, whole
 
@@ -149,7 +144,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
             return finished
         synthetic, selection = distilled(run, prepared, folder)
         run = with_chosen_length(run, selection)
-        rows = evaluate_rows(run, prepared, synthetic, folder)
+        rows = evaluate_rows(run, prepared, synthetic, folder, lambda: expert_opinions(run, prepared))
         package(run, prepared, folder, synthetic, selection, rows)
         return load_distilled(folder.out)
 
@@ -337,110 +332,18 @@ def evaluate(
         DataError: the data set is not what it was when it was distilled.
         ArtifactError: no artifact.
     """
-    networks, seed = whole("networks", networks) or 1, seed_number(seed)
-    architectures = [architectures] if isinstance(architectures, str) else architectures
-    listener = Silent() if progress is None else progress
-    request = StopRequest() if stop is None else stop  # an unset request is false
-    place = world.place(resolve_device(device))
-    ds = artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact)
-    precision = steady(str(ds.config["settings"].get("precision", "fp32")), place)
-    found = _networks(ds, architectures, listener)
-    recipes = {name: ds.recipe if common_recipe else ds.recipe_for(name) for name in found}
-    for name, network in found.items():  # all of them before one is trained
-        _check_takes(ds, name, network, int(recipes[name]["batch_size"]))
-    asked = [ds.config, recipes, versions(), networks, seed, precision]
-    world.agree("artifact, library version or arguments", storage.fingerprint(asked))
-    with request.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
-        test = ds.test_images(dataset, data_root, progress=listener)
-        exam = Examination(ds.inputs(test, place), test.labels.to(place))
-    training = TrainingSet(ds.images.to(place), ds.targets.to(place))
-    listener.stage("evaluating", networks * len(found))
-
-    def after_network(accuracy: float) -> None:
-        listener.advance(1, accuracy=accuracy)
-        kept = keep is not None and len(reports) > 0
-        request.check("during evaluation", f"{', '.join(reports)} is saved" if kept else "nothing was saved")
-
-    reports: dict[str, EvalReport] = {}
-    for name, network in found.items():
-
-        def build(index: int, network: NetworkSettings = network) -> nn.Module:
-            return build_network(network, ds.image_shape, ds.num_classes, seed, "evaluate", index, "init")
-
-        if recipes[name] is not ds.recipe:
-            listener.note(f"{name}: {recipe_words(recipes[name])}")
-        recipe = recipe_from_json(recipes[name])
-        form = fresh_networks(place, recipe, len(ds.images), networks, note=listener.note, processes=world.size)
-        with arithmetic(precision, place):
-            reports[name] = evaluate_networks(
-                build, training, exam, recipe, seed, networks, after_network, form=form, world=world
-            )
-        if keep is not None:
-            keep(name, reports[name])
-    return reports
-
-
-def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Progress) -> dict[str, NetworkSettings]:
-    """The networks by the names of their rows; what of them is changed so that the set can train them is told.
-
-    Raises:
-        ConfigError: an architecture is unknown or does not fit the images.
-    """
-    own = NetworkSettings.model_validate(ds.recipe["architecture"])
-    found = {}
-    for text in architectures:
-        asked = parse_architecture(text, own)
-        check_memory(asked, ds.image_shape, ds.num_classes, torch.device("cpu"))
-        network, note = ds.fitting(asked, keep="norm=" in text)
-        name = text if note is None else architecture_name(network)
-        found[name] = network
-        if note is not None:
-            listener.note(f"{name}: {note}")
-    for name, network in found.items():
-        if name.startswith("timm/"):
-            changed = prepare_model(
-                network.name,
-                num_classes=ds.num_classes,
-                image_size=ds.image_shape[1],
-                channels=ds.image_shape[0],
-                norm=network.replace_norm,
-            )[1]
-            listener.note(f"{name}: {'; '.join(changed) if changed else 'as timm makes it'}")
-    return found
-
-
-def check_architectures(ds: DistilledDataset, architectures: Sequence[str]) -> None:
-    """Can all of these networks be trained on the set?
-
-    Raises:
-        ConfigError: one is unknown or does not fit the images or its recipe.
-    """
-    for name, network in _networks(ds, architectures, Silent()).items():
-        _check_takes(ds, name, network, int(ds.recipe_for(name)["batch_size"]))
-
-
-def _check_takes(ds: DistilledDataset, name: str, network: NetworkSettings, batch_size: int) -> None:
-    """Can the network be built for these images, does it give logits of them, and can it be trained on batches of this
-    size?
-
-    Raises:
-        ConfigError: no.
-    """
-    try:
-        model = build_network(network, ds.image_shape, ds.num_classes, 0, "evaluate").eval()
-        with torch.no_grad():
-            shape = tuple(model(ds.images[:2].float()).shape)
-    except ConfigError:
-        raise
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{name} does not take this set's images: {str(error).splitlines()[0]}") from error
-    if shape[1:] != (ds.num_classes,):
-        raise ConfigError(f"{name} gives outputs of shape {shape[1:]}, the set has {ds.num_classes} classes")
-    if batch_size == 1 and needs_several(model, ds.image_shape):
-        raise ConfigError(
-            f"{name} has batch normalisation on a map of one pixel, and its recipe trains on one image at a time, "
-            "which gives no statistics; take another network"
-        )
+    networks, seed, place = whole("networks", networks) or 1, seed_number(seed), world.place(resolve_device(device))
+    contest = Contest(
+        artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact),
+        networks,
+        seed,
+        place,
+        Silent() if progress is None else progress,
+        StopRequest() if stop is None else stop,  # an unset request is false
+        world,
+    )
+    trials = contest.trials([architectures] if isinstance(architectures, str) else architectures, common_recipe)
+    return contest.reports(trials, contest.exam(dataset, data_root), keep)
 
 
 def measured_before(ds: DistilledDataset, architectures: Sequence[str]) -> list[str]:

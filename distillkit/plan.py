@@ -30,13 +30,14 @@ from distillkit.stages.architectures import student_pool
 from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.context import Prepared, Run, determining, kept_of_each, prepare, prepared_from
 from distillkit.stages.distillation import distill_task
+from distillkit.stages.engine_trials import DEFAULT_KEPT
 from distillkit.stages.evaluation import BASELINE_LRS, full_row_path, set_rows
 from distillkit.stages.expert_precision import expert_precision
-from distillkit.stages.experts import expert_setup, planned_trajectories
+from distillkit.stages.experts import planned_trajectories
+from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.probe import check_networks
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.room import PROBE_INNER_STEPS, check_step_fits, sizes
-from distillkit.stages.student import DEFAULT_KEPT
 from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict

@@ -12,6 +12,7 @@ from distillkit.config import compose
 from distillkit.errors import ConfigError, DamagedError, Interrupted
 from distillkit.interrupt import StopRequest, early_signals, stop_on_signals
 from distillkit.run_folder import RunFolder
+from distillkit.stages import contest
 from distillkit.trajectories.store import TrajectoryStore
 
 
@@ -94,7 +95,7 @@ def test_leftovers__of_killed_writers_go_once_they_are_old(tmp_path):
 
 
 def test_evaluate__all_names_are_tried_before_one_is_trained(copy, monkeypatch):
-    monkeypatch.setattr(pipeline, "evaluate_networks", None)
+    monkeypatch.setattr(contest, "evaluate_networks", None)
     with pytest.raises(ConfigError):
         pipeline.evaluate(load_distilled(copy), ["convnet:width=4", "convnet:depth=9"], device="cpu")
 

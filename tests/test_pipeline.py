@@ -10,14 +10,15 @@ from filelock import FileLock
 
 from distillkit import compress, evaluate, load_distilled, storage
 from distillkit.distill.state import OuterState
-from distillkit.errors import ConfigError, DataError, Interrupted, StorageError
+from distillkit.errors import ConfigError, DataError, Interrupted, StorageError, TrajectoryError
 from distillkit.interrupt import StopRequest, stop_on_signals
 from distillkit.lab import effective
 from distillkit.pipeline import save_reports
 from distillkit.progress import Silent
 from distillkit.records import EvalReport
+from distillkit.run_folder import RunFolder
 from distillkit.stages.tune import tune
-from distillkit.trajectories.store import TrajectoryStore
+from distillkit.trajectories.store import TrajectoryStore, experts_root
 
 ARTIFACT = (
     "distilled.safetensors",
@@ -336,9 +337,25 @@ def test_compress__soft_labels_are_measured_beside_hard_ones_and_random_images(t
     assert ds.results["selection"]["gated_steps"] == 0
     again = load_distilled(tmp_path / "pad")
     assert torch.equal(again.targets, ds.targets)
+    _is_measured_again_without_training_an_expert(tmp_path / "pad", tiny, settings, ds)
     hard = run(tmp_path / "mtt", tiny)
     assert "hard_labels" not in hard.results
     assert "random-soft" not in hard.results["baselines"]
+
+
+def _is_measured_again_without_training_an_expert(folder, tiny, settings, ds):
+    rows, trained = folder / "run" / "evaluation.json", experts_root()
+    (folder / "distill_config.json").unlink()  # as a run that was stopped while it was measured
+    rows.rename(folder / "rows")
+    trained.rename(folder / "experts")
+    with pytest.raises(TrajectoryError, match=r"experts 0, .* any more; 'distillkit experts train' with the options"):
+        run(folder, tiny, method="pad", settings=settings)
+    assert not list(trained.glob("*/*.safetensors"))
+    assert {"set", "hard"} <= set(RunFolder(folder).rows())
+    shutil.rmtree(trained, ignore_errors=True)
+    (folder / "experts").rename(trained)
+    assert run(folder, tiny, method="pad", settings=settings).results["baselines"] == ds.results["baselines"]
+    (folder / "rows").unlink()
 
 
 def test_compress__random_images_with_the_experts_labels_need_no_outer_step(tmp_path, tiny):
@@ -382,14 +399,14 @@ def test_compress__compiled_with_some_graphs_kept_goes_on_to_the_same_bytes(tmp_
 
 
 def test_compress__eager_where_the_step_cannot_be_compiled(tmp_path, tiny, monkeypatch):
-    from distillkit.stages import student
+    from distillkit.stages import engine, engine_trials
 
-    class Broken(student.CompiledFunctions):
+    class Broken(engine_trials.CompiledFunctions):
         def trace(self, *arguments):
             raise OSError("no g++")
 
-    monkeypatch.setattr(student, "CompiledFunctions", Broken)
-    monkeypatch.setattr(student, "compiling_pays", lambda *arguments: True)
+    monkeypatch.setattr(engine_trials, "CompiledFunctions", Broken)
+    monkeypatch.setattr(engine, "compiling_pays", lambda *arguments: True)
     notes = Notes()
     eager = run(tmp_path / "a", tiny, progress=notes)
     assert any("cannot be compiled here (OSError: no g++); distilling eagerly" in note for note in notes.notes)

@@ -12,7 +12,7 @@ from distillkit.errors import Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
-from distillkit.stages import student
+from distillkit.stages import engine, engine_trials
 from tests.test_pipeline import Notes, StopAfter, run
 
 
@@ -68,9 +68,11 @@ def test_bf16__gradient_and_adjoint_stay_float32_and_agree(data, form):
 def fast_bf16(monkeypatch):
     """A machine on which bfloat16 is fast, and steps are compiled by leaving them as they are."""
     monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
-    monkeypatch.setattr(student, "CompiledFunctions", lambda loss, **options: CompiledFunctions(loss, backend=None))
-    monkeypatch.setattr(student, "trace_bytes", lambda *arguments: 2**50)  # too much to keep
-    monkeypatch.setattr(student, "LOW_PRECISION_FROM_FLOP", 0)
+    monkeypatch.setattr(
+        engine_trials, "CompiledFunctions", lambda loss, **options: CompiledFunctions(loss, backend=None)
+    )
+    monkeypatch.setattr(engine_trials, "trace_bytes", lambda *arguments: 2**50)  # too much to keep
+    monkeypatch.setattr(engine, "LOW_PRECISION_FROM_FLOP", 0)
     return {"distill.compile": "always"}
 
 
@@ -93,8 +95,8 @@ def test_auto__is_float32_where_the_step_is_not_compiled(tmp_path, tiny, fast_bf
 
 
 def test_auto__falls_back_where_none_agrees(tmp_path, tiny, fast_bf16, monkeypatch):
-    monkeypatch.setattr("distillkit.stages.student.AGREEMENT", 1.1)
-    monkeypatch.setattr("distillkit.stages.student.ROUNDING", 0.0)
+    monkeypatch.setattr("distillkit.stages.engine.AGREEMENT", 1.1)
+    monkeypatch.setattr("distillkit.stages.engine.ROUNDING", 0.0)
     notes = Notes()
     found = run(tmp_path / "a", tiny, settings=fast_bf16, progress=notes).results["selection"]
     assert found["precision"] == "fp32"
@@ -103,7 +105,7 @@ def test_auto__falls_back_where_none_agrees(tmp_path, tiny, fast_bf16, monkeypat
 
 
 def test_auto__rounding_that_drowns_in_the_variance_between_students_is_taken(tmp_path, tiny, fast_bf16, monkeypatch):
-    monkeypatch.setattr("distillkit.stages.student.AGREEMENT", 1.1)
+    monkeypatch.setattr("distillkit.stages.engine.AGREEMENT", 1.1)
     notes = Notes()
     found = run(tmp_path / "a", tiny, settings=fast_bf16, progress=notes).results["selection"]
     assert found["precision"] == "bf16"
@@ -126,7 +128,7 @@ def test_auto__a_run_goes_on_in_the_precision_it_was_begun_in(tmp_path, tiny, fa
     stop = StopRequest()
     with pytest.raises(Interrupted):
         run(tmp_path / "a", tiny, settings=fast_bf16, stop=stop, progress=StopAfter(stop, 9))
-    monkeypatch.setattr("distillkit.stages.student._precision", None)  # nothing is decided again
+    monkeypatch.setattr("distillkit.stages.engine._precision", None)  # nothing is decided again
     assert torch.equal(run(tmp_path / "a", tiny, settings=fast_bf16).images, whole.images)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,10 +20,14 @@ from distillkit.cli.sharing import card, pull, push
 from distillkit.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from distillkit.config import Composed
     from distillkit.distilled import DistilledDataset
+    from distillkit.distributed import World
     from distillkit.interrupt import StopRequest
     from distillkit.progress import Progress
+    from distillkit.records import EvalReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -130,9 +135,7 @@ def compress(
     compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
 
     from distillkit import pipeline
-    from distillkit.distributed import is_launched, joined
     from distillkit.environment import resolve_device
-    from distillkit.interrupt import stop_on_signals
 
     composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
     name = composed.settings.dataset.name
@@ -140,8 +143,7 @@ def compress(
         _plan(composed, device, world, quiet, as_json)
         return
     folder = out or pipeline.default_out(name, ipc, record.name)
-    told = console.tell_of_stop if not quiet else console.say_nothing
-    with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
+    with _running(quiet) as (progress, stop, processes):
         ds = pipeline.compress(
             dataset,
             ipc=ipc,
@@ -159,6 +161,21 @@ def compress(
         )
         if processes.leads:
             ds = _tuned(ds, folder, arch or [], budget, name, device, data_root, progress, stop)
+    _print_set(ds, folder, as_json)
+
+
+@contextmanager
+def _running(quiet: bool) -> Iterator[tuple[Progress, StopRequest, World]]:
+    """Who listens to a command that several processes may share, who stops it, and the processes."""
+    from distillkit.distributed import is_launched, joined
+    from distillkit.interrupt import stop_on_signals
+
+    told = console.say_nothing if quiet else console.tell_of_stop
+    with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
+        yield progress, stop, processes
+
+
+def _print_set(ds: DistilledDataset, folder: Path, as_json: bool) -> None:
     if as_json:
         console.print_json({"artifact": str(folder), "results": ds.results, "lr": ds.lr})
         return
@@ -262,28 +279,27 @@ def evaluate(
     Started by torchrun, its processes share the networks.
     """
     from distillkit import load_distilled, pipeline
-    from distillkit.distributed import is_launched, joined
     from distillkit.errors import ConfigError
     from distillkit.hub.address import is_folder
-    from distillkit.interrupt import stop_on_signals
+    from distillkit.stages.contest import check_architectures
 
     if save and not is_folder(artifact):
         raise ConfigError(f"--save needs a local artifact folder, {artifact!r} is not one; run 'distillkit pull' first")
-    told = console.tell_of_stop if not quiet else console.say_nothing
-    with console.progress(quiet) as progress, stop_on_signals(is_launched(), told) as stop, joined(stop) as processes:
+    asked = arch or ["convnet"]
+    with _running(quiet) as (progress, stop, processes):
         ds = load_distilled(artifact, token=token)
-        if save and (taken := pipeline.measured_before(ds, arch or ["convnet"])):
+        if save and (taken := pipeline.measured_before(ds, asked)):
             raise ConfigError(
                 f"{artifact} has results for {', '.join(taken)} already; leave out --save, or that --arch"
             )
-        pipeline.check_architectures(ds, arch or ["convnet"])  # before data are fetched and decoded
+        check_architectures(ds, asked)  # before data are fetched and decoded
         with stop.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
             data = ds.load_source(dataset, data_root, parts=("test",), progress=progress)
         if save and not ds.is_source(data):
             raise ConfigError(f"--save is for figures on the data set that was distilled, and {dataset} is another")
         reports = pipeline.evaluate(
             ds,
-            arch or ["convnet"],
+            asked,
             dataset=data,
             networks=networks,
             seed=seed or 0,
@@ -296,6 +312,10 @@ def evaluate(
             if save and processes.leads
             else None,
         )
+    _print_reports(artifact, reports, as_json)
+
+
+def _print_reports(artifact: str, reports: dict[str, EvalReport], as_json: bool) -> None:
     if as_json:
         console.print_json({"artifact": str(artifact), "architectures": {n: r.to_json() for n, r in reports.items()}})
         return

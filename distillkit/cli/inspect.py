@@ -196,9 +196,9 @@ def _sanity() -> tuple[bool, str]:
     """The hypergradient of a tiny student against finite differences of the lr, in float64."""
     import torch
 
+    from distillkit.distill.inner_steps import InnerStep
     from distillkit.distill.labels import HardLabels
     from distillkit.distill.step_functions import EagerFunctions, InnerLoss
-    from distillkit.distill.student import InnerStep
     from distillkit.distill.unroll import MatchingTerm, Unroll
     from distillkit.networks.convnet import ConvNet
     from distillkit.networks.functional import FlatNetwork, flatten_parameters

@@ -139,7 +139,7 @@ RESIZES: dict[str, Callable[[Image.Image, int], Image.Image]] = {"crop": resize_
 
 
 @dataclass(frozen=True)
-class Form:
+class ImageForm:
     """What every image of a data set becomes: ``size`` pixels a side, grey or not, ``resize`` as ``RESIZES`` names it,
     ``values`` that black and white are in greys of more than 8 bits (None: there are none).
     """
@@ -150,7 +150,7 @@ class Form:
     values: Range | None = None
 
 
-def decode(cell: dict[str, Any] | None, form: Form, row: int) -> Tensor:
+def decode(cell: dict[str, Any] | None, form: ImageForm, row: int) -> Tensor:
     """One cell as uint8 [C, size, size].
 
     Raises:

@@ -54,7 +54,7 @@ def decode_into(
         names = storage.canonical_json([raw.classes, raw.notes, notes])
         partial.begin({"form": asdict(form), "notes": notes, "header": HEADER_BYTES + 8 * len(names)})
     else:
-        form, notes = decode.Form(**begun["form"]), begun["notes"]
+        form, notes = decode.ImageForm(**begun["form"]), begun["notes"]
     parts = {name: part for name, part in (("train", raw.train), ("test", raw.test)) if part is not None}
     channels = 1 if form.gray else 3
     each, total = channels * form.size**2, sum(len(part.labels) for part in parts.values())
@@ -83,7 +83,7 @@ def facts_of(raw: RawDataset, location: Location, notes: list[str]) -> dict[str,
     }
 
 
-def decoded_images(part: RawSplit, form: decode.Form, skip_corrupt: bool) -> Tensor:
+def decoded_images(part: RawSplit, form: decode.ImageForm, skip_corrupt: bool) -> Tensor:
     """A few images, uint8 [n, C, size, size].
 
     Raises:
@@ -112,7 +112,7 @@ def _check_room(path: Path, wanted: int, total: int, size: int) -> None:
 
 
 def _decode_split(
-    name: str, part: RawSplit, form: decode.Form, skip_corrupt: bool, partial: Partial, progress: Progress
+    name: str, part: RawSplit, form: decode.ImageForm, skip_corrupt: bool, partial: Partial, progress: Progress
 ) -> None:
     def work(item: tuple[int, dict[str, Any]]) -> Tensor | DataError:
         try:

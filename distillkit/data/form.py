@@ -56,7 +56,7 @@ class _Seen:
 
 def form_of_all(
     train: RawSplit, wanted: int | None, settings: DatasetSettings, progress: Progress
-) -> tuple[decode.Form, list[str]]:
+) -> tuple[decode.ImageForm, list[str]]:
     """What all images become, from the headers of the training images, and notes on what was decided.
 
     Raises:
@@ -80,9 +80,9 @@ def form_of_all(
         values = decode.nominal_range(seen.low, seen.high, seen.whole)
         notes.append(f"greys from {values[0]:g} to {values[1]:g} become 8 bits (seen: {seen.low:g} to {seen.high:g})")
     if wanted is not None:
-        return decode.Form(wanted, gray, settings.resize, values), notes
+        return decode.ImageForm(wanted, gray, settings.resize, values), notes
     size, note = _size(seen)
-    return decode.Form(size, gray, settings.resize, values), [*notes, *note]
+    return decode.ImageForm(size, gray, settings.resize, values), [*notes, *note]
 
 
 def _size(seen: _Seen) -> tuple[int, list[str]]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from distillkit.distill.joined_students import average
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.objective import Engine, Objective, Work
 from distillkit.distill.state import OuterState
-from distillkit.distill.students import average
 from distillkit.distill.unroll import Hypergradient
 from distillkit.distributed import World
 

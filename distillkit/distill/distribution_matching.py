@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.func import grad_and_value
 
 from distillkit.data.augment import Augmentation
+from distillkit.distill.joined_students import average
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.objective import Engine, Work
 from distillkit.distill.real import ClassBatches, siamese
 from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import compiled_function
-from distillkit.distill.students import average
 from distillkit.distill.unroll import Hypergradient
 from distillkit.networks.embedding import Embedding
 from distillkit.networks.functional import FlatNetwork, flatten_parameters

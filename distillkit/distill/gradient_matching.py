@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from distillkit import rng
 from distillkit.data.augment import Augmentation
+from distillkit.distill.inner_steps import plan_inner_steps, to_device
+from distillkit.distill.joined_students import average
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.objective import Engine, Work
 from distillkit.distill.real import ClassBatches, siamese
 from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import Wanted
-from distillkit.distill.student import plan_inner_steps, to_device
-from distillkit.distill.students import average
 from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.parts import Part, Seam

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,29 @@ class Best:
     step: int
     accuracy: float | None
     synthetic: SyntheticSet
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """How students compute; None: not decided yet.
+
+    Attributes:
+        compiled: their step is compiled.
+        precision: ``fp32``, ``tf32`` or ``bf16``.
+        together: all students of an outer step run side by side.
+        kept: inner steps whose graphs are kept.
+        agreement: cosine of the first hypergradient with that of float32, by precision.
+    """
+
+    compiled: bool | None = None
+    precision: str | None = None
+    together: bool | None = None
+    kept: int | None = None
+    agreement: dict[str, float] = field(default_factory=dict)
+
+    def shared(self) -> dict[str, Any]:
+        """What all processes of a run have in common, as JSON; what is kept depends on the memory that each has."""
+        return {name: getattr(self, name) for name in ("compiled", "precision", "together", "agreement")}
 
 
 @dataclass
@@ -85,14 +108,25 @@ class OuterState:
             previous = before if self.average is None else self.average  # it starts as the initial images
             self.average = ema * previous + (1 - ema) * self.images
 
-    def form(self) -> dict[str, Any]:
-        """How the run computes, as JSON; what it keeps of graphs depends on the memory at hand and changes nothing."""
-        return {name: getattr(self, name) for name in ("compiled", "precision", "together", "agreement")}
+    @property
+    def choice(self) -> EngineChoice:
+        """How the run's students compute, as far as that is decided."""
+        return EngineChoice(**{one.name: getattr(self, one.name) for one in fields(EngineChoice)})
 
-    def take_form(self, form: dict[str, Any]) -> None:
-        """Compute as another process of the run does."""
-        for name, value in form.items():
-            setattr(self, name, value)
+    def decide(self, choice: EngineChoice) -> None:
+        """From now on students compute as ``choice`` says."""
+        for one in fields(EngineChoice):
+            setattr(self, one.name, getattr(choice, one.name))
+
+    def decide_each(self, choices: Sequence[EngineChoice]) -> None:
+        """Where students of several architectures take turns: as each does, in the order of the pool."""
+        self.forms = [vars(choice).copy() for choice in choices]
+        first = choices[0]
+        self.precision, self.compiled, self.agreement = first.precision, first.compiled, first.agreement
+
+    def choice_of(self, place: int) -> EngineChoice:
+        """How students of the architecture at ``place`` of the pool compute, as far as that is decided."""
+        return EngineChoice(**self.forms[place]) if self.forms else EngineChoice()
 
     def synthetic(self) -> SyntheticSet:
         """The set as it would be kept now, on the CPU."""

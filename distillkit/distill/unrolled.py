@@ -15,6 +15,8 @@ from torch import Tensor
 from distillkit import rng
 from distillkit.data.augment import Augmentation
 from distillkit.distill.inner_optimizers import InnerMemory, inner_optimizer
+from distillkit.distill.inner_steps import InnerStep, plan_inner_steps, to_device
+from distillkit.distill.joined_students import Student, average, side_by_side
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.matching import MatchingPart, MatchingProblem
 from distillkit.distill.objective import Engine, Work
@@ -22,8 +24,6 @@ from distillkit.distill.real import RealBatches, RealTerm
 from distillkit.distill.start import Beginning, StudentStart
 from distillkit.distill.state import OuterState
 from distillkit.distill.step_functions import scaled
-from distillkit.distill.student import InnerStep, plan_inner_steps, to_device
-from distillkit.distill.students import Student, average, side_by_side
 from distillkit.distill.unroll import Hypergradient, Unroll
 from distillkit.errors import ConfigError
 from distillkit.records import TrajectorySource

@@ -365,7 +365,7 @@ def references(repo: str, token: Token) -> References:
 
 
 @dataclass(frozen=True)
-class Published:
+class Commit:
     """A commit as it was made; ``pull_request`` its reference (``refs/pr/3``), where it is one."""
 
     commit: str
@@ -383,8 +383,8 @@ def upload(
     create_pr: bool,
     obsolete: Sequence[str],
     token: Token,
-    is_there: Callable[[], Published | None],
-) -> Published:
+    is_there: Callable[[], Commit | None],
+) -> Commit:
     """Everything in ``folder`` as one commit on top of ``parent``.
 
     Args:
@@ -401,7 +401,7 @@ def upload(
     api = _api(token)
     _no_bars()
 
-    def attempt() -> Published:
+    def attempt() -> Commit:
         info = api.upload_folder(
             repo_id=repo,
             repo_type=KIND,
@@ -412,7 +412,7 @@ def upload(
             parent_commit=parent,
             delete_patterns=list(obsolete) or None,
         )
-        return Published(str(info.oid), str(info.pr_url or info.commit_url), info.pr_revision)
+        return Commit(str(info.oid), str(info.pr_url or info.commit_url), info.pr_revision)
 
     with translated(repo):
         try:

@@ -12,7 +12,7 @@ from typing import Any
 from distillkit.methods import mtt
 from distillkit.methods.base import Layer, Method, Problem
 
-PUBLISHED_EXPERTS: dict[str, Any] = {
+PAPER_EXPERTS: dict[str, Any] = {
     "distill.inner_momentum": 0.9,
     "experts.epochs": 50,
     "experts.batch_size": 256,
@@ -52,7 +52,7 @@ class Row:
 # distill.sh names the experts' folders, whose commits date them: ``buffer`` (Dec 2022) is MTT's plain SGD,
 # ``buffer_cifa10_flat``, ``buffer_flat1`` and ``buffer_flat2`` (Jan 2023) are clipped; the penalty came in March 2023,
 # and the README's command alone is known to go with it.
-PUBLISHED: dict[tuple[str, int], Row] = {
+PAPER_ROWS: dict[tuple[str, int], Row] = {
     ("cifar10", 10): Row(
         (30, 2, 20, None, True, 100, 1e-6, 0.01),
         "perturb intermediate balance",
@@ -86,7 +86,7 @@ def _experts(kind: str) -> dict[str, Any]:
     if kind == "plain":
         return {"experts.loss": "cross-entropy"}
     loss = "clipping" if kind == "smooth" else "clipping-gradient-penalty"
-    return {**PUBLISHED_EXPERTS, "experts.loss": loss}
+    return {**PAPER_EXPERTS, "experts.loss": loss}
 
 
 def _settings(row: Row, dataset: str) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def _settings(row: Row, dataset: str) -> dict[str, Any]:
 def published(problem: Problem) -> Layer | None:
     """The settings of the authors' command for a data set and ipc, or MTT's row with AST's parts."""
     key = (problem.dataset, problem.ipc)
-    if key in PUBLISHED:
-        row = PUBLISHED[key]
+    if key in PAPER_ROWS:
+        row = PAPER_ROWS[key]
         return Layer(f"published (AST, the authors' commands: {row.source})", _settings(row, problem.dataset))
     borrowed = mtt.published(problem) if key in FROM_MTT or problem.dataset.startswith("imagenet-") else None
     if borrowed is None:
@@ -173,7 +173,7 @@ AST = Method(
     published=published,
     quick=quick,
     published_problems=(
-        *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+        *(f"{name} at ipc {ipc}" for name, ipc in PAPER_ROWS),
         *(f"{name} at ipc {ipc} (MTT's row)" for name, ipc in FROM_MTT),
         "ImageNet subsets at ipc 1, 10 (MTT's row)",
     ),

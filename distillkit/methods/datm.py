@@ -27,7 +27,7 @@ class Row:
 
 
 # DATM's configs (DATM@97ae510); lr_init 0.01, 10,000 steps, ZCA everywhere.
-PUBLISHED: dict[tuple[str, int], Row] = {
+PAPER_ROWS: dict[tuple[str, int], Row] = {
     ("cifar10", 1): Row(80, 2, 0, None, 4, None, 10, 5, 100, 1e-7, 1.1),
     ("cifar10", 10): Row(80, 2, 0, 10, 20, 1000, 100, 2, 100, 1e-5),
     ("cifar10", 50): Row(80, 2, 0, 20, 40, 2000, 500, 2, 1000, 1e-5),
@@ -50,7 +50,7 @@ _IMAGENET: dict[int, Row] = {
     10: Row(40, 2, 0, 10, 20, 1000, 200, 2, 1000, 1e-5),
     50: Row(80, 2, 0, 20, 40, 2000, 128, 5, 1000, 1e-5),
 }
-PUBLISHED_EXPERTS: dict[str, Any] = {
+PAPER_EXPERTS: dict[str, Any] = {
     "experts.count": 100,
     "experts.epochs": 100,
     "experts.batch_size": 256,
@@ -85,15 +85,15 @@ def row_settings(row: Row) -> dict[str, Any]:
         "distill.lr_lr": row.lr_lr,
         "distill.lr_init": 0.01,
         "distill.gate": row.gate,
-        **PUBLISHED_EXPERTS,
+        **PAPER_EXPERTS,
     }
 
 
 def published(problem: Problem) -> Layer | None:
     """The settings of the authors' configs; for ImageNet subsets EDF's."""
     key = (problem.dataset, problem.ipc)
-    if key in PUBLISHED:
-        values = row_settings(PUBLISHED[key])
+    if key in PAPER_ROWS:
+        values = row_settings(PAPER_ROWS[key])
         if key in REAL_START:
             values["distill.init"] = "real"
             origin = (
@@ -143,7 +143,7 @@ DATM = Method(
     published=published,
     quick=quick,
     published_problems=(
-        *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+        *(f"{name} at ipc {ipc}" for name, ipc in PAPER_ROWS),
         "ImageNet subsets at ipc 1, 10, 50 (EDF's)",
     ),
     protocol=PROTOCOL,

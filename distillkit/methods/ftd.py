@@ -9,7 +9,7 @@ from distillkit.methods.base import Layer, Method, Problem
 
 # Table 7 of the paper (FTD-distillation@711532a, docs/parameters.png): MTT's columns, GSAM's α, the decay of the
 # images' average. ZCA for CIFAR as in the example scripts; 5000 steps.
-PUBLISHED: dict[tuple[str, int], tuple[mtt.Row, float, float]] = {
+PAPER_ROWS: dict[tuple[str, int], tuple[mtt.Row, float, float]] = {
     ("cifar10", 1): ((50, 2, 2, None, True, 100, 1e-7, 0.01), 0.3, 0.9999),
     ("cifar10", 10): ((30, 2, 20, None, True, 100, 1e-5, 0.001), 0.3, 0.9995),
     ("cifar10", 50): ((30, 2, 40, None, True, 1000, 1e-5, 0.01), 1.0, 0.999),
@@ -21,7 +21,7 @@ PUBLISHED: dict[tuple[str, int], tuple[mtt.Row, float, float]] = {
 }
 # ImageNet subsets: the authors' issue #3.
 _IMAGENET: tuple[mtt.Row, float, float] = ((20, 2, 10, 64, False, 1e4, 1e-4, 0.01), 1.0, 0.999)
-PUBLISHED_EXPERTS: dict[str, Any] = {
+PAPER_EXPERTS: dict[str, Any] = {
     "experts.count": 100,
     "experts.epochs": 50,
     "experts.batch_size": 256,
@@ -33,13 +33,13 @@ PUBLISHED_EXPERTS: dict[str, Any] = {
 
 def published(problem: Problem) -> Layer | None:
     """The settings of the paper's table; for ImageNet subsets those of the authors' issue."""
-    found = PUBLISHED.get((problem.dataset, problem.ipc))
+    found = PAPER_ROWS.get((problem.dataset, problem.ipc))
     if found is None and problem.dataset.startswith("imagenet-") and problem.ipc in (1, 10):
         found = _IMAGENET
     if found is None:
         return None
     row, gap_weight, decay = found
-    values = mtt.row_settings(row, problem.dataset) | PUBLISHED_EXPERTS
+    values = mtt.row_settings(row, problem.dataset) | PAPER_EXPERTS
     return Layer("published (FTD, Table 7)", values | {"experts.gap_weight": gap_weight, "distill.ema": decay})
 
 
@@ -56,7 +56,7 @@ FTD = Method(
     published=published,
     quick=quick,
     published_problems=(
-        *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+        *(f"{name} at ipc {ipc}" for name, ipc in PAPER_ROWS),
         "ImageNet subsets at ipc 1, 10",
     ),
     protocol=mtt.PROTOCOL,

@@ -21,7 +21,7 @@ _HALVED = "lr_img 1000 halved, as its gradient was"
 # N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init; and what of it is not the authors' own. CIFAR-10 at 1 and 10: the
 # docstring's best runs (48.48 at one image a class), with ZCA as all of its commands that make experts; their lr_img is
 # not told, so that of the command with ZCA in the iLearn README.
-PUBLISHED: dict[tuple[str, int], tuple[mtt.Row, str]] = {
+PAPER_ROWS: dict[tuple[str, int], tuple[mtt.Row, str]] = {
     ("cifar10", 1): ((50, 5, 3, None, True, HALVED, 1e-7, 0.01), f"lr_img that of another command, {_HALVED}"),
     ("cifar10", 10): ((30, 5, 4, None, True, HALVED, 1e-5, 0.01), f"both rates those of another command, {_HALVED}"),
     ("cifar10", 50): (
@@ -38,22 +38,22 @@ WITHOUT_ZCA: dict[tuple[str, int], tuple[mtt.Row, str]] = {
     ("cifar10", 10): ((30, 15, 8, None, False, HALVED, 1e-5, 0.01), _HALVED),
     ("cifar10", 50): ((30, 2, 40, None, False, HALVED, 1e-5, 0.01), _HALVED),
 }
-PUBLISHED_EXPERTS: dict[str, Any] = {"experts.count": 100, "experts.epochs": 50, "trajectories.waypoints": 4}
+PAPER_EXPERTS: dict[str, Any] = {"experts.count": 100, "experts.epochs": 50, "trajectories.waypoints": 4}
 
 
 def published(problem: Problem) -> Layer | None:
     """The settings of the authors' commands for a data set and ipc, or MTT's row with ZCA (Tiny-ImageNet)."""
     key = (problem.dataset, problem.ipc)
-    if key in PUBLISHED:
-        row, from_mtt = PUBLISHED[key]
+    if key in PAPER_ROWS:
+        row, from_mtt = PAPER_ROWS[key]
         origin = f"published (MCT, the authors' repository{'; ' + from_mtt if from_mtt else ''})"
         waypoints = {"trajectories.waypoint_epochs": CIFAR10_WAYPOINTS} if problem.dataset == "cifar10" else {}
-        return Layer(origin, mtt.row_settings(row, problem.dataset) | PUBLISHED_EXPERTS | waypoints)
+        return Layer(origin, mtt.row_settings(row, problem.dataset) | PAPER_EXPERTS | waypoints)
     layer = mtt.published(problem) if problem.dataset == "tiny-imagenet" else None
     if layer is None:
         return None
     plain = {key: value for key, value in layer.values.items() if key not in ("dataset.mean", "dataset.std")}
-    values = {**plain, **PUBLISHED_EXPERTS, "dataset.preprocessing": "zca"}
+    values = {**plain, **PAPER_EXPERTS, "dataset.preprocessing": "zca"}
     return Layer("MTT's row of this cell with ZCA (MCT published none)", values)
 
 
@@ -64,7 +64,7 @@ def published_without_zca(problem: Problem) -> Layer | None:
         return None
     row, changed = found
     origin = f"published (MCT, run_command.md; {changed})"
-    return Layer(origin, mtt.row_settings(row, problem.dataset) | PUBLISHED_EXPERTS)
+    return Layer(origin, mtt.row_settings(row, problem.dataset) | PAPER_EXPERTS)
 
 
 def quick(problem: Problem) -> Layer:
@@ -90,7 +90,7 @@ MCT = Method(
     published=published,
     quick=quick,
     published_problems=(
-        *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+        *(f"{name} at ipc {ipc}" for name, ipc in PAPER_ROWS),
         "tiny-imagenet at ipc 1, 10, 50 (MTT's row)",
     ),
     protocol={"distill.select_every": 100, "distill.select_networks": 3},

@@ -8,7 +8,7 @@ from distillkit.methods.base import Layer, Method, Problem
 
 # DD-Ranking's reproduction guide of MTT (branch methods, 80ba54e): N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init.
 Row = tuple[int, int, int, int | None, bool, float, float, float]
-PUBLISHED: dict[tuple[str, int], Row] = {
+PAPER_ROWS: dict[tuple[str, int], Row] = {
     ("cifar10", 1): (50, 2, 2, None, True, 100, 1e-7, 0.01),
     ("cifar10", 10): (30, 2, 20, None, True, 100, 1e-5, 0.001),
     ("cifar10", 50): (30, 2, 40, None, False, 1000, 1e-5, 0.001),
@@ -54,7 +54,7 @@ def row_settings(row: Row, dataset: str) -> dict[str, Any]:
 
 def published(problem: Problem) -> Layer | None:
     """The published settings of a data set and ipc."""
-    row = PUBLISHED.get((problem.dataset, problem.ipc))
+    row = PAPER_ROWS.get((problem.dataset, problem.ipc))
     if row is None and problem.dataset.startswith("imagenet-"):
         row = _IMAGENET.get(problem.ipc)
     if row is None:
@@ -158,7 +158,7 @@ MTT = Method(
     published=published,
     quick=quick,
     published_problems=(
-        *(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+        *(f"{name} at ipc {ipc}" for name, ipc in PAPER_ROWS),
         "ImageNet subsets at ipc 1, 10",
     ),
     protocol=PROTOCOL,

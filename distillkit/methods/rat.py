@@ -27,7 +27,7 @@ class Row:
 
 # The authors' commands (Simple_Dataset_Distillation@7915c5a). Their batches hold one image of each class (Tiny: of 50
 # classes), here as many images drawn from all. How many outer steps they made is not said: 21.6 hours of 13 s are 6000.
-PUBLISHED: dict[tuple[str, int], tuple[Row, str]] = {
+PAPER_ROWS: dict[tuple[str, int], tuple[Row, str]] = {
     ("cifar10", 1): (Row(200, 60, "random", None, 5000, 1e-3, "hard"), "the row of ipc 10"),
     ("cifar10", 10): (Row(200, 60, "random", None, 5000, 1e-3, "hard"), ""),
     ("cifar10", 50): (Row(200, 60, "random", None, 5000, 1e-3, "hard"), "the row of ipc 10"),
@@ -60,7 +60,7 @@ def lengths(size: int, batch: int | None) -> tuple[int, ...]:
 
 def published(problem: Problem) -> Layer | None:
     """The settings of the authors' commands for a data set and ipc."""
-    found = PUBLISHED.get((problem.dataset, problem.ipc))
+    found = PAPER_ROWS.get((problem.dataset, problem.ipc))
     if found is None:
         return None
     row, changed = found
@@ -144,7 +144,7 @@ RAT = Method(
     published=published,
     quick=quick,
     smoke={"distill.horizon": 5, "distill.student": None},
-    published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PUBLISHED),
+    published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PAPER_ROWS),
     protocol={"distill.select_every": 250, "distill.select_networks": 8},  # every 25 epochs of ten steps
     when="few images a class and no experts at hand: all of the time goes into the set",
     citation=CITATION,

@@ -40,12 +40,9 @@ def render_experts_card(about: TrajectoriesFile, sizes: dict[str, int], own: str
     network, form, recipe = about.setup.network, about.setup.form, about.setup.recipe.model_dump(exclude_unset=True)
     home = about.hub.repo if about.hub else "org/name"
     at = f"@{about.hub.revision}" if about.hub and about.hub.revision else ""
-    matter = head.dump(front_matter(about))
-    source = f"`{one_line(about.source)}`"
-    if about.hub_id:
-        source = f"[{about.hub_id}](https://huggingface.co/datasets/{about.hub_id})"
+    source = _source(about)
     return f"""---
-{matter}
+{head.dump(front_matter(about))}
 ---
 # {_title(about)}
 
@@ -84,12 +81,24 @@ Test accuracies choose nothing.
 
 {about.generator}. `trajectories.json` holds every expert's curve and the SHA-256 of its file.
 
-## Licence and citation
+{_licence(about)}
+"""
+
+
+def _source(about: TrajectoriesFile) -> str:
+    """The data set, with a link where it is on the Hub."""
+    if about.hub_id:
+        return f"[{about.hub_id}](https://huggingface.co/datasets/{about.hub_id})"
+    return f"`{one_line(about.source)}`"
+
+
+def _licence(about: TrajectoriesFile) -> str:
+    """The last section of a card."""
+    return f"""## Licence and citation
 
 The licence of the source data is `{one_line(about.license or "not stated by its source")}`.
 
-{f"```bibtex{chr(10)}{unfenced(about.citation.strip())}{chr(10)}```" if about.citation else ""}
-"""
+{f"```bibtex{chr(10)}{unfenced(about.citation.strip())}{chr(10)}```" if about.citation else ""}"""
 
 
 def _recipe_words(recipe: dict[str, Any]) -> str:

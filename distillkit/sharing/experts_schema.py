@@ -36,7 +36,7 @@ class Recipe(BaseModel):
 
 
 class Setup(_Closed):
-    """What determines the trajectories: as ``stages.experts.expert_setup`` makes it, with a form."""
+    """What determines the trajectories: as ``stages.fingerprints.expert_setup`` makes it, with a form."""
 
     format: Literal[1]
     dataset: Line

@@ -21,7 +21,7 @@ from distillkit.artifact.schema import Home
 from distillkit.errors import ConfigError, DistillkitError, StorageError
 from distillkit.hub import client
 from distillkit.hub.address import parse_address
-from distillkit.hub.client import Published, References, RemoteState, Token
+from distillkit.hub.client import Commit, References, RemoteState, Token
 
 TAG = re.compile(r"[A-Za-z0-9_](?:[\w-]|\.(?!\.))*(?<!\.)(?<!\.lock)", re.ASCII)
 LONGEST_TAG = 200
@@ -340,7 +340,7 @@ def _publish(one: _Push) -> PushReport:
     return PushReport(one.repo, url, published.commit, published.pull_request or revision, True, _sizes(content))
 
 
-def _check_commit(one: _Push, content: dict[str, bytes], published: Published) -> None:
+def _check_commit(one: _Push, content: dict[str, bytes], published: Commit) -> None:
     """Whether the commit holds exactly what was to be published: an ignore file may have kept files out of it.
 
     Raises:
@@ -383,13 +383,13 @@ def _tag(one: _Push, tag: str, commit: str) -> None:
         raise type(error)(words) from error
 
 
-def _commit(one: _Push, content: dict[str, bytes]) -> Published:
-    def is_there() -> Published | None:
+def _commit(one: _Push, content: dict[str, bytes]) -> Commit:
+    def is_there() -> Commit | None:
         if one.options.create_pr:
             again = _unchanged_request(replace(one, known=client.references(one.repo, one.token)))
-            return None if again is None else Published(again.commit, again.url, again.revision)
+            return None if again is None else Commit(again.commit, again.url, again.revision)
         now = client.remote_state(one.repo, one.options.branch, one.token)
-        return Published(now.head, client.repository_url(one.repo)) if _same(one, content, now) else None
+        return Commit(now.head, client.repository_url(one.repo)) if _same(one, content, now) else None
 
     with tempfile.TemporaryDirectory(prefix="distillkit-push-") as name:
         for file, value in content.items():

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from distillkit.errors import TrajectoryError
 from distillkit.networks.build import parse_architecture
 from distillkit.networks.convnet import default_depth
+from distillkit.networks.functional import FlatNetwork
+from distillkit.records import TrajectorySource
 from distillkit.settings import NetworkSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.reach import expert_reach
+from distillkit.trajectories.forms import open_trajectories
+from distillkit.trajectories.store import TrajectoryStore
 
 
 def student_pool(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:
@@ -25,3 +31,37 @@ def _parsed(name: str, prepared: Prepared) -> NetworkSettings:
     if chosen.name == "convnet" and chosen.depth is None:
         return chosen.model_copy(update={"depth": default_depth(min(prepared.image_shape[1:]))})
     return chosen
+
+
+def student(run: Run, prepared: Prepared, architecture: NetworkSettings) -> FlatNetwork:
+    """A network of the students as a function, on the device of the run."""
+    return FlatNetwork(prepared.build(architecture, 0, "student")(0).to(run.device))
+
+
+def student_network(
+    run: Run, prepared: Prepared, store: TrajectoryStore | None
+) -> tuple[TrajectorySource | None, FlatNetwork]:
+    """The network of the students (the first, where several take turns), and the experts' trajectories if there are
+    any.
+
+    Raises:
+        TrajectoryError: the trajectories are those of another network.
+    """
+    network = student(run, prepared, student_pool(run, prepared)[0])
+    if store is None:
+        return None, network
+    until = run.settings.experts.epochs if run.settings.experts.source is None else None
+    trajectories = open_trajectories(store, run.settings.experts.count, until)
+    check_parameters(trajectories, network.size, expert_reach(run.settings).trained[0])
+    return trajectories, network
+
+
+def check_parameters(trajectories: TrajectorySource, size: int, expert: int = 0) -> None:
+    """Are the trajectories, that of ``expert`` for one, those of a network of ``size`` parameters?
+
+    Raises:
+        TrajectoryError: no.
+    """
+    found = trajectories.point(expert, 0).numel()
+    if found != size:
+        raise TrajectoryError(f"the experts have {found} parameters, the student's network {size}")

@@ -2,54 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from distillkit import plots, storage
-from distillkit.artifact.views import preview_png
 from distillkit.distill.dealt import Dealt
 from distillkit.distill.labels import label_part
-from distillkit.distill.loop import DistillTask, OuterTask, StepRecord, distill, start_state
+from distillkit.distill.loop import DistillTask, OuterTask, distill, start_state
 from distillkit.distill.objectives import Resources, needs, objective
 from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.real import Available, RealImages, all_images, scheduled_images
-from distillkit.distill.state import OuterState
+from distillkit.distill.state import Best, EngineChoice, OuterState
 from distillkit.distill.synthetic_init import RealData
 from distillkit.errors import ConfigError, DamagedError
-from distillkit.evaluation.protocol import Examination, evaluate_networks, scores_by_epoch
-from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.experts.recipe import is_ranked
 from distillkit.experts.report import expert_report
 from distillkit.experts.schedule import check_schedule, schedule_of, seen_shares
 from distillkit.networks.functional import FlatNetwork
 from distillkit.precision import arithmetic
-from distillkit.records import EvalReport, SyntheticSet, TrajectorySource
+from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import NetworkSettings
-from distillkit.stages.architectures import student_pool
+from distillkit.stages.architectures import student_network, student_pool
 from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
-from distillkit.stages.context import Prepared, Run, training_set
+from distillkit.stages.context import Prepared, Run
 from distillkit.stages.difficulty import ranked
-from distillkit.stages.experts import (
-    check_parameters,
-    data_setup,
-    expert_seed,
-    pulled_from,
-    train_experts,
-)
+from distillkit.stages.engine import choose_engine
+from distillkit.stages.engine_trials import eager_engine
+from distillkit.stages.experts import pulled_from, train_experts
+from distillkit.stages.fingerprints import data_setup, expert_seed
 from distillkit.stages.initial_set import initial_set, real_data
 from distillkit.stages.length import chosen_length
-from distillkit.stages.pool import pooled_task, student
+from distillkit.stages.pool import pooled_task
 from distillkit.stages.reach import expert_reach
-from distillkit.stages.student import eager_engine, settled
-from distillkit.stages.training_form import evaluation_form
-from distillkit.tracking import Tracker, open_tracker
-from distillkit.trajectories.forms import open_trajectories
+from distillkit.stages.recorder import Recorder
+from distillkit.tracking import open_tracker
 from distillkit.trajectories.store import TrajectoryStore
 
 COLLAPSED = 100
@@ -61,17 +51,21 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     done = folder.load_synthetic()
     if done is not None:
         return done
-    store = None
-    if needs_experts(run.settings):
-        with folder.timed("experts"):
-            store = train_experts(run, prepared)
-        _report_experts(run, store, folder)
+    store = _experts(run, prepared, folder) if needs_experts(run.settings) else None
     with folder.timed("distill"):
         synthetic, selection = distill_set(run, prepared, store, folder)
         if run.settings.evaluate.lengths:
             selection |= {"epochs": chosen_length(run, prepared, synthetic)}
     folder.save_synthetic(synthetic, selection)
     return synthetic, selection
+
+
+def _experts(run: Run, prepared: Prepared, folder: RunFolder) -> TrajectoryStore:
+    """The experts of the run, trained as far as the cache lacks them, with a report in the folder."""
+    with folder.timed("experts"):
+        store = train_experts(run, prepared)
+    _report_experts(run, store, folder)
+    return store
 
 
 def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None:
@@ -96,35 +90,39 @@ def distill_set(
     state = _load_or_start(run, prepared, folder, real_data(run, prepared, trajectories, network))
     if run.settings.distill.outer_steps == 0:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
-    settings = run.settings.distill
     task = distill_task(run, prepared, trajectories, network, state)
+    state = _all_steps(run, prepared, folder, task, state)
+    _tell_of_standstill(run, state)
+    best = state.best
+    assert best is not None  # the loop selects at its last step
+    return best.synthetic, _selection(run, prepared, state, best)
+
+
+def _all_steps(run: Run, prepared: Prepared, folder: RunFolder, task: OuterTask, state: OuterState) -> OuterState:
+    """The state after the last outer step, each recorded in the folder."""
     asked = run.tracker if run.world.leads else None
     tracker = open_tracker(asked, folder.path, run.settings.model_dump(mode="json"))
-    run.progress.stage("distilling", settings.outer_steps, state.step)
+    run.progress.stage("distilling", run.settings.distill.outer_steps, state.step)
     try:
         with arithmetic(state.precision or "fp32", run.device):
-            state = distill(
+            return distill(
                 backing_off(run, task) if isinstance(task, DistillTask) else task,
                 state,
-                _Recorder(run, prepared, folder, tracker),
+                Recorder(run, prepared, folder, tracker),
             )
     finally:
         tracker.close()
-    best = state.best
-    assert best is not None
-    if state.gated > state.step / 2:
-        run.progress.note(
-            f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
-            f"distill.gate={settings.gate:g}; raise it, or lower distill.lr_init"
-        )
-    _tell_of_standstill(run, state)
+
+
+def _selection(run: Run, prepared: Prepared, state: OuterState, best: Best) -> dict[str, Any]:
+    """How the ``best`` set was selected, and how the run went, as JSON."""
     held_out = f"the validation split ({prepared.data.info.validation_split})"
-    selection = {
+    return {
         "split": held_out if best.accuracy is not None else "nothing: no images are held out, so the last step is kept",
         "images": len(prepared.data.validation),
         "step": best.step,
         "validation_accuracy": best.accuracy,
-        "networks": settings.select_networks,
+        "networks": run.settings.distill.select_networks,
         "outer_steps": state.step,
         "skipped_steps": state.skipped,
         "gated_steps": state.gated,
@@ -134,7 +132,6 @@ def distill_set(
         "compiled": bool(state.compiled),
         **({"pool": _pool_json(run, state)} if state.forms else {}),
     }
-    return best.synthetic, selection
 
 
 def _pool_json(run: Run, state: OuterState) -> list[dict[str, Any]]:
@@ -147,7 +144,12 @@ def _pool_json(run: Run, state: OuterState) -> list[dict[str, Any]]:
 
 def _tell_of_standstill(run: Run, state: OuterState) -> None:
     """A run that learned nothing, or hardly anything, says so."""
-    note, begun = run.progress.note, run.settings.distill.lr_init
+    note, begun, gate = run.progress.note, run.settings.distill.lr_init, run.settings.distill.gate
+    if gate is not None and state.gated > state.step / 2:
+        note(
+            f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
+            f"distill.gate={gate:g}; raise it, or lower distill.lr_init"
+        )
     if state.best is not None and state.best.step == 0:
         note("no step was better on validation data than the initial images: these are kept, nothing was learned")
     if state.skipped > state.step / 2:
@@ -159,15 +161,23 @@ def _tell_of_standstill(run: Run, state: OuterState) -> None:
 def distill_task(
     run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork, state: OuterState
 ) -> OuterTask:
-    """What the outer steps of the run are made of, in the precision and form that they will run in."""
+    """What the outer steps of the run are made of, as they will be computed; that is written into ``state``."""
 
-    def make(architecture: NetworkSettings, own: FlatNetwork, view: OuterState) -> DistillTask:
+    def make(architecture: NetworkSettings, own: FlatNetwork, view: OuterState) -> tuple[DistillTask, EngineChoice]:
         return _task(run, prepared, trajectories, architecture, own, view)
+
+    def make_member(*given: Any) -> tuple[DistillTask, EngineChoice]:
+        task, choice = make(*given)
+        return backing_off(run, task), choice
 
     pool = student_pool(run, prepared)
     if len(pool) == 1:
-        return make(pool[0], network, state)
-    return pooled_task(run, prepared, network, state, lambda *given: backing_off(run, make(*given)))
+        task, choice = make(pool[0], network, state)
+        state.decide(choice)
+        return task
+    pooled, choices = pooled_task(run, prepared, network, state, make_member)
+    state.decide_each(choices)
+    return pooled
 
 
 def _task(
@@ -177,8 +187,8 @@ def _task(
     architecture: NetworkSettings,
     network: FlatNetwork,
     state: OuterState,
-) -> DistillTask:
-    """With students of one architecture."""
+) -> tuple[DistillTask, EngineChoice]:
+    """With students of one architecture, and how they compute."""
     settings, seed = run.settings.distill, run.settings.seed
     labels = label_part(settings)
     resources = Resources(
@@ -196,11 +206,13 @@ def _task(
     task = DistillTask(settings, objective(resources), outer_optimizer(settings))
     if run.world.size > 1:
         return _dealt(run, prepared, task, network, state)
-    return settled(run, prepared, task, network, state)
+    return choose_engine(run, prepared, task, network, state, state.choice)
 
 
-def _dealt(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork, state: OuterState) -> DistillTask:
-    """The task with its students dealt to the processes of the run, in the form that the leader chose.
+def _dealt(
+    run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork, state: OuterState
+) -> tuple[DistillTask, EngineChoice]:
+    """The task with its students dealt to the processes of the run, which all compute as the leader chose.
 
     Raises:
         ConfigError: this process cannot compute in the form that the leader chose.
@@ -213,22 +225,21 @@ def _dealt(run: Run, prepared: Prepared, task: DistillTask, network: FlatNetwork
             f"distill.together=always wants equally many students in each of {world.size} processes, there are "
             f"distill.segments={settings.segments}"
         )
-    if state.together:  # of another number of processes, which had other shares
-        state.kept = None
-        state.together = None if not uneven else False
+    choice = state.choice
+    if choice.together:  # of another number of processes, which had other shares
+        choice = replace(choice, kept=None, together=None if not uneven else False)
     dealt = Dealt(task.objective, world, settings.segments)
     task = replace(task, objective=dealt)
     if world.leads:
-        task = settled(run, prepared, task, network, state)
-    form = world.decided(state.form)
+        task, choice = choose_engine(run, prepared, task, network, state, choice)
+    shared = world.decided(choice.shared)
     if not world.leads:
-        state.take_form(form)
-        task = settled(run, prepared, task, network, state)
-    world.agree("form of computing", storage.canonical_json(state.form()))
+        task, choice = choose_engine(run, prepared, task, network, state, replace(choice, **shared))
+    world.agree("form of computing", storage.canonical_json(choice.shared()))
     assert isinstance(task.objective, Dealt)
-    if state.together:
-        state.kept = None  # it is that of a share
-    return replace(task, objective=task.objective.set_apart())
+    if choice.together:
+        choice = replace(choice, kept=None)  # it is that of a share
+    return replace(task, objective=task.objective.set_apart()), choice
 
 
 def _available(run: Run, prepared: Prepared) -> Available:
@@ -242,24 +253,6 @@ def _available(run: Run, prepared: Prepared) -> Available:
     return scheduled_images(
         lambda epoch: schedule.used(epoch, ranking), settings.experts.epochs, settings.distill.outer_steps
     )
-
-
-def student_network(
-    run: Run, prepared: Prepared, store: TrajectoryStore | None
-) -> tuple[TrajectorySource | None, FlatNetwork]:
-    """The network of the students (the first, where several take turns), and the experts' trajectories if there are
-    any.
-
-    Raises:
-        TrajectoryError: the trajectories are those of another network.
-    """
-    network = student(run, prepared, student_pool(run, prepared)[0])
-    if store is None:
-        return None, network
-    until = run.settings.experts.epochs if run.settings.experts.source is None else None
-    trajectories = open_trajectories(store, run.settings.experts.count, until)
-    check_parameters(trajectories, network.size, expert_reach(run.settings).trained[0])
-    return trajectories, network
 
 
 def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealData) -> OuterState:
@@ -312,111 +305,3 @@ def _last_state(run: Run, folder: RunFolder) -> OuterState | None:
                 "that version, or begin anew with `replace=True` or another `out`"
             ) from error
     return None
-
-
-class _Recorder:
-    """Watches the outer loop: validation accuracy, metrics, checkpoints, pictures, stopping."""
-
-    def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, tracker: Tracker) -> None:
-        self._run, self._prepared, self._folder, self._tracker = run, prepared, folder, tracker
-        self._owner = folder.identity()
-
-    def select(self, synthetic: SyntheticSet, step: int) -> float | None:
-        """Mean validation accuracy of fresh networks, the same ones at every step; None if no images are held out."""
-        held_out = len(self._prepared.validation.labels)
-        if self._run.world.size > 1:
-            self._run.world.agree(f"synthetic set at step {step}", _digest(synthetic))
-        with arithmetic(self._run.steady_precision, self._run.device):
-            if self._run.settings.evaluate.paper_protocol:
-                self._folder.add_test_checkpoint(step, self._on_test(synthetic, step))
-            return self._trained(synthetic, step, self._prepared.validation).mean if held_out else None
-
-    def _on_test(self, synthetic: SyntheticSet, step: int) -> float:
-        """The test accuracy of a checkpoint as the method's paper reads it: of its last epoch, or the best of some."""
-        exam, evaluate = self._prepared.test(self._run.device), self._run.settings.evaluate
-        if evaluate.peak_every is None and not evaluate.lengths:
-            return self._trained(synthetic, step, exam).mean
-        longest = max(evaluate.lengths, default=evaluate.epochs)
-        every = evaluate.peak_every or 1
-        read = sorted({*(evaluate.lengths or range(every, longest + 1, every)), longest})
-
-        def scores(index: int) -> list[float]:
-            found = scores_by_epoch(
-                self._prepared.build(self._prepared.network, self._run.settings.seed, "select"),
-                training_set(synthetic, self._run.device),
-                exam,
-                evaluation_recipe(
-                    evaluate.model_copy(update={"epochs": longest}), synthetic.lr, self._prepared.augmentation
-                ),
-                self._run.settings.seed,
-                index,
-                read,
-                lambda: self._run.stop.check(f"while testing step {step}, with a checkpoint"),
-            )
-            return [found[epoch] for epoch in read]
-
-        found = self._run.world.each(range(self._run.settings.distill.select_networks), scores)
-        if evaluate.lengths:  # one length for all networks
-            return float(max(sum(own) / len(found) for own in zip(*found, strict=True)))
-        return sum(max(own) for own in found) / len(found)
-
-    def _trained(self, synthetic: SyntheticSet, step: int, exam: Examination) -> EvalReport:
-        settings = self._run.settings
-        recipe = evaluation_recipe(settings.evaluate, synthetic.lr, self._prepared.augmentation)
-        return evaluate_networks(
-            self._prepared.build(self._prepared.network, settings.seed, "select"),
-            training_set(synthetic, self._run.device),
-            exam,
-            recipe,
-            settings.seed,
-            settings.distill.select_networks,
-            after_epoch=lambda: self._run.stop.check(f"while validating step {step}, with a checkpoint"),
-            form=evaluation_form(self._run, recipe, len(synthetic.images), settings.distill.select_networks),
-            world=self._run.world,
-        )
-
-    def on_step(self, record: StepRecord, state: OuterState) -> None:
-        """Write the metrics line; checkpoint and picture when due; stop if asked to."""
-        settings = self._run.settings.distill
-        row = {name: _finite(value) for name, value in asdict(record).items()}
-        self._write(row)
-        gated = {"gated": record.gated / record.step} if record.gated else {}
-        self._run.progress.advance(1, loss=record.loss, lr=record.lr, **gated)
-        if record.step % settings.picture_every == 0:
-            picture = preview_png(state.synthetic(), self._prepared.preprocess)
-            storage.write_bytes(self._folder.path / "images" / f"step-{record.step:06d}.png", picture)
-        stopping = self._run.world.any(bool(self._run.stop))
-        if stopping or state.selection_due or record.step % settings.checkpoint_every == 0:
-            self._save(state)
-        if stopping:
-            self._run.stop.follow()
-            self._run.stop.raise_if_asked(f"after outer step {record.step}, with a checkpoint")
-
-    def on_selection(self, accuracy: float | None, state: OuterState) -> None:
-        """Write the accuracy as a metrics line of its own."""
-        if accuracy is not None:
-            self._write({"step": state.step, "validation_accuracy": accuracy})
-            self._run.progress.advance(0, validation=accuracy)
-        self._save(state)
-
-    def _save(self, state: OuterState) -> None:
-        """The checkpoint; the one before it is kept beside it."""
-        if self._folder.checkpoint.exists():
-            storage.copy_file(self._folder.checkpoint, self._folder.older_checkpoint)
-        state.save(self._folder.checkpoint, self._owner)
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self._folder.append_metrics(row)
-        numbers = {name: value for name, value in row.items() if value is not None and name != "step"}
-        self._tracker.log(numbers, row["step"])
-
-
-def _digest(synthetic: SyntheticSet) -> str:
-    digest = hashlib.sha256(repr(synthetic.lr).encode())
-    for tensor in (synthetic.images, synthetic.labels):
-        storage.sha256_tensor(digest, tensor)
-    return digest.hexdigest()[:16]
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

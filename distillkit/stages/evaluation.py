@@ -13,6 +13,7 @@ from distillkit.artifact.schema import Dtype
 from distillkit.data.coresets import select_coreset
 from distillkit.data.preprocess import UnitWhiten, Whiten
 from distillkit.distill.labels import labels_ask_experts
+from distillkit.distill.synthetic_init import RealData
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
@@ -21,14 +22,14 @@ from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.distillation import student_network
-from distillkit.stages.experts import data_setup, train_experts
-from distillkit.stages.initial_set import initial_labels, real_data
+from distillkit.stages.fingerprints import data_setup
+from distillkit.stages.initial_set import initial_labels
 from distillkit.stages.training_form import evaluation_form
 
 ROW_DTYPES: dict[str, Dtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}
 """Rows of the set itself: how its images are stored."""
-
+Opinions = Callable[[], RealData]
+"""Gives the training images with what the experts of the run say of them."""
 
 BASELINE_LRS = 3
 """Learning rates that each baseline of real images is validated at."""
@@ -49,8 +50,18 @@ def set_rows(settings: RunSettings) -> list[str]:
     return list(dict.fromkeys(["set", stored, *(["uint8"] if settings.evaluate.uint8 else [])]))
 
 
-def evaluate_rows(run: Run, prepared: Prepared, synthetic: SyntheticSet, folder: RunFolder) -> dict[str, EvalReport]:
-    """The rows of the results table: the set itself, its 8-bit view, and the baselines, all on test data."""
+def evaluate_rows(
+    run: Run, prepared: Prepared, synthetic: SyntheticSet, folder: RunFolder, opinions: Opinions
+) -> dict[str, EvalReport]:
+    """The rows of the results table: the set itself, its 8-bit view, and the baselines, all on test data.
+
+    Args:
+        run: whose.
+        prepared: its data.
+        synthetic: the set.
+        folder: where finished rows are kept.
+        opinions: gives the training images and what the run's experts say of them; called if a row asks experts.
+    """
     settings = run.settings.evaluate
     wanted = [*set_rows(run.settings), *label_rows(run.settings, synthetic), *settings.baselines]
     rows = folder.rows()
@@ -60,12 +71,14 @@ def evaluate_rows(run: Run, prepared: Prepared, synthetic: SyntheticSet, folder:
     for name in wanted:
         if name not in rows:
             with folder.timed("evaluate"), arithmetic(run.steady_precision, run.device):
-                rows[name] = _row(run, prepared, synthetic, exam, name)
+                rows[name] = _row(run, prepared, synthetic, exam, name, opinions)
             folder.add_row(name, rows[name])
     return rows
 
 
-def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examination, name: str) -> EvalReport:
+def _row(
+    run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examination, name: str, opinions: Opinions
+) -> EvalReport:
     settings = run.settings.evaluate
     recipe = evaluation_recipe(settings, synthetic.lr, prepared.augmentation)
 
@@ -85,7 +98,7 @@ def _row(run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examinatio
         return evaluate(TrainingSet(stored.images.to(run.device), synthetic.class_ids.to(run.device)))
     if name == "full":
         return _full_row(run, prepared, exam)
-    training = _softly_labelled(run, prepared) if name == RANDOM_SOFT else _coreset(run, prepared, name)
+    training = _softly_labelled(run, prepared, opinions()) if name == RANDOM_SOFT else _coreset(run, prepared, name)
     return evaluate(training, _baseline_lr(run, prepared, training, recipe.lr))
 
 
@@ -113,10 +126,9 @@ def _coreset(run: Run, prepared: Prepared, kind: str) -> Callable[[int], Trainin
     return choose if kind == "random" else _constant(choose(0))
 
 
-def _softly_labelled(run: Run, prepared: Prepared) -> Callable[[int], TrainingSet]:
+def _softly_labelled(run: Run, prepared: Prepared, real: RealData) -> Callable[[int], TrainingSet]:
     """Random real images, others for each network, with the labels that the run's experts would give them."""
     settings, labels = run.settings, prepared.train_labels
-    real = real_data(run, prepared, *student_network(run, prepared, train_experts(run, prepared)))
 
     def choose(index: int) -> TrainingSet:
         images = prepared.train_images

@@ -18,6 +18,7 @@ from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, prepare, run_identity, training_set
 from distillkit.stages.evaluation import evaluate_rows
+from distillkit.stages.opinions import expert_opinions
 from distillkit.stages.package import Provenance, package
 from distillkit.stages.probe import check_network
 from distillkit.stages.training_form import evaluation_form
@@ -96,7 +97,7 @@ def import_set(run: Run, files: FieldFiles, made_by: Provenance, lost: Lost, out
             folder.save_synthetic(synthetic, selection)
         else:
             synthetic, selection = known
-        rows = evaluate_rows(run, prepared, synthetic, folder)
+        rows = evaluate_rows(run, prepared, synthetic, folder, lambda: expert_opinions(run, prepared))
         package(run, prepared, folder, synthetic, selection, rows, made_by)
 
 

@@ -18,7 +18,7 @@ from distillkit.settings import RunSettings
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.evaluation import HARD, RANDOM_SOFT, ROW_DTYPES, set_rows
-from distillkit.stages.experts import expert_setup
+from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.repack import Kept, kept
 from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, __version__
 

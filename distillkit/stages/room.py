@@ -19,8 +19,8 @@ from distillkit.networks.functional import FlatNetwork
 from distillkit.settings import DistillSettings
 from distillkit.stages.architectures import student_pool
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.engine_trials import DEFAULT_KEPT
 from distillkit.stages.experts import expert_bytes
-from distillkit.stages.student import DEFAULT_KEPT
 
 PROBE_INNER_STEPS = 2
 """Steps of a student in an outer step that is timed."""

@@ -26,7 +26,7 @@ from distillkit.interrupt import StopRequest
 from distillkit.networks.build import architecture_name, build_network, check_memory, parse_architecture
 from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
-from distillkit.records import EvalReport, ImageSet
+from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.settings import NetworkSettings
 from distillkit.stages.training_form import fresh_networks
 from distillkit.training.given import seed_number, whole
@@ -103,46 +103,45 @@ def tune(
     """
     asked, listener = _checked(options or TuneOptions()), Silent() if progress is None else progress
     request, place = StopRequest() if stop is None else stop, resolve_device(device)
-    own = NetworkSettings.model_validate(ds.recipe["architecture"])
-    wanted = parse_architecture(architecture, own)
+    network = _network(ds, architecture, place, listener)
+    with request.at_once("while reading the data; images that are decoded are kept"):
+        data = ds.load_source(dataset, data_root, progress=listener)
+    _check_source(ds, data, dataset)
+    return _Bench(ds, network, asked, place, listener, request).tuned(data)
+
+
+def _network(ds: DistilledDataset, architecture: str, place: torch.device, listener: Progress) -> NetworkSettings:
+    """The network of that name, with its normalisation replaced where the set needs it.
+
+    Raises:
+        ConfigError: it is unknown, or does not fit into memory.
+    """
+    wanted = parse_architecture(architecture, _own_network(ds))
     check_memory(wanted, ds.image_shape, ds.num_classes, place)
     network, note = ds.fitting(wanted, keep="norm=" in architecture)
     if note is not None:
         listener.note(f"{architecture_name(network)}: {note}")
-    with request.at_once("while reading the data; images that are decoded are kept"):
-        data = ds.load_source(dataset, data_root, progress=listener)
+    return network
+
+
+def _own_network(ds: DistilledDataset) -> NetworkSettings:
+    """The network that the set was made for."""
+    return NetworkSettings.model_validate(ds.recipe["architecture"])
+
+
+def _check_source(ds: DistilledDataset, data: SourceData, dataset: str | Path | None) -> None:
+    """Are these the data that were distilled, with validation images?
+
+    Raises:
+        DataError: they are others.
+        ConfigError: none are held out.
+    """
     if not ds.is_source(data):
         raise DataError(
             f"{dataset} is not the data set that was distilled; a recipe is searched on its validation images"
         )
     if not len(data.validation):
         raise ConfigError("this set was learned from all training images; none are held out to choose a recipe by")
-    begin = time.monotonic()
-    bench = _Bench(ds, network, asked, place, listener, request)
-    seen = _exam(ds, _some(data.validation, asked), place)
-    tried = bench.searched(seen, lambda index: TrainingSet(ds.images.to(place), ds.targets.to(place)))
-    seconds = time.monotonic() - begin
-    test = _exam(ds, data.test, place)
-    training = TrainingSet(ds.images.to(place), ds.targets.to(place))
-    report = bench.measured(tried[0].candidate, test, lambda index: training)
-    baselines: dict[str, EvalReport] = {}
-    for kind in asked.baselines:
-        subset = _subset(ds, data.train, kind, place)
-        best = bench.searched(seen, subset)[0]
-        listener.note(f"{kind}: {best.candidate.words}")
-        baselines[kind] = bench.measured(best.candidate, test, subset)
-    name = architecture_name(network, own)
-    recipe = tried[0].candidate.to_json(len(ds)) | {
-        "architecture": network.model_dump(mode="json"),
-        "tuned_for": name,
-        "chosen_by": {
-            "split": data.info.validation_split,
-            "images": len(seen.labels),
-            "networks": asked.scorers,
-            "tried": [one.to_json() for one in tried],
-        },
-    }
-    return Tuned(name, recipe, tuple(tried), report, baselines, seconds)
 
 
 def _checked(options: TuneOptions) -> TuneOptions:
@@ -154,7 +153,7 @@ def _checked(options: TuneOptions) -> TuneOptions:
 
 def name_on(ds: DistilledDataset, architecture: str) -> str:
     """What the recipe of ``architecture`` is called on a set, which may have its batch normalisation replaced."""
-    own = NetworkSettings.model_validate(ds.recipe["architecture"])
+    own = _own_network(ds)
     network, _ = ds.fitting(parse_architecture(architecture, own), keep="norm=" in architecture)
     return architecture_name(network, own)
 
@@ -214,6 +213,38 @@ class _Bench:
     place: torch.device
     listener: Progress
     request: StopRequest
+
+    def tuned(self, data: SourceData) -> Tuned:
+        """The recipe that validation images prefer, measured on test images; and the baselines that are asked for."""
+        ds, place, begin = self.ds, self.place, time.monotonic()
+        seen = _exam(ds, _some(data.validation, self.asked), place)
+        tried = self.searched(seen, lambda index: TrainingSet(ds.images.to(place), ds.targets.to(place)))
+        seconds = time.monotonic() - begin
+        test = _exam(ds, data.test, place)
+        training = TrainingSet(ds.images.to(place), ds.targets.to(place))
+        report = self.measured(tried[0].candidate, test, lambda index: training)
+        baselines: dict[str, EvalReport] = {}
+        for kind in self.asked.baselines:
+            subset = _subset(ds, data.train, kind, place)
+            best = self.searched(seen, subset)[0]
+            self.listener.note(f"{kind}: {best.candidate.words}")
+            baselines[kind] = self.measured(best.candidate, test, subset)
+        name = architecture_name(self.network, _own_network(ds))
+        recipe = self._recipe_json(name, tried, data.info.validation_split, len(seen.labels))
+        return Tuned(name, recipe, tuple(tried), report, baselines, seconds)
+
+    def _recipe_json(self, name: str, tried: Sequence[Tried], split: str, images: int) -> dict[str, Any]:
+        """The best of the recipes that were ``tried``, and on what they were, in the form of ``recipe.json``."""
+        return tried[0].candidate.to_json(len(self.ds)) | {
+            "architecture": self.network.model_dump(mode="json"),
+            "tuned_for": name,
+            "chosen_by": {
+                "split": split,
+                "images": images,
+                "networks": self.asked.scorers,
+                "tried": [one.to_json() for one in tried],
+            },
+        }
 
     def searched(self, exam: Examination, training: Callable[[int], TrainingSet]) -> Sequence[Tried]:
         """Candidates by their validation accuracy, best first."""

@@ -90,10 +90,10 @@ def in_training_form(model: nn.Module, device: torch.device, *, amp: bool, compi
 
     The parameters stay those of ``model``.
     """
-    return _Form(model, device, amp, compiled) if amp or compiled else model
+    return _FasterForward(model, device, amp, compiled) if amp or compiled else model
 
 
-class _Form(nn.Module):
+class _FasterForward(nn.Module):
     def __init__(self, model: nn.Module, device: torch.device, amp: bool, compiled: bool) -> None:
         super().__init__()
         self.model, self._device, self._amp = model, device, amp

@@ -59,7 +59,7 @@ class Builder(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form(Choice):
+class TrajectoryForm(Choice):
     """A trajectory form.
 
     ``check``: whether settings fit experts of so many epochs; ``setup``: which settings the files depend on (none:
@@ -186,10 +186,10 @@ def _convex_size(settings: TrajectorySettings, epochs: int, trained: int, parame
     return count * parameters * DTYPES[settings.dtype].itemsize
 
 
-FORMS: Seam[Form] = Seam(
+FORMS: Seam[TrajectoryForm] = Seam(
     "trajectories.form",
     {
-        "raw": Form(
+        "raw": TrajectoryForm(
             check=lambda settings, epochs: None,
             setup=lambda settings, epochs: {},
             reach=lambda settings, epochs, read: math.ceil(read),
@@ -198,7 +198,7 @@ FORMS: Seam[Form] = Seam(
             open=RawTrajectories,
             continuous=False,
         ),
-        "convex": Form(
+        "convex": TrajectoryForm(
             check=_check_convex,
             setup=lambda settings, epochs: {
                 "form": settings.model_dump(mode="json", exclude={"keep_raw"}),

@@ -31,7 +31,7 @@ from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.networks.timm_models import prepare_model
 from distillkit.settings import DistillSettings
 from distillkit.stages.checks import check_distillation
-from distillkit.stages.student import eager_engine
+from distillkit.stages.engine_trials import eager_engine
 
 CLASSES, IPC, PIXELS, COUNT = 3, 2, 8, 5
 AUGMENTATION = Augmentation.parse("color_crop_cutout_flip_scale_rotate")
@@ -155,7 +155,7 @@ def test_dsa__the_network_is_trained_on_the_set_between_two_steps_and_fresh_afte
     s.carried = flatten_parameters(model)[None]
     found = without.gradient(s, [1]).carried[0]
     from distillkit import rng
-    from distillkit.distill.student import plan_inner_steps
+    from distillkit.distill.inner_steps import plan_inner_steps
 
     generator = rng.generator(0, "distill", "network", 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

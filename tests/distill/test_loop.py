@@ -19,7 +19,7 @@ from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import Segment
 from distillkit.settings import DistillSettings, NetworkSettings
-from distillkit.stages.student import eager_engine
+from distillkit.stages.engine_trials import eager_engine
 
 
 class Trajectories:

@@ -7,11 +7,11 @@ from distillkit import rng
 from distillkit.data.augment import OPERATIONS, Augmentation
 from distillkit.distill import recorded
 from distillkit.distill.inner_optimizers import Adam, Sgd
+from distillkit.distill.inner_steps import plan_inner_steps
+from distillkit.distill.joined_students import Student, side_by_side
 from distillkit.distill.labels import SoftLabels
 from distillkit.distill.recorded import Recorded, RecordingError
 from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, TogetherLoss, Wanted
-from distillkit.distill.student import plan_inner_steps
-from distillkit.distill.students import Student, side_by_side
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork, flatten_parameters

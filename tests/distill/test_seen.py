@@ -7,11 +7,11 @@ from distillkit import rng
 from distillkit.data.augment import OPERATIONS, Augmentation
 from distillkit.distill import seen
 from distillkit.distill.inner_optimizers import Adam, Sgd
+from distillkit.distill.inner_steps import InnerStep, plan_inner_steps, to_device
+from distillkit.distill.joined_students import JoinedStep
 from distillkit.distill.labels import SoftLabels
 from distillkit.distill.seen import SeenAtOnce, SeenInTurn, seen_images
 from distillkit.distill.step_functions import EagerFunctions, InnerLoss
-from distillkit.distill.student import InnerStep, plan_inner_steps, to_device
-from distillkit.distill.students import JoinedStep
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork, flatten_parameters

@@ -15,7 +15,8 @@ from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.stages import workshop
 from distillkit.stages.context import make_run, prepare
-from distillkit.stages.experts import expert_setup, train_experts
+from distillkit.stages.experts import train_experts
+from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.reach import expert_reach
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 from tests.test_pipeline import Notes

@@ -11,11 +11,11 @@ from distillkit import compress
 from distillkit.data import augment
 from distillkit.data.augment import OPERATIONS, Augmentation
 from distillkit.distill.inner_optimizers import Sgd
+from distillkit.distill.inner_steps import plan_inner_steps, to_device
+from distillkit.distill.joined_students import Student, side_by_side
 from distillkit.distill.labels import SoftLabels
 from distillkit.distill.matching import normalised_parameter_distance
 from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, TogetherLoss
-from distillkit.distill.student import plan_inner_steps, to_device
-from distillkit.distill.students import Student, side_by_side
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.experts.recipe import expert_recipe
 from distillkit.lab import effective

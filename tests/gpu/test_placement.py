@@ -37,7 +37,7 @@ from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import PRECISIONS, in_precision
 from distillkit.records import ImageSet
 from distillkit.settings import DistillSettings, ExpertSettings, NetworkSettings
-from distillkit.stages.student import eager_engine
+from distillkit.stages.engine_trials import eager_engine
 from distillkit.training.fit import accuracy, fit
 from distillkit.training.recipe import Adam, AdamW, Recipe, Sgd, cross_entropy, shuffle
 from distillkit.training.stack import Form, Stack, fit_stack

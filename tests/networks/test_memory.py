@@ -31,7 +31,7 @@ def test_compress_and_plan__say_that_it_does_not_fit(tmp_path, tiny):
 
 
 def test_evaluate__says_it_before_the_first_network(made, monkeypatch):
-    monkeypatch.setattr("distillkit.pipeline.evaluate_networks", None)
+    monkeypatch.setattr("distillkit.stages.contest.evaluate_networks", None)
     with pytest.raises(ConfigError, match="'convnet:width=100000,depth=2,norm=instance' does not fit into memory"):
         evaluate(load_distilled(made), ["convnet", "convnet:width=100000"], networks=1, device="cpu")
 

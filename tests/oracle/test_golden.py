@@ -10,10 +10,10 @@ from distillkit.data import augment
 from distillkit.data.augment import Draw
 from distillkit.data.preprocess import fit_whiten
 from distillkit.distill.inner_optimizers import Sgd
+from distillkit.distill.inner_steps import InnerStep, batch_indices
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import normalised_parameter_distance
 from distillkit.distill.step_functions import EagerFunctions, InnerLoss
-from distillkit.distill.student import InnerStep, batch_indices
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters

@@ -6,11 +6,11 @@ from torch import nn
 
 from distillkit.data.coresets import select_coreset
 from distillkit.distill.inner_optimizers import Sgd
+from distillkit.distill.inner_steps import InnerStep
 from distillkit.distill.labels import HardLabels
 from distillkit.distill.matching import MatchingProblem, matching_part
 from distillkit.distill.start import balance_factor, perturb_convolutions
 from distillkit.distill.step_functions import EagerFunctions, InnerLoss, scaled
-from distillkit.distill.student import InnerStep
 from distillkit.distill.unroll import Unroll
 from distillkit.experts.recipe import expert_recipe
 from distillkit.experts.smooth import (
@@ -20,7 +20,7 @@ from distillkit.experts.smooth import (
     one_sided_loss_penalty,
     two_sided_logit_penalty,
 )
-from distillkit.methods.ast import PUBLISHED_EXPERTS
+from distillkit.methods.ast import PAPER_EXPERTS
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.records import Segment
@@ -50,7 +50,7 @@ def test_clipping__coefficient_and_lr_of_every_epoch(golden):
     assert [Clipping(ExpertSettings().clipping)(epoch) for epoch in range(50)] == pytest.approx(
         golden["clip.coefficient"].tolist()
     )
-    values = {key.split(".")[1]: value for key, value in PUBLISHED_EXPERTS.items() if key.startswith("experts.")}
+    values = {key.split(".")[1]: value for key, value in PAPER_EXPERTS.items() if key.startswith("experts.")}
     recipe = expert_recipe(ExpertSettings(**values, loss="clipping"), None)
     model, rates = nn.Linear(1, 2), []
     for summary in fit(model, torch.ones(2, 1), torch.tensor([0, 1]), recipe, 0, "test"):

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from distillkit.distill.inner_steps import InnerStep
 from distillkit.distill.labels import SoftLabels
 from distillkit.distill.matching import depth_masked, loss_masked, normalised_parameter_distance
 from distillkit.distill.step_functions import EagerFunctions, InnerLoss
-from distillkit.distill.student import InnerStep
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.experts.difficulty import easy_to_hard, el2n
 from distillkit.experts.gsam import Gsam

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.distill.inner_optimizers import Sgd
+from distillkit.distill.inner_steps import InnerStep, plan_inner_steps
 from distillkit.distill.labels import HardLabels, SoftLabels
 from distillkit.distill.matching import MASKS, normalised_parameter_distance
 from distillkit.distill.step_functions import (
@@ -21,7 +22,6 @@ from distillkit.distill.step_functions import (
     trace_bytes,
     try_functions,
 )
-from distillkit.distill.student import InnerStep, plan_inner_steps
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork

@@ -10,11 +10,11 @@ from torch.func import functional_call
 from distillkit.data import augment
 from distillkit.data.augment import Augmentation
 from distillkit.distill.inner_optimizers import Adam, InnerMemory, Sgd
+from distillkit.distill.inner_steps import plan_inner_steps
+from distillkit.distill.joined_students import Student, side_by_side
 from distillkit.distill.labels import HardLabels, LabelWeights, SoftLabels
 from distillkit.distill.real import RealBatch, RealTerm
 from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions, InnerLoss, TogetherLoss, Wanted
-from distillkit.distill.student import plan_inner_steps
-from distillkit.distill.students import Student, side_by_side
 from distillkit.distill.unroll import Unroll
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters

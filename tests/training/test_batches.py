@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from distillkit import compress, evaluate, load_distilled, prepare_model
-from distillkit.distill.student import batch_indices
+from distillkit.distill.inner_steps import batch_indices
 from distillkit.errors import ConfigError
 from distillkit.evaluation.tuning import Candidate
 from distillkit.lab import effective
@@ -122,7 +122,7 @@ def test_compress__batches_of_one_are_refused_before_anything_is_trained(tmp_pat
 def test_evaluate__says_before_the_first_network_that_one_cannot_be_trained(made, monkeypatch):
     ds = load_distilled(made)
     monkeypatch.setitem(ds.recipe, "batch_size", 1)
-    monkeypatch.setattr("distillkit.pipeline.evaluate_networks", None)
+    monkeypatch.setattr("distillkit.stages.contest.evaluate_networks", None)
     with pytest.raises(ConfigError, match=r"timm/resnet10t:norm=keep has batch normalisation on a map of one pixel"):
         evaluate(ds, ["convnet", "timm/resnet10t:norm=keep"], networks=1, device="cpu", common_recipe=True)
     with pytest.raises(ConfigError, match="depth 9 needs images"):

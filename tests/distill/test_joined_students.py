@@ -7,6 +7,7 @@ import torch
 
 from distillkit.data.augment import Augmentation
 from distillkit.data.transfer import packed, unpacked
+from distillkit.distill.inner_steps import plan_inner_steps
 from distillkit.distill.labels import SoftLabels
 from distillkit.distill.loop import DistillTask, outer_step, start_state
 from distillkit.distill.matching import matching_part
@@ -14,12 +15,11 @@ from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.segments import segment_sampler
 from distillkit.distill.start import at_an_expert
 from distillkit.distill.step_functions import CompiledFunctions, InnerLoss, TogetherLoss
-from distillkit.distill.student import plan_inner_steps
 from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork
 from distillkit.settings import DistillSettings, NetworkSettings
-from distillkit.stages.student import eager_engine
+from distillkit.stages.engine_trials import eager_engine
 
 NETWORK = FlatNetwork(build_network(NetworkSettings(width=3, depth=2), (1, 8, 8), 2, 0, "n").double())
 
