@@ -136,7 +136,10 @@ def compress(
 
     from distillkit import pipeline
     from distillkit.environment import resolve_device
+    from distillkit.networks.build import check_architecture
 
+    for text in arch or ():
+        check_architecture(text)
     composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
     name = composed.settings.dataset.name
     if plan:

@@ -10,7 +10,7 @@ from distillkit.environment import memory_bytes
 from distillkit.errors import ConfigError
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.field import FIELD, NORMED, build_field
-from distillkit.networks.timm_models import plain_activations, plain_attention, prepare_model
+from distillkit.networks.timm_models import check_timm_name, plain_activations, plain_attention, prepare_model
 from distillkit.settings import NetworkSettings
 
 BYTES_OF_A_PARAMETER = 8
@@ -31,7 +31,8 @@ def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
     if family not in ("convnet", "timm", *FIELD):
         known = ", ".join(FIELD)
         raise ConfigError(
-            f"architecture {text!r} is unknown; use convnet, convnet:width=64,depth=3, {known} or timm/<name>"
+            f"architecture {text!r} is unknown; use convnet, convnet:width=64,depth=3, {known} or timm/<name>, as "
+            f"timm/{text}"
         )
     plain = NetworkSettings(name=name) if family != "convnet" else NetworkSettings()
     base = base.model_copy(update={"pool": ()})
@@ -46,6 +47,17 @@ def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
         return NetworkSettings.model_validate(values)
     except ValueError as error:
         raise ConfigError(f"architecture {text!r} has a value that does not fit: {options}") from error
+
+
+def check_architecture(text: str) -> None:
+    """Whether there is an architecture ``text``, before anything is computed for it.
+
+    Raises:
+        ConfigError: no such form, or no such network in timm.
+    """
+    name = parse_architecture(text, NetworkSettings()).name
+    if name.startswith("timm/"):
+        check_timm_name(name.removeprefix("timm/"))
 
 
 def architecture_name(settings: NetworkSettings, own: NetworkSettings | None = None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 import torch
@@ -114,6 +115,19 @@ def plain_activations(model: nn.Module) -> nn.Module:
     return model
 
 
+def check_timm_name(name: str) -> None:
+    """Whether timm has a network ``name``, given without ``timm/``; none is made.
+
+    Raises:
+        ConfigError: no; with names like it.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        close = ", ".join(get_close_matches(name, timm.list_models(), 5)) or "see timm.list_models()"
+        raise ConfigError(f"timm has no network {name!r}; similar names: {close}")
+
+
 @made_on_the_host
 def prepare_model(
     name: str, *, num_classes: int, image_size: int, channels: int = 3, norm: Norm = "keep"
@@ -136,14 +150,10 @@ def prepare_model(
     Raises:
         ConfigError: timm has no such network, or no form of it takes such images.
     """
-    import timm
-
     name = name.removeprefix("timm/")
     if norm not in get_args(Norm):
         raise ConfigError(f"norm={norm!r} is unknown; use {', '.join(get_args(Norm))}")
-    if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
-        raise ConfigError(f"timm has no network {name!r}; similar names: {close}")
+    check_timm_name(name)
     base: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     for extra, note in _creation_attempts(image_size):
         if image_size > SMALL and "patch_size" in extra:
