@@ -332,7 +332,12 @@ def tune(
     artifact: opt.Folder,
     arch: Annotated[str, typer.Option("--arch", help="resnet18, vgg11, timm/NAME, timm/NAME:norm=instance, ...")],
     seconds: Annotated[
-        str, typer.Option("--time-budget", metavar="TIME", help="Of the search: 90s, 20m, 1h30m.")
+        str,
+        typer.Option(
+            "--time-budget",
+            metavar="TIME",
+            help="Of the search: 90s, 20m, 1h30m; measuring what it found comes on top.",
+        ),
     ] = "10m",
     networks: Annotated[int, typer.Option("--networks", min=1, help="Fresh networks that measure the recipe.")] = 3,
     scorers: Annotated[int, typer.Option("--scorers", min=1, help="Fresh networks that score a candidate.")] = 1,

@@ -31,7 +31,9 @@ def export(artifact: Artifact, form: str, out: Path, *, replace: bool = False) -
     """
     if form not in FORMS:
         raise ConfigError(f"`form` {form!r} is unknown; known: {', '.join(FORMS)}")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not replace)):
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"`out` {out} is a file; expected a folder")
+    if out.exists() and any(out.iterdir()) and not replace:
         raise ConfigError(f"{out} is there already and not an empty folder; choose another folder, or `replace=True`")
     contents = FORMS[form](artifact)
     for name, content in contents.items():

@@ -9,7 +9,7 @@ def text():
     """The page."""
     parts = ["# Settings", "", f"{RunSettings.__doc__.strip()}", ""]
     parts += [
-        "Any of them is set by `--set section.key=value` (repeatable), by a TOML or YAML file (`--config FILE`), or in "
+        "Any of them is set by `--set section.key=value` (repeatable), by a YAML or JSON file (`--config FILE`), or in "
         'Python by `compress(..., settings={"section.key": value})`. Methods and presets lay their own values over '
         "these defaults; `--plan --json` shows what a run would have.",
         "",

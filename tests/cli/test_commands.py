@@ -149,7 +149,11 @@ BAD = [
     (["compress", "a--b/c", "--ipc", 1], 2, "the Hub does not accept a--b/c"),
     (["compress", "digits", "--ipc", 1, "--config", "absent.yaml"], 2, "cannot be read"),
     (["compress", "digits", "--ipc", 1, "--time-budget", "soon"], 2, "expected 90s, 20m or 1h30m"),
-    (["compress", "digits", "--ipc", 1, "--arch", "timm/resnet10"], 2, "timm has no network 'resnet10'; similar names: "),
+    (
+        ["compress", "digits", "--ipc", 1, "--arch", "timm/resnet10"],
+        2,
+        "timm has no network 'resnet10'; similar names: ",
+    ),
     (["compress", "digits", "--ipc", 1, "--arch", "resnet10t"], 2, "timm/resnet10t"),
     (["compress", "digits", "--ipc", 10**8], 2, "ipc"),
     (["compress", "digits", "--ipc", 1, "--tune-budget", "soon"], 2, "--tune-budget 'soon' is not a time"),

@@ -295,4 +295,6 @@ def test_verb__lists_and_clears_decoded_sets(class_folders, tmp_path):
     assert "made from" in CliRunner().invoke(app, ["cache", "list"]).stdout
     assert CliRunner().invoke(app, ["cache", "clear", "--unused", "--yes"]).exit_code == 0
     assert [one.source for one in cached.cached_sets()] == [str(kept)]
+    again = CliRunner().invoke(app, ["cache", "clear", "--unused"])  # nothing is left to be asked about
+    assert (again.exit_code, again.stdout.strip()) == (0, "deleted 0 of 0 decoded data sets, 0.0 MB")
     assert CliRunner().invoke(app, ["cache", "clear"]).exit_code == 2

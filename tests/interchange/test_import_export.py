@@ -324,3 +324,5 @@ def test_export__class_names_never_leave_the_folder(made, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("x")
     with pytest.raises(ConfigError, match="not an empty folder"):
         load_distilled(made).export("pt", tmp_path / "full")
+    with pytest.raises(ConfigError, match=r"mine\.txt is a file; expected a folder"):
+        load_distilled(made).export("pt", tmp_path / "full" / "mine.txt")
