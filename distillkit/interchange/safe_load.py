@@ -47,7 +47,10 @@ def load_numbers(file: Path) -> Any:
         IndexError,
         TypeError,
     ) as error:
-        why = f": {str(error).splitlines()[0]}" if isinstance(error, OSError | RuntimeError) and str(error) else ""
+        telling = isinstance(error, OSError | RuntimeError | ValueError) and str(
+            error
+        )  # others are of pickle's insides
+        why = f": {str(error).splitlines()[0]}" if telling else ""
         raise DataError(f"{file} is no file of torch.save{why}") from error
 
 

@@ -115,6 +115,12 @@ def test_numbers_of_another_size_than_they_say_are_refused(tmp_path):
         load_numbers(tmp_path / "x.pt")
 
 
+def test_a_text_file_is_called_no_file_of_torch_save_and_no_more(tmp_path):
+    (tmp_path / "x.pt").write_text("hello\n")
+    with pytest.raises(DataError, match=r"x\.pt (is no file of torch\.save|holds more than tensors.*)$"):
+        load_numbers(tmp_path / "x.pt")
+
+
 def test_numpy_is_allowed_to_nobody_else_afterwards(tmp_path):
     file = condensed(tmp_path)
     read_field_files([file])
