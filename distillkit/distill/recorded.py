@@ -8,6 +8,7 @@ of memory.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,8 @@ MOST_SHAPES = 8
 """Shapes of arguments that are recorded; those that come later are computed as they are."""
 AGREEMENT = 1e-2
 """Relative difference that a replay may have from the function itself: sums are in another order, in bfloat16 too."""
-_pools: dict[torch.device, Any] = {}
+_living: weakref.WeakKeyDictionary[Any, torch.device] = weakref.WeakKeyDictionary()
+"""The graphs that are held, with their devices; a pool of memory lives as long as one of its graphs."""
 
 
 class RecordingError(Exception):
@@ -39,18 +41,22 @@ def cannot_record(error: Exception) -> str:
 def record_on_gpu(launch: Launch, device: torch.device) -> tuple[Any, Callable[[], None]]:
     """By a CUDA graph. ``launch`` runs twice before, on a stream of its own: what is chosen by trial is chosen then."""
     with torch.cuda.device(device):
-        if device not in _pools:
-            _pools[device] = torch.cuda.graph_pool_handle()
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             launch()
             launch()
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=_pools[device]):
+        graph, pool = torch.cuda.CUDAGraph(), shared_pool(device)
+        with torch.cuda.graph(graph, pool=pool):
             results = launch()
+    _living[graph] = device
     return results, graph.replay
+
+
+def shared_pool(device: torch.device) -> Any:
+    """The memory that living graphs of ``device`` use; None where there are none, and a new one is to be made."""
+    return next((graph.pool() for graph, place in _living.items() if place == device), None)
 
 
 @dataclass
@@ -102,16 +108,17 @@ class Recorded:
             buffer.copy_(torch.randn(buffer.shape, generator=generator) / 10)
         expected = [_copied(result) for result in _tensors(self._function(*own.arguments))]
         try:
-            own.results, own.replay = self._record(lambda: self._function(*own.arguments), own.arguments[0].device)
-            own.replay()
+            results, replay = self._record(lambda: self._function(*own.arguments), own.arguments[0].device)
+            replay()
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             raise RecordingError(str(error) or type(error).__name__) from error
-        for found, wanted in zip(_tensors(own.results), expected, strict=True):
+        for found, wanted in zip(_tensors(results), expected, strict=True):
             difference, length = float((found - wanted).norm()), float(wanted.norm())
             if not difference <= AGREEMENT * length:
                 raise RecordingError(f"a replay differs from the function by {difference:.2g} of {length:.2g}")
+        own.results, own.replay = results, replay
 
 
 def _copied(value: Tensor) -> Tensor:
