@@ -43,7 +43,7 @@ from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.fingerprints import expert_setup
-from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance
+from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance, told_beside
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.opinions import expert_opinions
 from distillkit.stages.package import package
@@ -282,6 +282,7 @@ def import_files(
     """
     files = read_field_files(paths, experiment)
     made_by = provenance(kind, title, files)
+    lost = told_beside(paths, lost)
     layer = preprocessing_layer(kind, dataset, files, lost)
     place, ipc = resolve_device(device), images_per_class(files)
     composed = compose(dataset, ipc, "random", preset, place.type, [layer, *overrides])

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+
 from distillkit import storage
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
+from distillkit.interchange.export import NOTES
 from distillkit.interchange.read_pt import FieldFiles
 from distillkit.interchange.to_set import label_kind, published_normalisation, to_synthetic
 from distillkit.methods import METHODS, Layer
@@ -23,6 +27,8 @@ from distillkit.stages.package import Provenance, package
 from distillkit.stages.probe import check_network
 from distillkit.stages.training_form import evaluation_form
 
+MAX_NOTE = 2**20
+"""Bytes of the note that our own export writes beside its files."""
 SEARCHED_LRS = (0.001, 0.003, 0.01, 0.03, 0.1)
 
 
@@ -58,6 +64,38 @@ def provenance(kind: str, title: str | None, files: FieldFiles) -> Provenance:
     if kind == "pt":
         return Provenance("imported", title or "a method that the files do not name", "", names)
     raise ConfigError(f"`kind` {kind!r} is unknown; known: mtt, datm, pt")
+
+
+def told_beside(paths: Sequence[Path], lost: Lost) -> Lost:
+    """``lost`` without what our own export has written down beside its files: the space of the images.
+
+    What was said by the user counts; a note that cannot be read, or says something else, is none.
+    """
+    if lost.zca or lost.mean is not None or lost.std is not None:
+        return lost
+    for path in paths:
+        file = (path if path.is_dir() else path.parent) / NOTES
+        try:
+            note = _Note.model_validate(storage.read_json(file, MAX_NOTE))
+        except (StorageError, ValidationError):
+            continue
+        if note.preprocessing == "zca":
+            return replace(lost, zca=True)
+        if note.preprocess.mean and note.preprocess.std:
+            return replace(lost, mean=tuple(note.preprocess.mean), std=tuple(note.preprocess.std))
+    return lost
+
+
+class _Space(BaseModel):
+    mean: list[FiniteFloat] = Field([], max_length=64)
+    std: list[FiniteFloat] = Field([], max_length=64)
+
+
+class _Note(BaseModel):
+    """What is read of it."""
+
+    preprocessing: str
+    preprocess: _Space
 
 
 def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) -> Layer:

@@ -21,7 +21,7 @@ from distillkit.interchange.to_set import images_per_class, label_kind, publishe
 from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.settings import DatasetSettings
-from distillkit.stages.importing import SEARCHED_LRS, Lost
+from distillkit.stages.importing import SEARCHED_LRS, Lost, told_beside
 from tests.conftest import TINY
 
 
@@ -51,9 +51,7 @@ def test_round_trip__an_exported_set_comes_back_and_trains_as_before(made, tmp_p
     assert {path.name for path in files} == {"images_best.pt", "labels_best.pt", "lr_best.pt", "distillkit.json"}
     rate = torch.load(tmp_path / "pt" / "lr_best.pt", weights_only=True)  # DATM: syn_lr = torch.load(...).to(device)
     assert (rate.shape, float(rate)) == ((), ds.lr)
-    notes = json.loads((tmp_path / "pt" / "distillkit.json").read_text())
-    lost = Lost(False, mean=tuple(notes["preprocess"]["mean"]), std=tuple(notes["preprocess"]["std"]))
-    again = import_set(tmp_path, tmp_path / "pt", lost=lost)
+    again = import_set(tmp_path, tmp_path / "pt", kind="pt", lost=Lost(False))  # distillkit.json has their mean and std
     assert torch.equal(again.images, ds.images)
     assert torch.equal(again.labels, ds.labels)
     assert (again.lr, again.recipe["lr"]) == (ds.lr, ds.recipe["lr"])
@@ -65,6 +63,22 @@ def test_round_trip__an_exported_set_comes_back_and_trains_as_before(made, tmp_p
     card = (tmp_path / "imported" / "README.md").read_text()
     assert "20 learned images" in card
     assert "curves.png" not in card
+
+
+def test_told_beside__what_was_said_counts_and_a_wrong_note_is_none(tmp_path):
+    note = {"preprocessing": "standardise", "preprocess": {"mean": [0.1], "std": [0.2]}}
+    file, path = tmp_path / "distillkit.json", tmp_path / "images_best.pt"
+    file.write_text(json.dumps(note))
+    for place in (tmp_path, path):
+        told = told_beside([place], Lost(False, lr=0.3))
+        assert (told.mean, told.std, told.lr) == ((0.1,), (0.2,), 0.3)
+    said = Lost(False, mean=(0.5,), std=(0.5,))
+    assert told_beside([tmp_path], said) is said
+    file.write_text(json.dumps(note | {"preprocessing": "zca"}))
+    assert told_beside([tmp_path], Lost(False)).zca
+    for wrong in ("[", "[]", "{}", json.dumps(note | {"preprocess": {"mean": ["x"], "std": [1]}})):
+        file.write_text(wrong)
+        assert told_beside([tmp_path], Lost(False)) == Lost(False)
 
 
 def test_import__lr_that_the_files_lack_is_searched_on_validation_data(tmp_path):
