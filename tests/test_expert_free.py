@@ -9,6 +9,7 @@ import torch
 
 from distillkit import compress, load_distilled, plan
 from distillkit.artifact import layout
+from distillkit.artifact.read import read_artifact
 from distillkit.config import compose
 from distillkit.distill.objective import Engine
 from distillkit.distill.start import Beginning
@@ -151,6 +152,14 @@ def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishe
     seen = run(tmp_path / "other", "rat", settings, settings=other, progress=notes)
     assert any("come by way of their pixels" in note for note in notes.notes)
     assert seen.images.shape == narrow.images.shape
+    unit = {"dataset.preprocessing": "unit-zca"}
+    first = run(tmp_path / "unit", "rat", settings, settings=unit)
+    unlike = {**unit, "dataset.zca_eps": 0.3, "distill.init": "artifact", "distill.init_from": str(tmp_path / "unit")}
+    same = run(tmp_path / "unlike", "rat", settings, settings={**unlike, "distill.lr_img": 0.0})
+    assert not torch.allclose(same.images, first.images, atol=1e-2)  # the same pixels and lengths, otherwise whitened
+    inverses = (read_artifact(tmp_path / name).preprocess.invert for name in ("unit", "unlike"))
+    pixels, others = (inverse(images) for inverse, images in zip(inverses, (first.images, same.images), strict=True))
+    assert torch.allclose(others, pixels, atol=1e-4)
     with pytest.raises(ConfigError, match=r"has ipc 1, this run has 2"):
         run(tmp_path / "two", "rat", settings, settings=source, ipc=2)
     with pytest.raises(ConfigError, match=r"needs an artifact folder: `distill.init_from=FOLDER`"):

@@ -16,16 +16,25 @@ cache = typer.Typer(no_args_is_help=True, help="Decoded data sets that runs have
 @cache.command("list")
 @console.guarded
 def list_(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
-    """List the decoded data sets in the cache."""
+    """List the decoded data sets in the cache, and whitening matrices that were fitted on them."""
     from distillkit.data.cached import cached_sets
 
     found = cached_sets()
     if as_json:
-        rows = [{"name": one.name, "source": one.source, "state": one.state, "bytes": one.size_bytes} for one in found]
+        rows = [
+            {
+                "name": one.name,
+                "holds": one.holds,
+                "source": one.source,
+                "state": one.state,
+                "bytes": one.size_bytes,
+            }
+            for one in found
+        ]
         console.print_json({"sets": rows, "bytes": sum(one.size_bytes for one in found)})
         return
-    table = [[one.name, one.source, one.state, f"{one.size_bytes / 1e6:.1f}"] for one in found]
-    console.print_table("Decoded data sets", ["name", "made from", "state", "MB"], table)
+    table = [[one.name, one.holds, one.source, one.state, f"{one.size_bytes / 1e6:.1f}"] for one in found]
+    console.print_table("Decoded data sets", ["name", "holds", "made from", "state", "MB"], table)
 
 
 @cache.command()

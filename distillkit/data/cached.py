@@ -1,4 +1,4 @@
-"""What the cache holds of decoded data sets: to look at, and to make room."""
+"""What the cache holds of data sets, decoded images and whitening matrices: to look at, and to make room."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from distillkit.locks import BusyError, locked
 
 @dataclass(frozen=True)
 class CachedSet:
-    """The files of one decoded data set: ``name``, its fingerprint; ``source``, where the images were found; ``state``:
-    ``whole``, ``gone`` (its source is not where it was), ``unfinished`` or ``unusable``.
+    """The files of one decoded data set, or of a whitening matrix: ``name``, its fingerprint; ``source``, where the
+    images were found; ``state``: ``whole``, ``gone`` (its source is not where it was), ``unfinished`` or ``unusable``;
+    ``holds``: ``images``, or the kind of whitening.
     """
 
     name: str
     source: str
     state: str
     files: tuple[Path, ...]
+    holds: str = "images"
 
     @property
     def size_bytes(self) -> int:
@@ -48,7 +50,7 @@ def _described(name: str, paths: list[Path]) -> CachedSet:
     except (StorageError, KeyError, TypeError, ValueError):  # damaged, or of an older version
         return CachedSet(name, "-", "unusable", tuple(paths))
     state = "gone" if kind != "hub" and not Path(source).exists() else "whole"
-    return CachedSet(name, str(source), state, tuple(paths))
+    return CachedSet(name, str(source), state, tuple(paths), str(facts.get("holds", "images")))
 
 
 def clear(found: CachedSet) -> bool:

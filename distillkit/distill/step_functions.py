@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distillkit.distill.labels import LabelPart
 from distillkit.distill.recorded import Record, Recorded, RecordingError, record_on_gpu
 from distillkit.networks.functional import FlatNetwork
+from distillkit.training.compiling import by_compiler
 from distillkit.training.second_order import differentiable_gradient
 
 COMPILE_FROM_FLOP = 2e12
@@ -265,8 +266,7 @@ def _compile(function: Callable[..., Any], backend: str | None) -> Callable[...,
         return function
     # every run of a process compiles functions of the same code, and each counts towards this limit
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-    compiled: Callable[..., Any] = torch.compile(function, backend=backend, dynamic=False, fullgraph=True)
-    return compiled
+    return by_compiler(function, backend=backend, dynamic=False, fullgraph=True)
 
 
 def compiled_function(function: Callable[..., Any]) -> Callable[..., Any]:

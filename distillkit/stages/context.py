@@ -14,8 +14,9 @@ from distillkit.config import Composed
 from distillkit.data.augment import Augmentation
 from distillkit.data.inputs import Inputs, LazyInputs, check_fits, inputs_of
 from distillkit.data.load import load_data
-from distillkit.data.preprocess import Preprocess, Standardise, fit
+from distillkit.data.preprocess import Preprocess, Standardise
 from distillkit.data.registry import DATASETS
+from distillkit.data.whitening import fitted
 from distillkit.distributed import ALONE, World
 from distillkit.environment import keep_freed_memory, repeatable
 from distillkit.errors import ConfigError
@@ -152,7 +153,7 @@ def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pix
     check_ipc(data, settings)
     count = sum(len(part) for part in (data.train, data.validation, data.test))
     check_fits(settings.dataset.preprocessing, (count, *data.image_shape), run.device)
-    preprocess = fit_preprocess(settings.dataset, fit_on(data))
+    preprocess = fit_preprocess(settings.dataset, fit_on(data), data.info.source, run.progress)
     network = settings.network.model_copy(update={"pool": ()})  # which is of students
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
@@ -175,14 +176,15 @@ def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pix
     )
 
 
-def fit_preprocess(settings: DatasetSettings, images: Pixels) -> Preprocess:
-    """The preprocessing that the settings ask for, fitted on uint8 training images [n, C, H, W] unless it is given.
+def fit_preprocess(settings: DatasetSettings, images: Pixels, source: str, progress: Progress) -> Preprocess:
+    """The preprocessing that the settings ask for, fitted on uint8 training images [n, C, H, W] from
+    ``source`` unless it is given.
 
     Raises:
         ConfigError: one of mean and std without the other, of the wrong number, or with another preprocessing.
     """
     if settings.mean is None and settings.std is None:
-        return fit(settings.preprocessing, images, settings.zca_eps)
+        return fitted(settings.preprocessing, images, settings.zca_eps, source, progress)
     channels = images.shape[1]
     if settings.preprocessing != "standardise" or settings.mean is None or settings.std is None:
         raise ConfigError("dataset.mean and dataset.std go together, and with dataset.preprocessing=standardise")

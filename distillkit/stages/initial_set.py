@@ -95,4 +95,8 @@ def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
     if same:
         return found.synthetic
     run.progress.note(f"{settings.init_from} has another preprocessing; its images come by way of their pixels")
-    return replace(found.synthetic, images=prepared.preprocess(found.preprocess.invert(found.synthetic.images)))
+    pixels = found.preprocess.invert(found.synthetic.images)
+    # unit whitening gives away the length that a learned image had: back by the inverse of how it came
+    alike = type(prepared.preprocess) is type(found.preprocess)
+    to_inputs = prepared.preprocess.from_view if alike else prepared.preprocess
+    return replace(found.synthetic, images=to_inputs(pixels))

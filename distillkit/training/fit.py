@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distillkit import rng
 from distillkit.data.inputs import Inputs
+from distillkit.training.compiling import by_compiler
 from distillkit.training.epoch import plan_epoch, to_device
 from distillkit.training.memory import in_pieces
 from distillkit.training.recipe import Batch, Recipe
@@ -97,7 +98,7 @@ class _FasterForward(nn.Module):
     def __init__(self, model: nn.Module, device: torch.device, amp: bool, compiled: bool) -> None:
         super().__init__()
         self.model, self._device, self._amp = model, device, amp
-        self._forward: Any = torch.compile(model) if compiled else model
+        self._forward: Any = by_compiler(model) if compiled else model
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):

@@ -19,6 +19,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from distillkit import rng
 from distillkit.data.inputs import Inputs
 from distillkit.errors import ConfigError
+from distillkit.training.compiling import by_compiler
 from distillkit.training.epoch import plan_epoch, to_device
 from distillkit.training.fit import EpochSummary, set_lr
 from distillkit.training.recipe import Batch, LossPart, Recipe
@@ -110,7 +111,7 @@ def _compiled(function: Gradients, form: Form) -> Gradients:
         if chosen is not None:
             return (chosen if arguments[1].shape == first else function)(*arguments)
         first = arguments[1].shape
-        chosen = torch.compile(function, dynamic=False, fullgraph=True)
+        chosen = by_compiler(function, dynamic=False, fullgraph=True)
         try:
             return chosen(*arguments)
         except torch.OutOfMemoryError:
