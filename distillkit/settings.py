@@ -354,8 +354,8 @@ class EvaluateSettings(Section):
     optimizer: Literal["sgd", "adam"] = "sgd"
     """SGD with momentum, or Adam."""
     lengths: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    """Numbers of epochs among which validation data choose once, when the set is learned; the one that is chosen takes
-    the place of ``epochs``. Default none: no choice."""
+    """Numbers of epochs among which validation data choose once, when the set is learned: the smallest that is within
+    one standard error of the best takes the place of ``epochs``. Default none: no choice."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD momentum."""
     weight_decay: float = Field(5e-4, ge=0)

@@ -19,6 +19,7 @@ from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.run_folder import completed
 from distillkit.stages.context import make_run, prepare
+from distillkit.stages.length import shortest_as_good
 from tests.test_pipeline import Notes, StopAfter, same_bytes
 
 METHODS = {
@@ -80,8 +81,9 @@ def test_rat__recipe_preprocessing_and_format(tmp_path, settings, monkeypatch):
     assert ds.recipe["optimizer"]["name"] == "adam"
     assert ds.recipe["schedule"]["lr_drop_epochs"] == []
     chosen = ds.results["selection"]["epochs"]
-    best = max(chosen["validation_accuracy"].values())
-    assert chosen["validation_accuracy"][str(chosen["chosen"])] == best
+    images = ds.results["selection"]["images"]
+    measured = {int(epochs): accuracy for epochs, accuracy in chosen["validation_accuracy"].items()}
+    assert chosen["chosen"] == shortest_as_good(measured, images)
     assert ds.recipe["schedule"]["epochs"] == ds.config["settings"]["evaluate"]["epochs"] == chosen["chosen"]
     assert ds.config["origins"]["evaluate.epochs"] == "validation data, of evaluate.lengths"
     assert ds.config["format_version"] == "2.0"

@@ -18,6 +18,9 @@ from distillkit.training.recipe import (
     shuffle,
 )
 
+FULL_BATCH = 256
+"""Most images of a batch where all training data are learned from: the field's batch."""
+
 
 def default_drop(epochs: int) -> tuple[int, ...]:
     """The first epoch of the lower lr: 502 of 1001, as the released loop drops it *after* epoch index 501."""
@@ -52,9 +55,16 @@ def _optimizer(name: str, momentum: float, weight_decay: float) -> OptimizerPart
 
 
 def full_data_recipe(settings: EvaluateSettings, augmentation: Augmentation | None) -> Recipe:
-    """The same recipe on the full training data: fewer passes (they are longer) and another lr than the learned one."""
+    """The same recipe on the full training data: fewer passes (they are longer), another lr than the learned one, and
+    batches of at most ``FULL_BATCH`` images: one that holds all of a small set would leave few steps a pass.
+    """
     shorter = settings.model_copy(
-        update={"epochs": settings.full_epochs, "lr": settings.full_lr, "lr_drop_epochs": None}
+        update={
+            "epochs": settings.full_epochs,
+            "batch_size": min(settings.batch_size, FULL_BATCH),
+            "lr": settings.full_lr,
+            "lr_drop_epochs": None,
+        }
     )
     return evaluation_recipe(shorter, settings.full_lr, augmentation)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +15,7 @@ from distillkit.stages.context import Prepared, Run, training_set
 
 
 def chosen_length(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> dict[str, Any]:
-    """Validation accuracy by number of epochs, and the number with the highest: it goes into the recipe."""
+    """Validation accuracy by number of epochs, and the number that is chosen: it goes into the recipe."""
     settings = run.settings
     lengths = settings.evaluate.lengths
     longest = settings.evaluate.model_copy(update={"epochs": max(lengths)})
@@ -36,7 +38,24 @@ def chosen_length(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> dict
     with arithmetic(run.steady_precision, run.device):
         found = run.world.each(range(settings.distill.select_networks), read)
     means = {length: sum(one[place] for one in found) / len(found) for place, length in enumerate(lengths)}
-    return {"chosen": max(means, key=means.__getitem__), "validation_accuracy": {str(k): v for k, v in means.items()}}
+    chosen = shortest_as_good(means, len(prepared.validation.labels))
+    return {"chosen": chosen, "validation_accuracy": {str(k): v for k, v in means.items()}}
+
+
+def shortest_as_good(accuracies: Mapping[int, float], images: int) -> int:
+    """The smallest number of epochs whose accuracy is within one standard error of the best: what so many validation
+    images cannot tell apart is not worth ten times the training.
+
+    The one-standard-error rule of Breiman, Friedman, Olshen and Stone, Classification and Regression Trees (1984),
+    section 3.4.3.
+
+    Args:
+        accuracies: validation accuracy, a fraction, by number of epochs.
+        images: that they were measured on.
+    """
+    best = max(accuracies.values())
+    error = math.sqrt(best * (1 - best) / images)
+    return min(epochs for epochs, accuracy in accuracies.items() if accuracy >= best - error)
 
 
 def with_chosen_length(run: Run, selection: dict[str, Any]) -> Run:

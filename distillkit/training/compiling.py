@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -17,5 +17,4 @@ CHATTER = r"\s*Online softmax is disabled"
 def by_compiler(function: Function, **options: Any) -> Function:
     """``torch.compile(function, **options)``, which compiles at the first call."""
     warnings.filterwarnings("ignore", CHATTER, UserWarning)
-    found: Function = torch.compile(function, **options)
-    return found
+    return cast(Function, torch.compile(function, **options))

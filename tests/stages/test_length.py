@@ -1,0 +1,31 @@
+"""Which number of epochs is chosen."""
+
+import pytest
+
+from distillkit.data.augment import Augmentation
+from distillkit.evaluation.recipe import full_data_recipe
+from distillkit.settings import EvaluateSettings
+from distillkit.stages.length import shortest_as_good
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "images", "chosen"),
+    [
+        ({300: 0.6324, 600: 0.6315, 1000: 0.6319, 3000: 0.6337}, 5000, 300),  # one standard error is 0.68 points
+        ({300: 0.60, 1000: 0.63, 3000: 0.6337}, 5000, 1000),
+        ({300: 0.6324, 3000: 0.6337}, 500_000, 3000),  # 0.068 points
+        ({3000: 0.5, 300: 0.5 - 0.05}, 100, 300),  # at the edge, in any order
+        ({10: 1.0, 20: 1.0}, 50, 10),
+        ({10: 0.98, 20: 1.0}, 50, 20),  # no error is left at 100 %
+    ],
+)
+def test_shortest_as_good__is_within_one_standard_error_of_the_best(accuracies, images, chosen):
+    assert shortest_as_good(accuracies, images) == chosen
+
+
+def test_full_data_recipe__has_the_fields_batches_where_a_small_set_is_one_batch():
+    recipe = full_data_recipe(
+        EvaluateSettings(batch_size=10_000, optimizer="adam", full_lr=0.001), Augmentation(("flip",))
+    )
+    assert (recipe.batch_size, recipe.epochs, recipe.lr) == (256, 50, 0.001)
+    assert full_data_recipe(EvaluateSettings(batch_size=64), None).batch_size == 64
