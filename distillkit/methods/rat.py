@@ -98,8 +98,8 @@ _MANY: dict[str, Any] = {
     "distill.real_batch": 300,
     "distill.lr_img": 0.03,
 }
-# What made CIFAR-10's sets on an H100 (docs/results.md): the paper's horizon, two thirds of its window. Ten images a class
-# began at noise; one at k-means images, by narrow students on a CPU first.
+# What made the CIFAR-10 sets on an H100 (docs/results.md): the horizon of the paper, two thirds of its window. Ten
+# images a class began at noise; one at k-means images, by narrow students on a CPU first.
 _GPU: dict[str, Any] = {"distill.horizon": 200, "distill.inner_steps": 40, "distill.real_batch": 2000}
 _GPU_FEW: dict[str, Any] = {**_GPU, "distill.init": "kmeans", "distill.lr_img": 0.03}
 _GPU_MANY: dict[str, Any] = {**_GPU, "distill.init": "noise", "distill.lr_img": 0.003}
