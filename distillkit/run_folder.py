@@ -8,6 +8,7 @@
 ``experts.json``, ``experts.png``  accuracy and parameter change of each expert
 ``schedule.png``  which images an epoch of the experts saw, where a data scheduler chose them
 ``metrics.jsonl``  a line per outer step, and one per validation
+``earlier.json``  the runs that made what this one began with, if any did
 ``test_checkpoints.json``  test accuracies of checkpoints, under ``--paper-protocol`` only
 ``images/``  pictures of the synthetic images as they form
 """
@@ -41,9 +42,10 @@ OWN_FILES = (
     "schedule.png",
     "metrics.jsonl",
     "test_checkpoints.json",
+    "earlier.json",
 )
 """What a run keeps in its folder, but for its config and pictures."""
-TOLD_BEFORE = {"seconds.json", "experts.json", "experts.png", "schedule.png", "metrics.jsonl"}
+TOLD_BEFORE = {"seconds.json", "experts.json", "experts.png", "schedule.png", "metrics.jsonl", "earlier.json"}
 """Those of them that are there before anything is learned; the experts themselves lie in the cache."""
 
 
@@ -234,6 +236,15 @@ class RunFolder:
     def test_checkpoints(self) -> dict[str, float]:
         """Test accuracies by outer step, under the paper protocol only."""
         return self._read_own("test_checkpoints.json")
+
+    def keep_earlier_runs(self, runs: list[dict[str, Any]]) -> None:
+        """Remember who made what this run begins with: its artifact may be gone when this one is packed."""
+        self._write_own("earlier.json", {"runs": runs})
+
+    def earlier_runs(self) -> list[dict[str, Any]]:
+        """What ``keep_earlier_runs`` was told, oldest first; none of a run that began with real images or noise."""
+        found = self._read_own("earlier.json").get("runs", [])
+        return found if isinstance(found, list) else []
 
     def save_synthetic(self, synthetic: SyntheticSet, selection: dict[str, Any]) -> None:
         """Keep the selected set; distillation is over."""

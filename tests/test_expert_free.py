@@ -149,6 +149,16 @@ def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishe
     assert torch.equal(ds.images, narrow.images)
     assert torch.allclose(ds.labels, narrow.labels, rtol=0, atol=1e-20)
     assert str(tmp_path) not in json.dumps(ds.config)
+    [before] = ds.config["earlier_runs"]
+    assert (before["method"], before["outer_steps"]) == ("rat", narrow.config["settings"]["distill"]["outer_steps"])
+    assert before["command"] == narrow.config["command"]
+    assert before["seconds"] == pytest.approx(sum(narrow.config["wall_time_seconds"].values()))
+    assert f"- rat, {before['outer_steps']} outer steps, " in (tmp_path / "wide" / "README.md").read_text()
+    third = {"distill.init": "artifact", "distill.init_from": str(tmp_path / "wide"), "distill.outer_steps": 1}
+    chain = run(tmp_path / "third", "rat", settings, settings=third).config["earlier_runs"]
+    assert chain[0] == before
+    assert chain[1]["command"] == ds.config["command"]
+    assert "earlier_runs" not in narrow.config
     other = {**source, "distill.lr_img": 0.0, "dataset.preprocessing": "standardise"}
     notes = Notes()
     seen = run(tmp_path / "other", "rat", settings, settings=other, progress=notes)

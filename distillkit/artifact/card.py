@@ -16,6 +16,7 @@ from distillkit.artifact.card_words import (
     byte_count,
     curves_line,
     dtype_words,
+    earlier_words,
     license_words,
     limits,
     load_lines,
@@ -185,7 +186,7 @@ def _identity(about: ArtifactConfig) -> dict[str, str]:
         "load_lines": load_lines(about),
         "load_words": load_words(about),
         "command": _command(about),
-        "made": _made(about),
+        "made": _made(about) + earlier_words(about),
         "license": license_words(about),
         "citations": "\n\n".join(
             f"```bibtex\n{unfenced(text.strip())}\n```" for text in (about.citation, about.source.citation) if text

@@ -129,6 +129,18 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     return f"Test data chose nothing; kept: {kept}, selected on {plain(selection.split)}{length}."
 
 
+def earlier_words(about: ArtifactConfig) -> str:
+    """Who made the images that the run began with, oldest first, and what that took."""
+    if not about.earlier_runs:
+        return ""
+    lines = ["", "", "The run began with the images of an earlier one; before it, in order:", ""]
+    for run in about.earlier_runs:
+        steps = "" if run.outer_steps is None else f"{run.outer_steps:,} outer steps, "
+        cost = f"{steps}{run.seconds:.0f} seconds in all, {plain(run.hardware)}"
+        lines.append(f"- {plain(run.method)}, {cost}: `{one_line(run.command).replace('`', chr(39))}`")
+    return "\n".join(lines)
+
+
 def tuned_table(about: ArtifactConfig, measured: ResultsFile) -> str:
     """The networks that have a recipe of their own, with it and with what they reach."""
     if not measured.tuned:

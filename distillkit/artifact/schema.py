@@ -99,6 +99,16 @@ class Home(_Open):
     own_section: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
 
+class EarlierRun(_Open):
+    """A run whose images another one began with: its method and command, its outer steps, and what it took."""
+
+    method: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=60)]
+    command: Text = ""
+    outer_steps: Annotated[int, Field(ge=0)] | None = None
+    hardware: Line = "not stated"
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
 class ArtifactConfig(_Open):
     """distill_config.json."""
 
@@ -123,6 +133,7 @@ class ArtifactConfig(_Open):
     versions: dict[str, Line] = {}
     hardware: Line = "not stated"
     wall_time_seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
+    earlier_runs: Annotated[list[EarlierRun], Field(max_length=64)] = []
     hub: Home | None = None
     recipes: Annotated[list[Line], Field(max_length=64)] = []
     checksums: Annotated[dict[Line, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(max_length=100)] = {}

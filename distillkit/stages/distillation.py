@@ -34,7 +34,7 @@ from distillkit.stages.engine import choose_engine
 from distillkit.stages.engine_trials import eager_engine
 from distillkit.stages.experts import pulled_from, train_experts
 from distillkit.stages.fingerprints import data_setup, expert_seed
-from distillkit.stages.initial_set import initial_set, real_data
+from distillkit.stages.initial_set import earlier_runs, initial_set, real_data
 from distillkit.stages.length import chosen_length
 from distillkit.stages.pool import pooled_task
 from distillkit.stages.reach import expert_reach
@@ -263,6 +263,8 @@ def _load_or_start(run: Run, prepared: Prepared, folder: RunFolder, real: RealDa
         return found
     folder.truncate_metrics(-1, keep_selection=False)
     first = _first_set(run, prepared, real)
+    if run.world.leads and (before := earlier_runs(run.settings)):
+        folder.keep_earlier_runs(before)
     state = start_state(
         first.images.to(run.device), first.class_ids, first.labels.to(run.device), first.label_kind, first.lr
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,17 @@ def initial_set(run: Run, prepared: Prepared, real: RealData) -> SyntheticSet:
     labels = initial_labels(settings, real, first.class_ids, first.indices)
     kind = label_part(settings.distill).kind
     return SyntheticSet(first.images, labels, first.class_ids, settings.distill.lr_init, kind)
+
+
+def earlier_runs(settings: RunSettings) -> list[dict[str, Any]]:
+    """Of the artifact that a run begins with: who made it, and what that cost; oldest first, none of another start."""
+    if settings.distill.init != ARTIFACT or settings.distill.init_from is None:
+        return []
+    config = read_artifact(Path(settings.distill.init_from)).config
+    own = {key: config.get(key) for key in ("method", "command", "hardware")}
+    steps = config["settings"]["distill"].get("outer_steps")
+    seconds = sum(config.get("wall_time_seconds", {}).values())
+    return [*config.get("earlier_runs", []), {**own, "outer_steps": steps, "seconds": seconds}]
 
 
 def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:

@@ -183,6 +183,7 @@ def _config_json(
         "versions": versions(),
         "hardware": hardware(run.device),
         "wall_time_seconds": folder.seconds(),
+        **({"earlier_runs": earlier} if (earlier := folder.earlier_runs()) else {}),
     }
 
 
