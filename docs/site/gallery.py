@@ -71,11 +71,18 @@ def _entry(one, made):
         picture = f"gallery/{one.name}.png"
         made.append((picture, (one.folder / "preview.png").read_bytes()))
         text += [f"![the learned images of {one.name}]({picture}){{ .pixels loading=lazy }}", ""]
-    if one.config["settings"]["distill"].get("init_from"):
-        spent += ", after runs whose time is not in this"
+    before = one.config.get("earlier_runs", [])
+    if before:
+        places = " and ".join(dict.fromkeys(run["hardware"] for run in before))
+        after = f" from a set that took {_time(sum(run['seconds'] for run in before))} on {places}"
+    elif one.config["settings"]["distill"].get("init_from"):
+        after = " after runs whose time is not in this"
+    else:
+        after = ""
     size = "" if one.bytes is None else f" · {one.bytes / 1000:,.0f} kB"
     text += [
-        f"**{100 * row['mean']:.1f}{spread} %** of the test images · made in {spent} on {one.config['hardware']}{size}",
+        f"**{100 * row['mean']:.1f}{spread} %** of the test images · "
+        f"made in {spent} on {one.config['hardware']}{after}{size}",
         "",
     ]
     tuned = one.results.get("tuned", {})
