@@ -17,7 +17,7 @@ def pages(root):
         "standard deviation; every set was measured beside real images that are as few.",
         "",
     ]
-    for problem in sorted({one.problem for one in sets}, key=lambda problem: (problem[0] != "digits", *problem)):
+    for problem in sorted({one.problem for one in sets}, key=lambda problem: (-problem[2], *problem)):
         own = [one for one in sets if one.problem == problem]
         text += _section(problem, own, made)
     made.append(("gallery.md", "\n".join(text)))
