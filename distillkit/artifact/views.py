@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillkit.data.preprocess import Preprocess
+from distillkit.data.preprocess import NATURAL_MEAN, NATURAL_STD, Preprocess, UnitWhiten
 from distillkit.records import SyntheticSet
 
 PREVIEW_COLUMNS = 10  # images of a class shown at most
@@ -60,13 +60,22 @@ def png_bytes(image: Image.Image) -> bytes:
 
 def preview_png(synthetic: SyntheticSet, preprocess: Preprocess) -> bytes:
     """A grid in pixel space, clipped to [0, 1]: a row of images for each class, or classes in rows of ten at ipc 1."""
-    pixels = preprocess.invert(synthetic.images).clamp(0, 1)
+    pixels = _for_eyes(synthetic.images, preprocess).clamp(0, 1)
     num_classes = int(synthetic.class_ids.max()) + 1
     rows = [pixels[synthetic.class_ids == k][:PREVIEW_COLUMNS] for k in range(min(num_classes, PREVIEW_CLASSES))]
     columns = max(len(row) for row in rows)
     if columns == 1:
         columns = min(PREVIEW_COLUMNS, len(rows))
     return png_bytes(_grid(torch.cat(rows), columns))
+
+
+def _for_eyes(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """Pixels of the inputs; of unit whitening, where lengths mean nothing, with the contrast of natural images."""
+    pixels = preprocess.invert(images)
+    if not isinstance(preprocess, UnitWhiten):
+        return pixels
+    offset = pixels - NATURAL_MEAN
+    return NATURAL_MEAN + offset * (NATURAL_STD / offset.std(correction=0).clamp_min(1e-12))
 
 
 def _grid(pixels: Tensor, columns: int) -> Image.Image:
