@@ -64,6 +64,30 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Replace what is there without asking.")]
 
 
+# of ``compress`` alone
+NewFolder = Annotated[Path | None, typer.Option("--out", help="Default runs/<dataset>-ipc<N>-<method>.")]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option("--time-budget", metavar="TIME", help="Fit experts and distillation into 90s, 20m, 1h30m."),
+]
+Plan = Annotated[bool, typer.Option("--plan", help="Print steps, time, memory and disk; make nothing.")]
+PlannedWorld = Annotated[
+    int, typer.Option("--world", min=1, help="With --plan: of so many processes, started by torchrun.")
+]
+PaperProtocol = Annotated[
+    bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
+]
+StoredDtype = Annotated[
+    str | None, typer.Option("--dtype", help="Of the stored images: float32, float16 or uint8; each is measured.")
+]
+Tracker = Annotated[str | None, typer.Option("--tracker", help="tensorboard or wandb.")]
+TunedFor = Annotated[
+    list[str] | None,
+    typer.Option("--arch", help="Then search a recipe for this network too, as 'tune' does; repeatable."),
+]
+TuneBudget = Annotated[str, typer.Option("--tune-budget", metavar="TIME", help="Of the search for each --arch.")]
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """The data set options as typed."""

@@ -17,7 +17,7 @@ from distillkit.data.listing import files_below, first_part, is_image, suffix_of
 from distillkit.data.registry import DATASETS, KnownDataset
 from distillkit.errors import ConfigError, DistillkitError, NetworkError, NotFoundError, StorageError
 from distillkit.hub.address import is_folder
-from distillkit.hub.client import cached_source, source_revision
+from distillkit.hub.sources import cached_source, source_revision
 from distillkit.settings import DatasetSettings
 
 LARGEST_CARD = 1_000_000

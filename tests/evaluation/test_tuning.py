@@ -215,8 +215,9 @@ def test_name__of_a_recipe_says_that_batch_normalisation_was_replaced(copy):
 def test_train__warns_of_batch_normalisation_on_few_images(copy):
     ds = load_distilled(copy)
     model, _ = prepare_model("resnet10t", num_classes=10, image_size=8, channels=1)
-    with pytest.warns(FewImagesWarning, match="norm='instance'"):
+    with pytest.warns(FewImagesWarning, match="norm='instance'") as told:
         ds.train(model, epochs=1)
+    assert told[0].filename == __file__  # the line that asked for the training, not one of the library
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ds.train(prepare_model("resnet10t", num_classes=10, image_size=8, channels=1, norm="instance")[0], epochs=1)
