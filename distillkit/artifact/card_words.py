@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from distillkit.artifact.dtypes import STORED
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 from distillkit.data.registry import DATASETS
 
@@ -14,8 +15,6 @@ BASELINES = {
     "kmeans": "k-means coreset",
     "full": "full training data",
 }
-IMAGE_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
-LABEL_BYTES = {"float32": 4, "float16": 2, "uint8": 2}
 
 
 def percent(row: Row | None) -> str:
@@ -25,8 +24,8 @@ def percent(row: Row | None) -> str:
 
 def tensor_bytes(about: ArtifactConfig) -> int:
     """Bytes of images and labels as stored."""
-    pixels = math.prod(about.image_shape)
-    return about.size * (pixels * IMAGE_BYTES[about.dtype] + about.num_classes * LABEL_BYTES[about.dtype])
+    pixels, stored = math.prod(about.image_shape), STORED[about.dtype]
+    return about.size * (pixels * stored.images.itemsize + about.num_classes * stored.labels.itemsize)
 
 
 def byte_count(count: int) -> str:

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distillkit.cli.flags import Flags
-from distillkit.errors import DistillkitError
+from distillkit.errors import DistillkitError, Interrupted
 from distillkit.interrupt import came_early
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
-            _fail("interrupted", 130, kwargs)
+            _fail("interrupted", Interrupted.exit_status, kwargs)
         except Exception as error:
             if kwargs.get("debug"):
                 raise
             if came_early() and not isinstance(error, DistillkitError):
-                _fail("interrupted", 130, kwargs)  # what a module says that was being loaded
-            _fail(_sentence(error), getattr(error, "exit_status", 1), kwargs)
+                _fail("interrupted", Interrupted.exit_status, kwargs)  # what a module says that was being loaded
+            _fail(_sentence(error), getattr(error, "exit_status", DistillkitError.exit_status), kwargs)
         finally:
             spoken_flags.reset(before)
 

@@ -151,10 +151,10 @@ def _print_each(rows: list[dict[str, Any]]) -> None:
 
 
 def _folders() -> list[Path]:
-    from distillkit.trajectories.store import experts_root
+    from distillkit.trajectories.store import SETUP, experts_root
 
     root = experts_root()
-    return sorted(path.parent for path in root.glob("*/setup.json")) if root.is_dir() else []
+    return sorted(path.parent for path in root.glob(f"*/{SETUP}")) if root.is_dir() else []
 
 
 def _find(fingerprint: str) -> Path:
@@ -217,12 +217,13 @@ def show(
     summary = _summary(_find(fingerprint))
     if out is not None:
         from distillkit import plots, storage
+        from distillkit.run_folder import RUN_FILES
 
-        storage.write_json(out / "experts.json", summary["report"])
+        storage.write_json(out / RUN_FILES.experts, summary["report"])
         rows = {summary["fingerprint"]: summary["report"]["experts"]}
-        storage.write_bytes(out / "experts.png", plots.experts_png(rows))
+        storage.write_bytes(out / RUN_FILES.experts_picture, plots.experts_png(rows))
         if summary["schedule"] is not None:
-            storage.write_bytes(out / "schedule.png", plots.schedule_png(summary["schedule"]))
+            storage.write_bytes(out / RUN_FILES.schedule_picture, plots.schedule_png(summary["schedule"]))
     _print_store(summary, as_json)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -129,11 +129,11 @@ def tune(
 ) -> None:
     """Search a recipe for one network on validation data, measure it on test data, and keep it in the artifact."""
     from distillkit import load_distilled
-    from distillkit.stages.tune import VALIDATED, TuneOptions, keep_recipe
+    from distillkit.stages.tune import VALIDATED, Baseline, TuneOptions, keep_recipe
     from distillkit.stages.tune import tune as tuned_recipe
 
     beside = tuple(name for name in baselines.split(",") if name)
-    if unknown := [name for name in beside if name not in ("random", "kmeans")]:
+    if unknown := [name for name in beside if name not in get_args(Baseline)]:
         raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or both")
     options = TuneOptions(opt.seconds_of(seconds), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
     ds = load_distilled(artifact)

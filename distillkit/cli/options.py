@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,6 +13,7 @@ from distillkit.cli.config_file import read_config_file
 from distillkit.config import parse_assignments
 from distillkit.errors import ConfigError
 from distillkit.methods import Layer
+from distillkit.settings import Precision as PrecisionNames
 
 Dataset = Annotated[
     str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder or file.")
@@ -33,7 +34,6 @@ Set = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root seed; default 0.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
-_PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, tf32 or bf16.")]
 DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder with local copies of registered data sets.")]
 OtherData = Annotated[
@@ -138,8 +138,8 @@ def layers(
     more: dict[str, Any] | None = None,
 ) -> list[Layer]:
     """The user's layers, weakest first: config file, flags (``more`` by dotted key, None is not given), ``--set``."""
-    if precision not in _PRECISIONS:
-        raise ConfigError(f"--precision {precision!r} is unknown; expected {', '.join(_PRECISIONS)}")
+    if precision not in (known := get_args(PrecisionNames)):
+        raise ConfigError(f"--precision {precision!r} is unknown; expected {', '.join(known)}")
     flags: dict[str, Any] = data.values() | {key: value for key, value in (more or {}).items() if value is not None}
     if seed is not None:
         flags["seed"] = seed

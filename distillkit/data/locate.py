@@ -67,7 +67,7 @@ def locate(settings: DatasetSettings) -> Location:
     known = DATASETS.get(name)
     if known is not None and known.hub_id is None:
         _refuse_choices(settings)
-        return Location("embedded", f"scikit-learn: {name}", "1", known)
+        return Location("embedded", known.embedded_as, "1", known)
     if known is not None and settings.data_root is not None:
         folder = Path(settings.data_root) / name
         if not folder.is_dir():

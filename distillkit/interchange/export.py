@@ -14,6 +14,7 @@ from distillkit import storage
 from distillkit.artifact.read import Artifact
 from distillkit.artifact.views import eight_bit, png_bytes, to_image
 from distillkit.data.preprocess import Standardise
+from distillkit.data.published_statistics import published_statistics
 from distillkit.errors import ConfigError
 
 NOTES = "distillkit.json"  # beside the files: what their own form has no place for
@@ -78,14 +79,14 @@ def _ddranking(artifact: Artifact) -> dict[str, bytes]:
     }
 
 
-_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-DDRANKING = {"cifar10": _CIFAR, "cifar100": _CIFAR, "tiny-imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
-"""What DD-Ranking's loaders standardise with (DD-Ranking@26a4c0f, ``ddranking/utils/data.py``, ``get_dataset``)."""
+DDRANKING = ("cifar10", "cifar100", "tiny-imagenet")
+"""Data sets that DD-Ranking's loaders standardise with the published numbers (``get_dataset``)."""
 
 
 def _in_its_space(artifact: Artifact) -> torch.Tensor:
     """Images as DD-Ranking's networks see test images; whitened ones stay as they are, which its ZCA flag is for."""
-    known = DDRANKING.get(str(artifact.config["source"]["name"]))
+    name = str(artifact.config["source"]["name"])
+    known = published_statistics(name) if name in DDRANKING else None
     images = artifact.synthetic.images
     if known is None or not isinstance(artifact.preprocess, Standardise):
         return images

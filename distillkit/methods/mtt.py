@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distillkit.data.published_statistics import published_statistics
 from distillkit.methods.base import Layer, Method, Problem
 
 # DD-Ranking's reproduction guide of MTT (branch methods, 80ba54e): N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init.
@@ -26,13 +27,12 @@ _IMAGENET: dict[int, Row] = {
 }
 
 
-CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
 def standardisation(dataset: str) -> dict[str, Any]:
-    """The mean and std that the released code standardises with; lr_img belongs to them. CIFAR-100 has CIFAR-10's."""
-    mean, std = CIFAR_STATS if dataset.startswith("cifar") else IMAGENET_STATS
+    """The mean and std that the released code standardises with; lr_img belongs to them. Nothing where it has none."""
+    found = published_statistics(dataset)
+    if found is None:
+        return {}
+    mean, std = found
     return {"dataset.preprocessing": "standardise", "dataset.mean": mean, "dataset.std": std}
 
 

@@ -147,7 +147,7 @@ class PublishedExperts:
 def _about(store: TrajectoryStore, records: list[dict[str, Any]], parameters: int) -> TrajectoriesFile:
     known = DATASETS.get(store.setup["dataset"])
     source = records[0].get("source") or store.setup["dataset"]
-    known = known if known and source in (known.hub_id, f"scikit-learn: {known.name}") else None
+    known = known if known and source in (known.hub_id, known.embedded_as) else None
     value = {
         "format_version": FORMAT_VERSION,
         "kind": "expert trajectories",

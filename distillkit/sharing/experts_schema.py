@@ -6,15 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from distillkit.artifact.schema import Finite, Home, Line, Share, Text
+from distillkit.artifact.schema import Digest, Finite, Home, Line, Share, Text
 from distillkit.settings import NetworkSettings, TrajectorySettings
 
 MAX_EXPERTS = 10_000
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Numbers = Annotated[tuple[Finite, ...], Field(max_length=100_000)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Plain = str | bool | int | Number | None | list[str | bool | int | Number | None]
+Plain = str | bool | int | Finite | None | list[str | bool | int | Finite | None]
 
 
 class _Closed(BaseModel):

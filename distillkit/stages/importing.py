@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from distillkit import storage
+from distillkit.data.published_statistics import published_statistics
 from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.interchange.export import NOTES
 from distillkit.interchange.read_pt import FieldFiles
-from distillkit.interchange.to_set import label_kind, published_normalisation, to_synthetic
+from distillkit.interchange.to_set import label_kind, to_synthetic
 from distillkit.methods import METHODS, Layer
 from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.run_folder import RunFolder
@@ -112,7 +113,7 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
         return Layer("import", {**values, "dataset.preprocessing": "zca"})
     mean, std = lost.mean, lost.std
     if mean is None and std is None and kind in ("mtt", "datm"):
-        mean, std = published_normalisation(dataset) or (None, None)
+        mean, std = published_statistics(dataset) or (None, None)
     if mean is None or std is None:
         raise ConfigError(
             "the files do not say how the images are normalised; give `mean` and `std` (0,0,0 and 1,1,1 for pixels in "

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from distillkit import compress, load_distilled, pipeline, storage
+from distillkit.data.published_statistics import published_statistics
 from distillkit.data.sources import locate, read
 from distillkit.errors import ConfigError, DataError, NotFoundError
 from distillkit.interchange.export import folder_names
 from distillkit.interchange.read_pt import read_field_files
-from distillkit.interchange.to_set import images_per_class, label_kind, published_normalisation, to_synthetic
+from distillkit.interchange.to_set import images_per_class, label_kind, to_synthetic
 from distillkit.lab import effective
 from distillkit.methods import Layer
 from distillkit.settings import DatasetSettings
@@ -260,9 +261,9 @@ def test_import__zca_is_fitted_on_all_training_images(tmp_path):
 
 
 def test_normalisation__constants_of_the_mtt_family():
-    assert published_normalisation("cifar100") == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-    assert published_normalisation("imagenet-nette") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert published_normalisation("digits") is None
+    assert published_statistics("cifar100") == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert published_statistics("imagenet-nette") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert published_statistics("digits") is None
 
 
 def test_export__ddranking_files_are_tensors_that_load_safely(made, tmp_path):
