@@ -163,7 +163,7 @@ class Optimizer(_Open):
     weight_decay: float = Field(ge=0, allow_inf_nan=False)
 
 
-class Schedule(_Open):
+class LrSchedule(_Open):
     """Passes over the set, and the first epochs of each lower learning rate."""
 
     epochs: int = Field(ge=1, le=1_000_000)
@@ -185,7 +185,7 @@ class RecipeFile(_Open):
 
     architecture: NetworkSettings
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: LrSchedule
     lr: float = Field(gt=0, allow_inf_nan=False)
     batch_size: int = Field(ge=1, le=10**9)
     augmentation: AugmentationFile

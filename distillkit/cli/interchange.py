@@ -124,17 +124,17 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 @console.guarded
 def export(
     artifact: opt.Artifact,
-    form: Annotated[str, typer.Option("--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).")],
+    format: Annotated[str, typer.Option("--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     token: opt.Token = None,
     replace: opt.Yes = False,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Write an artifact in the form of other tools, with a distillkit.json of what that form has no place for."""
+    """Write an artifact in the format of other tools, with a distillkit.json of what that format has no place for."""
     from distillkit import load_distilled
 
-    files = load_distilled(artifact, token=token).export(form, out, replace=replace)
+    files = load_distilled(artifact, token=token).export(format, out, replace=replace)
     if as_json:
         console.print_json({"files": [str(path) for path in files]})
         return

@@ -12,7 +12,7 @@ import typer
 from distillkit.cli.config_file import read_config_file
 from distillkit.config import parse_assignments
 from distillkit.errors import ConfigError
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.settings import Precision as PrecisionNames
 
 Dataset = Annotated[
@@ -136,7 +136,7 @@ def layers(
     precision: str,
     data: DataOptions,
     more: dict[str, Any] | None = None,
-) -> list[Layer]:
+) -> list[SettingsLayer]:
     """The user's layers, weakest first: config file, flags (``more`` by dotted key, None is not given), ``--set``."""
     if precision not in (known := get_args(PrecisionNames)):
         raise ConfigError(f"--precision {precision!r} is unknown; expected {', '.join(known)}")
@@ -146,4 +146,4 @@ def layers(
     if precision != "auto":
         flags["precision"] = precision
     found = [read_config_file(config)] if config is not None else []
-    return [*found, Layer("command", flags, asked=True), parse_assignments(settings or [])]
+    return [*found, SettingsLayer("command", flags, asked=True), parse_assignments(settings or [])]

@@ -353,14 +353,14 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._artifact.folder
 
     @made_on_the_host
-    def export(self, form: str, folder: str | Path, *, replace: bool = False) -> list[Path]:
-        """Write the set in another form, ``pt`` (MTT's files), ``ddranking`` or ``imagefolder``; return the files.
+    def export(self, format: str, folder: str | Path, *, replace: bool = False) -> list[Path]:
+        """Write the set in another format, ``pt`` (MTT's files), ``ddranking`` or ``imagefolder``; return the files.
 
         Raises:
-            ConfigError: unknown form, or the folder holds something and ``replace`` is False.
+            ConfigError: unknown format, or the folder holds something and ``replace`` is False.
             StorageError: it cannot be written.
         """
-        return export(self._artifact, form, Path(folder), replace=replace)
+        return export(self._artifact, format, Path(folder), replace=replace)
 
     def push_to_hub(
         self,

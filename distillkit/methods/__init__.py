@@ -1,7 +1,7 @@
 """The methods, one line each."""
 
 from distillkit.methods.ast import AST, AST_NO_ZCA
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 from distillkit.methods.best import BEST
 from distillkit.methods.coresets import KMEANS, RANDOM
 from distillkit.methods.datm import DATM
@@ -21,4 +21,4 @@ METHODS: dict[str, Method] = {
     )
 }
 
-__all__ = ["METHODS", "Layer", "Method", "Problem"]
+__all__ = ["METHODS", "Method", "Problem", "SettingsLayer"]

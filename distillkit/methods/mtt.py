@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit.data.published_statistics import published_statistics
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 # DD-Ranking's reproduction guide of MTT (branch methods, 80ba54e): N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init.
 Row = tuple[int, int, int, int | None, bool, float, float, float]
@@ -52,14 +52,14 @@ def row_settings(row: Row, dataset: str) -> dict[str, Any]:
     }
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The published settings of a data set and ipc."""
     row = PAPER_ROWS.get((problem.dataset, problem.ipc))
     if row is None and problem.dataset.startswith("imagenet-"):
         row = _IMAGENET.get(problem.ipc)
     if row is None:
         return None
-    return Layer("published (MTT, by DD-Ranking's reproduction guide)", row_settings(row, problem.dataset))
+    return SettingsLayer("published (MTT, by DD-Ranking's reproduction guide)", row_settings(row, problem.dataset))
 
 
 # Found on training and validation images of digits at ipc 1.
@@ -120,11 +120,11 @@ def _outer_steps(problem: Problem) -> int:
     return 400 if problem.ipc < 5 else 150
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes."""
     if problem.dataset == "digits":
         values: dict[str, Any] = _QUICK_DIGITS | (_QUICK_DIGITS_MANY if many(problem) else {})
-        return Layer("quick preset (MTT)", values)
+        return SettingsLayer("quick preset (MTT)", values)
     values = {
         "distill.outer_steps": _outer_steps(problem),
         "distill.inner_steps": 15,
@@ -138,7 +138,7 @@ def quick(problem: Problem) -> Layer:
     }
     if many(problem):
         values |= _QUICK_MANY | (_QUICK_MANY_CPU if problem.device == "cpu" else {})
-    return Layer("quick preset (MTT)", values)
+    return SettingsLayer("quick preset (MTT)", values)
 
 
 MTT = Method(

@@ -19,7 +19,7 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Recipe(BaseModel):
+class ExpertRecipe(BaseModel):
     """Of the experts' recipe, what is read; it may hold more, plain values only."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -44,7 +44,7 @@ class Setup(_Closed):
     network: NetworkSettings
     precision: Line
     device: Literal["cpu", "cuda"]
-    recipe: Recipe
+    recipe: ExpertRecipe
     seed: Annotated[int, Field(ge=0)]
     form: TrajectorySettings
     epochs: Epochs | None = None

@@ -19,7 +19,7 @@ from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.evaluation import HARD, RANDOM_SOFT, set_rows, stored_row
 from distillkit.stages.fingerprints import expert_setup
-from distillkit.stages.repack import Kept, kept
+from distillkit.stages.repack import KeptResults, kept
 from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, __version__
 
 
@@ -70,7 +70,7 @@ def package(
     write_artifact(folder.out, content)
 
 
-def _tell(run: Run, before: Kept) -> None:
+def _tell(run: Run, before: KeptResults) -> None:
     if before.recipes:
         run.progress.note(f"recipes kept: {', '.join(before.recipes)}")
     if before.lost:

@@ -102,9 +102,9 @@ def stop_in_decoding(monkeypatch, after):
 
 
 def run_of(folder, stop=None, **settings):
-    from distillkit.methods import Layer
+    from distillkit.methods import SettingsLayer
 
-    composed = compose(str(folder), 1, "mtt", "smoke", "cpu", [Layer("test", settings)] if settings else [])
+    composed = compose(str(folder), 1, "mtt", "smoke", "cpu", [SettingsLayer("test", settings)] if settings else [])
     return make_run(composed, torch.device("cpu"), Notes(), stop)
 
 

@@ -237,7 +237,7 @@ def test_outer_step__perturbed_start_scaled_loss_and_terms_of_a_part():
     s.lr = 0.03
     assert float(scaled.loss) == pytest.approx(float(outer_step(plain, s).loss), rel=1e-5)
     s.lr = 0.01
-    twice = changed(matching=lambda problem: plain.objective.matching(problem) * 2)
+    twice = changed(matching=lambda student: plain.objective.matching(student) * 2)
     assert float(twice.loss) == pytest.approx(2 * float(reference.loss))
 
 

@@ -20,7 +20,7 @@ from distillkit.interchange.export import folder_names
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class, label_kind, to_synthetic
 from distillkit.lab import effective
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.settings import DatasetSettings
 from distillkit.stages.importing import SEARCHED_LRS, Lost, told_beside
 from tests.conftest import TINY
@@ -38,7 +38,7 @@ def images(count=20):
 
 
 def import_set(tmp_path, folder, kind="pt", lost=None, **settings):
-    overrides = [Layer("--set", {**TINY, "dataset.max_train": 200, **settings})]
+    overrides = [SettingsLayer("--set", {**TINY, "dataset.max_train": 200, **settings})]
     known = lost or Lost(False, mean=(0.3,), std=(0.4,))
     out = tmp_path / "imported"
     return pipeline.import_files(

@@ -84,7 +84,7 @@ def test_round_trip__pulled_experts_distil_without_training(hub, store, tiny, tm
     def no_training(*args):
         raise AssertionError("an expert was trained")
 
-    monkeypatch.setattr("distillkit.stages.workshop.train_experts_of", no_training)
+    monkeypatch.setattr("distillkit.stages.workshop.fit_experts", no_training)
     second = run("b")
     assert torch.equal(first.images, second.images)
     assert second.config["experts"]["fingerprint"] == store.folder.name
