@@ -183,23 +183,50 @@ def _with_intermediate(growing: bool) -> Callable[[DistillSettings], MatchingPar
     return lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=growing)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPart(Part[Callable[[DistillSettings], MatchingPart]]):
+    """A matching part that says of its loss what the curves of a run show.
+
+    ``what``: its name on the axis; ``still``: what it is for a student that does not move, where that is one number.
+    """
+
+    what: str
+    still: float | None = None
+
+
 _TRAJECTORIES: frozenset[Need] = frozenset({"trajectories"})
+
+
+def _distance(
+    build: Callable[[DistillSettings], MatchingPart], what: str = "matching loss (1 = not moving)", still: float = 1.0
+) -> MeasuredPart:
+    """A part that compares parameters with those of an expert, by the masked distance if it says nothing else."""
+    return MeasuredPart(build, needs=_TRAJECTORIES, seams=(MASKS,), what=what, still=still)
+
+
 MATCHING: Seam[Part[Callable[[DistillSettings], MatchingPart]]] = Seam(
     "distill.matching",
     {
-        "parameter-distance": Part(
-            lambda settings: end_of_segment(_masked(settings)), needs=_TRAJECTORIES, seams=(MASKS,)
-        ),
-        "intermediate": Part(_with_intermediate(growing=False), needs=_TRAJECTORIES, seams=(MASKS,)),
-        "intermediate-growing": Part(_with_intermediate(growing=True), needs=_TRAJECTORIES, seams=(MASKS,)),
-        "real-loss": Part(
+        "parameter-distance": _distance(lambda settings: end_of_segment(_masked(settings))),
+        "intermediate": _distance(_with_intermediate(growing=False)),
+        "intermediate-growing": _distance(_with_intermediate(growing=True)),
+        "real-loss": MeasuredPart(
             _unmasked,
+            what="loss on real images",
             needs=frozenset({"real batches"}),
             seams=(REAL_ORDERS,),
             reads=("distill.real_batch", "distill.real_piece", "distill.real_augment"),
         ),
     },
 )
+
+
+def loss_on_curves(settings: DistillSettings) -> tuple[str, float | None]:
+    """What the curves of a run show: the name of the loss that ``settings.matching`` names, and the loss of a student
+    that does not move. Of a part that does not say it, a plain name.
+    """
+    part = MATCHING.chosen(settings)
+    return (part.what, part.still) if isinstance(part, MeasuredPart) else ("matching loss", None)
 
 
 def matching_part(settings: DistillSettings) -> MatchingPart:

@@ -196,3 +196,4 @@ AST_NO_ZCA = replace(
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in WITHOUT_ZCA),
     when="to repeat that command",
 )
+METHODS = (AST, AST_NO_ZCA)

@@ -39,3 +39,4 @@ BEST = Method(
     when="colour images of which experts are at hand or there are hours to train them",
     citation=f"{mct.MCT.citation}\n\n{datm.CITATION}",
 )
+METHODS = (BEST,)

@@ -42,3 +42,4 @@ KMEANS = Method(
     published_problems=("every data set and ipc",),
     when="real images are asked for, or as the stronger baseline",
 )
+METHODS = (RANDOM, KMEANS)

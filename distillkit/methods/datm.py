@@ -150,3 +150,4 @@ DATM = Method(
     when="any number of images a class, small or large, where soft labels are welcome",
     citation=CITATION,
 )
+METHODS = (DATM,)

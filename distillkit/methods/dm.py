@@ -69,3 +69,4 @@ DM = Method(
   note      = {arXiv:2110.04181}
 }""",
 )
+METHODS = (DM,)

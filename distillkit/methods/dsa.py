@@ -79,3 +79,4 @@ DSA = Method(
   note      = {arXiv:2102.08259}
 }""",
 )
+METHODS = (DSA,)

@@ -69,3 +69,4 @@ FTD = Method(
   note      = {arXiv:2211.11004}
 }""",
 )
+METHODS = (FTD,)

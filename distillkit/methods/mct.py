@@ -112,3 +112,4 @@ MCT_NO_ZCA = replace(
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in WITHOUT_ZCA),
     when="to repeat those commands",
 )
+METHODS = (MCT, MCT_NO_ZCA)

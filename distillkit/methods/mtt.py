@@ -171,3 +171,4 @@ MTT = Method(
   note      = {arXiv:2203.11932}
 }""",
 )
+METHODS = (MTT,)

@@ -133,3 +133,4 @@ PAD_RELEASED = Method(
     when="to repeat PAD's released code",
     citation=_CITATION,
 )
+METHODS = (PAD, PAD_RELEASED)

@@ -149,3 +149,4 @@ RAT = Method(
     when="few images a class and no experts at hand: all of the time goes into the set",
     citation=CITATION,
 )
+METHODS = (RAT,)

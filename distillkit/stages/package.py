@@ -10,6 +10,7 @@ from distillkit import plots, storage
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.write import ArtifactContent, write_artifact
 from distillkit.data.registry import DATASETS
+from distillkit.distill.matching import loss_on_curves
 from distillkit.environment import hardware, versions
 from distillkit.evaluation.recipe import evaluation_recipe, recipe_json
 from distillkit.records import EvalReport, SourceInfo, SyntheticSet
@@ -82,9 +83,7 @@ def _outer_loss(settings: RunSettings) -> tuple[str, float | None]:
     distill = settings.distill
     if distill.objective != "unroll":
         return f"distance of {distill.objective}", None
-    if distill.matching == "real-loss":
-        return "loss on real images", None
-    return "matching loss (1 = not moving)", 1.0
+    return loss_on_curves(distill)
 
 
 def _is_learned(run: Run, made_by: Provenance) -> bool:
