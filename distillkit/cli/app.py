@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -18,9 +19,6 @@ from distillkit.cli.measure import evaluate, tune
 from distillkit.cli.sharing import card, pull, push
 from distillkit.version import __version__
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -29,11 +27,23 @@ app = typer.Typer(
 )
 app.add_typer(experts, name="experts")
 app.add_typer(cache, name="cache")
-for command in (info, preview, card, push, pull, export, methods, datasets, doctor):
-    app.command()(command)
-app.command(name="import")(import_files)
-for command in (compress, evaluate, tune):
-    app.command()(command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "compress": compress,
+    "evaluate": evaluate,
+    "tune": tune,
+    "info": info,
+    "preview": preview,
+    "card": card,
+    "push": push,
+    "pull": pull,
+    "export": export,
+    "methods": methods,
+    "datasets": datasets,
+    "doctor": doctor,
+    "import": import_files,
+}
+for name, command in COMMANDS.items():
+    app.command(name=name)(command)
 
 
 def _version(wanted: bool) -> None:
