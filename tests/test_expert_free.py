@@ -20,7 +20,7 @@ from distillkit.methods import SettingsLayer
 from distillkit.run_folder import completed
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.length import shortest_as_good
-from tests.test_pipeline import Notes, StopAfter, same_bytes
+from tests.helpers import Notes, StopAfter, same_bytes
 
 METHODS = {
     "rat": {"distill.horizon": 4, "distill.segments": 2, "distill.labels": "weights", "distill.lr_label": 0.01},

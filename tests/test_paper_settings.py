@@ -20,7 +20,7 @@ from distillkit.stages import expert_precision as stage
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.difficulty import ranked
 from distillkit.training.fit import fit
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 ALL_IMAGES = {"dataset.validation_fraction": 0.0}
 

@@ -10,7 +10,7 @@ from distillkit.config import compose
 from distillkit.errors import ConfigError
 from distillkit.methods import SettingsLayer
 from distillkit.stages.context import make_run, prepare
-from tests.test_pipeline import Notes, run
+from tests.helpers import Notes, run
 
 
 def made(tiny, **settings):

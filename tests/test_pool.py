@@ -14,8 +14,8 @@ from distillkit.methods import SettingsLayer
 from distillkit.networks.build import build_network
 from distillkit.settings import NetworkSettings
 from distillkit.stages.context import make_run, prepare
+from tests.helpers import Notes, StopAfter, same_bytes
 from tests.processes.worlds import in_threads
-from tests.test_pipeline import Notes, StopAfter, same_bytes
 
 METHODS = {
     "rat": {"distill.horizon": 4, "distill.lr_img": 0.01},

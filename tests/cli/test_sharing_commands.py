@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from distillkit.artifact.layout import FILES, PUBLISHED
 from distillkit.cli.app import app
 from distillkit.cli.command_line import command_line
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 REPO = "org/digits-ipc2"
 

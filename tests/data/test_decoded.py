@@ -26,7 +26,7 @@ from distillkit.stages.context import kept_of_each, make_run, prepare
 from distillkit.training.fit import accuracy
 from distillkit.training.fit import fit as train
 from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 
 def read(folder, listener=None, **more):

@@ -335,7 +335,7 @@ def test_check__what_does_not_fit_is_one_sentence(method, changes, words):
 def test_dsa__a_network_that_diverged_is_not_gone_on_with():
     from distillkit.distill.loop import DistillTask, distill
     from distillkit.distill.outer_optimizers import outer_optimizer
-    from tests.distill.test_loop import Watcher
+    from tests.helpers import Watcher
 
     settings = DistillSettings(objective="gradients", restart_every=50, network_epochs=1, outer_steps=14, lr_img=1e-3)
     network = FlatNetwork(build(0))

@@ -12,7 +12,7 @@ from distillkit.networks.low_precision import Bfloat16Conv2d
 from distillkit.stages import expert_precision as chooser
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.workshop import advice_of
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 EXACT = [torch.tensor([3.0, 4.0]), torch.tensor([1e-5, 0.0]), torch.tensor([0.5, 0.5])]
 

@@ -19,7 +19,7 @@ from distillkit.stages.experts import train_experts
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.reach import expert_reach
 from distillkit.trajectories.store import TrajectoryStore, experts_root
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 SLOW = {"experts.count": 3, "experts.epochs": 6, "dataset.max_train": 120}
 MOMENTUM = {"experts.momentum": 0.9, "experts.lr_drop_epochs": [4], "experts.weight_decay": 1e-3}

@@ -15,7 +15,6 @@ from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_ne
 from distillkit.experts import train as training_of_experts
 from distillkit.experts.difficulty import SCORES, score_images
 from distillkit.methods import SettingsLayer
-from distillkit.progress import Silent
 from distillkit.records import Pixels
 from distillkit.stages import backing_off as backing_off_module
 from distillkit.stages import workshop
@@ -40,14 +39,7 @@ from tests.gpu.test_placement import (
     outer_task,
     stepped,
 )
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
+from tests.helpers import Notes
 
 
 def test_in_pieces__until_one_is_too_much():

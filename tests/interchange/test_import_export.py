@@ -23,7 +23,7 @@ from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
 from distillkit.settings import DatasetSettings
 from distillkit.stages.importing import SEARCHED_LRS, Lost, told_beside
-from tests.conftest import TINY
+from tests.helpers import TINY, images
 
 
 def save(folder, **values):
@@ -31,10 +31,6 @@ def save(folder, **values):
     for name, value in values.items():
         torch.save(value, folder / f"{name}.pt")
     return folder
-
-
-def images(count=20):
-    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def import_set(tmp_path, folder, kind="pt", lost=None, **settings):

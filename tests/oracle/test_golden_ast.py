@@ -27,7 +27,7 @@ from distillkit.records import Segment
 from distillkit.settings import DistillSettings, ExpertSettings
 from distillkit.training.fit import fit
 from distillkit.training.recipe import Batch
-from tests.oracle.test_golden import load, rel
+from tests.oracle.golden_numbers import load, rel
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +141,14 @@ def test_representatives__of_the_release_by_logits(golden, ipc):
 
 def test_intermediate__growing_weights_are_k_over_m_and_short_unrolls_have_no_term():
     common = load("common")
-    student = StudentFacts(common["theta_0"], 8, Segment(0, 0, 3), lambda epoch: common[f"theta_{int(epoch)}"])
-    flat = matching_part(DistillSettings(matching="intermediate", expert_epochs=3))(student)
-    growing = matching_part(DistillSettings(matching="intermediate-growing", expert_epochs=3))(student)
+    facts = StudentFacts(common["theta_0"], 8, Segment(0, 0, 3), lambda epoch: common[f"theta_{int(epoch)}"])
+    flat = matching_part(DistillSettings(matching="intermediate", expert_epochs=3))(facts)
+    growing = matching_part(DistillSettings(matching="intermediate-growing", expert_epochs=3))(facts)
     student = common["theta_0"] + 0.1
     ratios = [float(g.loss(student) / f.loss(student)) for f, g in zip(flat, growing, strict=True)]
     assert ratios == pytest.approx([1, 1 / 3, 2 / 3])
     assert [term.after for term in flat] == [8, 2, 4]
-    short = StudentFacts(common["theta_0"], 2, student.segment, student.point)
+    short = StudentFacts(common["theta_0"], 2, facts.segment, facts.point)
     assert len(matching_part(DistillSettings(matching="intermediate", expert_epochs=3))(short)) == 1
 
 

@@ -15,7 +15,7 @@ from distillkit.hub.client import Cache
 from distillkit.sharing.experts import LIST, plan_push_experts, pull_experts, push_experts
 from distillkit.sharing.publish import PushOptions
 from distillkit.trajectories.store import TrajectoryStore, experts_root
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 REPO = "org/digits-experts"
 CONVEX = {"trajectories.form": "convex", "trajectories.waypoints": 3}

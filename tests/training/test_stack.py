@@ -16,7 +16,7 @@ from distillkit.networks.build import build_network
 from distillkit.settings import ExpertSettings, NetworkSettings
 from distillkit.training import stack
 from distillkit.training.stack import TrainingForm, stackable
-from tests.test_pipeline import run
+from tests.helpers import run
 
 NETWORK = NetworkSettings(width=4, depth=2)
 DSA = Augmentation.parse("color_crop_cutout_flip_scale_rotate")

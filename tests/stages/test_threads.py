@@ -8,7 +8,7 @@ from distillkit.methods import SettingsLayer
 from distillkit.stages import threads
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.threads import fitting_threads, sample_flop, settle_threads
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 
 @pytest.fixture
