@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         TrajectoryError,
     )
     from distillkit.interrupt import StopRequest, stop_on_signals
-    from distillkit.methods import METHODS, Layer, Method, Problem
+    from distillkit.methods import METHODS, Method, Problem, SettingsLayer
     from distillkit.networks.timm_models import prepare_model
     from distillkit.pipeline import compress, evaluate, import_files
     from distillkit.progress import Progress
@@ -50,7 +50,6 @@ _HOMES = {
     "EvalReport": "records",
     "FewImagesWarning": "errors",
     "Interrupted": "errors",
-    "Layer": "methods",
     "LostError": "errors",
     "METHODS": "methods",
     "Method": "methods",
@@ -58,6 +57,7 @@ _HOMES = {
     "NotFoundError": "errors",
     "Problem": "methods",
     "Progress": "progress",
+    "SettingsLayer": "methods",
     "StopRequest": "interrupt",
     "StorageError": "errors",
     "SyntheticSet": "records",
@@ -85,13 +85,13 @@ __all__ = [
     "EvalReport",
     "FewImagesWarning",
     "Interrupted",
-    "Layer",
     "LostError",
     "Method",
     "NetworkError",
     "NotFoundError",
     "Problem",
     "Progress",
+    "SettingsLayer",
     "StopRequest",
     "StorageError",
     "SyntheticSet",

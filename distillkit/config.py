@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ConfigError
 from distillkit.hub.address import spelled
-from distillkit.methods import METHODS, Layer, Method, Problem
+from distillkit.methods import METHODS, Method, Problem, SettingsLayer
 from distillkit.methods import presets as shared_presets
 from distillkit.methods.own import read_method
 from distillkit.settings import RunSettings
@@ -55,7 +55,7 @@ def find_method(method: str | Method) -> Method:
 
 
 def compose(
-    dataset: str, ipc: int, method: str | Method, preset: str, device: str, overrides: Sequence[Layer] = ()
+    dataset: str, ipc: int, method: str | Method, preset: str, device: str, overrides: Sequence[SettingsLayer] = ()
 ) -> Composed:
     """Lay the values of data set, preset, method and user over the defaults, in this order.
 
@@ -71,7 +71,7 @@ def compose(
     chosen = {key: value for layer in overrides for key, value in layer.values.items()}
     layers = [_dataset_layer(dataset), *_preset_layers(record, problem, preset), *_habits(record, preset, chosen)]
     if revision is not None:
-        layers.append(Layer(f"data set ({dataset})", {"dataset.revision": revision}))
+        layers.append(SettingsLayer(f"data set ({dataset})", {"dataset.revision": revision}))
     layers += overrides
     values: dict[str, Any] = {"method": record.name, "preset": preset, "ipc": ipc, "dataset.name": dataset}
     origins = dict.fromkeys(values, "command")
@@ -95,16 +95,16 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _dataset_layer(dataset: str) -> Layer:
+def _dataset_layer(dataset: str) -> SettingsLayer:
     known = DATASETS.get(dataset)
     values: dict[str, Any] = {}
     if known is not None:
         values = {"dataset.augmentation": known.augmentation, "dataset.image_size": known.image_size}
-    return Layer(f"data set ({dataset})", values)
+    return SettingsLayer(f"data set ({dataset})", values)
 
 
-def _preset_layers(method: Method, problem: Problem, preset: str) -> list[Layer]:
-    parts = Layer(f"method ({method.name})", method.parts)
+def _preset_layers(method: Method, problem: Problem, preset: str) -> list[SettingsLayer]:
+    parts = SettingsLayer(f"method ({method.name})", method.parts)
     if preset == "paper":
         published = method.published(problem)
         if published is None:
@@ -120,17 +120,21 @@ def _preset_layers(method: Method, problem: Problem, preset: str) -> list[Layer]
         fixed = {
             key: quick.values[key] for key in ("experts.count", "distill.outer_steps") if quick.values.get(key) == 0
         }
-        return [parts, quick, smoke, Layer(quick.origin, {**fixed, **method.smoke})]
+        return [parts, quick, smoke, SettingsLayer(quick.origin, {**fixed, **method.smoke})]
     raise ConfigError(f"preset {preset!r} is unknown; known: {', '.join(shared_presets.PRESETS)}")
 
 
-def _habits(method: Method, preset: str, chosen: dict[str, Any]) -> list[Layer]:
+def _habits(method: Method, preset: str, chosen: dict[str, Any]) -> list[SettingsLayer]:
     """What a paper does its own way besides its method: train on the set, and read test accuracies."""
     if preset != "paper":
         return []
-    layers = [] if chosen.get("evaluate.recipe") == "common" else [Layer(f"{method.name}'s own recipe", method.recipe)]
+    layers = (
+        []
+        if chosen.get("evaluate.recipe") == "common"
+        else [SettingsLayer(f"{method.name}'s own recipe", method.recipe)]
+    )
     if chosen.get("evaluate.paper_protocol"):
-        layers.append(Layer(f"{method.name}'s own protocol", method.protocol))
+        layers.append(SettingsLayer(f"{method.name}'s own protocol", method.protocol))
     return layers
 
 
@@ -171,7 +175,7 @@ def _validate(values: dict[str, Any]) -> RunSettings:
         raise ConfigError(f"setting {key}={first['input']!r} does not fit: {first['msg'].lower()}") from error
 
 
-def parse_assignments(assignments: Sequence[str]) -> Layer:
+def parse_assignments(assignments: Sequence[str]) -> SettingsLayer:
     """``section.key=value`` texts of ``--set``; values are YAML (``null``, ``true``, ``[1, 2]``, numbers, words).
 
     Raises:
@@ -188,7 +192,7 @@ def parse_assignments(assignments: Sequence[str]) -> Layer:
             values[key] = numeric(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"`settings` {text!r} has a value that is not valid YAML") from error
-    return Layer("--set", values, asked=True)
+    return SettingsLayer("--set", values, asked=True)
 
 
 def numeric(value: Any) -> Any:

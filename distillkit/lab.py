@@ -20,7 +20,7 @@ from distillkit.distill.matching import (
     MASKS,
     MATCHING,
     MatchingPart,
-    MatchingProblem,
+    StudentFacts,
     matching_part,
     normalised_parameter_distance,
 )
@@ -60,7 +60,7 @@ from distillkit.stages.reach import expert_reach
 from distillkit.stages.threads import sample_flop
 from distillkit.stages.training_form import evaluation_form
 from distillkit.training.fit import fit
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
 from distillkit.trajectories.forms import FORMS, open_trajectories
 
 __all__ = [
@@ -93,14 +93,12 @@ __all__ = [
     "Examination",
     "ExpertSettings",
     "FlatNetwork",
-    "Form",
     "HardLabels",
     "InnerLoss",
     "InnerOptimizer",
     "InnerStep",
     "LabelPart",
     "MatchingPart",
-    "MatchingProblem",
     "MatchingTerm",
     "NetworkSettings",
     "OuterOptimizer",
@@ -113,6 +111,8 @@ __all__ = [
     "Seam",
     "Stack",
     "StepFunctions",
+    "StudentFacts",
+    "TrainingForm",
     "TrainingSet",
     "Unroll",
     "arithmetic",

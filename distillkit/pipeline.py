@@ -29,8 +29,8 @@ from distillkit.errors import ArtifactError, ConfigError
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
-from distillkit.methods import Layer, Method
-from distillkit.plan import fitted, with_sizes
+from distillkit.methods import Method, SettingsLayer
+from distillkit.plan import with_sizes, within_budget
 from distillkit.precision import candidates
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
@@ -63,7 +63,7 @@ def compress(
     preset: str = "quick",
     out: str | Path | None = None,
     device: str = "auto",
-    overrides: Sequence[Layer] = (),
+    overrides: Sequence[SettingsLayer] = (),
     settings: dict[str, Any] | None = None,
     replace: bool = False,
     progress: Progress | None = None,
@@ -99,7 +99,7 @@ def compress(
     """
     dataset = str(dataset)
     place = world.place(resolve_device(device))
-    layers = [*overrides, *([Layer("argument", settings, asked=True)] if settings else [])]
+    layers = [*overrides, *([SettingsLayer("argument", settings, asked=True)] if settings else [])]
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
@@ -107,7 +107,7 @@ def compress(
     return run_all(run, folder, replace=replace)
 
 
-def _command_words(dataset: str, ipc: int, method: str, preset: str, layers: Sequence[Layer]) -> str:
+def _command_words(dataset: str, ipc: int, method: str, preset: str, layers: Sequence[SettingsLayer]) -> str:
     """The command line that repeats the call; absolute paths are shortened to their last part."""
     name = dataset if dataset in DATASETS or not Path(dataset).is_dir() else Path(dataset).resolve().name
     words = ["distillkit", "compress", name, "--ipc", str(ipc), "--method", method, "--preset", preset]
@@ -152,10 +152,10 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
 def _fitted(run: Run, prepared: Prepared, out: Path) -> Run:
     """The run as it fits into its time budget, if it has one: as the leader's clock says."""
     if run.world.size == 1 or run.settings.time_budget is None:
-        return fitted(run, prepared, RunFolder(out).stored_settings())
+        return within_budget(run, prepared, RunFolder(out).stored_settings())
 
     def sizes() -> tuple[int, int, bool]:
-        found = fitted(run, prepared, RunFolder(out).stored_settings()).settings
+        found = within_budget(run, prepared, RunFolder(out).stored_settings()).settings
         return found.experts.count, found.distill.outer_steps, found.budget_asked is not None
 
     experts, steps, changed = run.world.decided(sizes)
@@ -252,7 +252,7 @@ def import_files(
     preset: str = "quick",
     out: Path | None = None,
     device: str = "auto",
-    overrides: Sequence[Layer] = (),
+    overrides: Sequence[SettingsLayer] = (),
     replace: bool = False,
     progress: Progress | None = None,
     stop: StopRequest | None = None,

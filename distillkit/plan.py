@@ -42,7 +42,7 @@ from distillkit.stages.threads import settle_threads
 from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
 from distillkit.trajectories.store import TrajectoryStore
 
 PROBE_STEPS = 3  # steps timed after one that warms up
@@ -262,7 +262,7 @@ def with_sizes(run: Run, experts: int, outer_steps: int) -> Run:
     return replace(run, settings=sized, origins=origins)
 
 
-def fitted(run: Run, prepared: Prepared, stored: dict[str, Any] | None) -> Run:
+def within_budget(run: Run, prepared: Prepared, stored: dict[str, Any] | None) -> Run:
     """The run as it fits into its time budget, if it has one; ``stored``: settings of a run begun before, or None.
 
     What was begun under the same settings goes on with the sizes it has: a second measurement would differ.
@@ -302,7 +302,7 @@ def _time(action: Callable[[], None], device: torch.device) -> float:
     return (time.perf_counter() - begin) / PROBE_STEPS
 
 
-def _step_seconds(run: Run, prepared: Prepared, recipe: Recipe, count: int, form: Form) -> float:
+def _step_seconds(run: Run, prepared: Prepared, recipe: Recipe, count: int, form: TrainingForm) -> float:
     """One training step of one network on a batch of ``count`` real images, by the form that the run will use."""
     build = prepared.build(prepared.network, 0, "plan")
     models = [in_precision(build(index), expert_precision(run, prepared)).to(run.device) for index in range(form.size)]

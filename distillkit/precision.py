@@ -9,13 +9,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from distillkit.networks.low_precision import convolutions_in_bfloat16
+from distillkit.settings import Precision
 
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = tuple(name for name in get_args(Precision) if name != "auto")
 AGREEMENT = 0.995
 """Cosine with the float32 hypergradient from which ``auto`` takes a precision."""
 ROUNDING = 0.2

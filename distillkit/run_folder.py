@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,37 @@ from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.settings import SECTIONS, RunSettings, defaults
 
-OWN_FILES = (
-    "checkpoint.safetensors",
-    "checkpoint-before.safetensors",
-    "synthetic.safetensors",
-    "evaluation.json",
-    "seconds.json",
-    "experts.json",
-    "experts.png",
-    "schedule.png",
-    "metrics.jsonl",
-    "test_checkpoints.json",
-    "earlier.json",
-)
-"""What a run keeps in its folder, but for its config and pictures."""
-TOLD_BEFORE = {"seconds.json", "experts.json", "experts.png", "schedule.png", "metrics.jsonl", "earlier.json"}
+
+@dataclass(frozen=True)
+class RunFiles:
+    """File names inside a run's own folder."""
+
+    config: str = "config.json"
+    checkpoint: str = "checkpoint.safetensors"
+    older_checkpoint: str = "checkpoint-before.safetensors"
+    synthetic: str = "synthetic.safetensors"
+    evaluation: str = "evaluation.json"
+    seconds: str = "seconds.json"
+    experts: str = "experts.json"
+    experts_picture: str = "experts.png"
+    schedule_picture: str = "schedule.png"
+    metrics: str = "metrics.jsonl"
+    test_checkpoints: str = "test_checkpoints.json"
+    earlier_runs: str = "earlier.json"
+
+
+RUN_FILES = RunFiles()
+TOLD_BEFORE = {
+    RUN_FILES.seconds,
+    RUN_FILES.experts,
+    RUN_FILES.experts_picture,
+    RUN_FILES.schedule_picture,
+    RUN_FILES.metrics,
+    RUN_FILES.earlier_runs,
+}
 """Those of them that are there before anything is learned; the experts themselves lie in the cache."""
+OWN_FILES = tuple(name for name in astuple(RUN_FILES) if name != RUN_FILES.config)
+"""What a run keeps in its folder, but for its config and pictures."""
 
 
 @dataclass(frozen=True)
@@ -63,34 +78,34 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """The outer loop's state."""
-        return self.path / "checkpoint.safetensors"
+        return self.path / RUN_FILES.checkpoint
 
     @property
     def older_checkpoint(self) -> Path:
         """The state before that one."""
-        return self.path / "checkpoint-before.safetensors"
+        return self.path / RUN_FILES.older_checkpoint
 
     @property
     def experts_report(self) -> Path:
         """Accuracy and parameter change of each expert, and where they came from."""
-        return self.path / "experts.json"
+        return self.path / RUN_FILES.experts
 
     @property
     def metrics(self) -> Path:
         """A JSON line per outer step."""
-        return self.path / "metrics.jsonl"
+        return self.path / RUN_FILES.metrics
 
     def stored_settings(self) -> dict[str, Any] | None:
         """The settings of the run that the folder holds, if it holds one."""
         try:
-            stored = completed(storage.read_json(self.path / "config.json")).get("settings")
+            stored = completed(storage.read_json(self.path / RUN_FILES.config)).get("settings")
         except StorageError:  # absent, or damaged: claiming the folder will say so
             return None
         return stored if isinstance(stored, dict) else None
 
     def identity(self) -> dict[str, Any]:
         """Of the run that the folder is claimed for."""
-        return completed(storage.read_json(self.path / "config.json"))
+        return completed(storage.read_json(self.path / RUN_FILES.config))
 
     def is_own(self, about: Any) -> bool:
         """Whether a file, from what it says of itself, is this run's; those of older versions do not say it."""
@@ -99,7 +114,7 @@ class RunFolder:
 
     def files(self) -> list[str]:
         """Names in ``out`` of what is there of an artifact and of what its run goes on from, but for pictures."""
-        own = [f"{FILES.run}/{name}" for name in (*OWN_FILES, "config.json")]
+        own = [f"{FILES.run}/{name}" for name in (*OWN_FILES, RUN_FILES.config)]
         recipes = [f"{FILES.recipes}/{path.name}" for path in (self.out / FILES.recipes).glob("*.json")]
         return [name for name in (*PUBLISHED, *recipes, *own) if (self.out / name).is_file()]
 
@@ -118,7 +133,7 @@ class RunFolder:
                     self._remove_run()
                 for folder in (self.out, self.out / "data", self.path, self.path / "images"):
                     storage.remove_leftovers(folder)
-                storage.write_json(self.path / "config.json", identity)
+                storage.write_json(self.path / RUN_FILES.config, identity)
                 yield
         except BusyError:
             raise ConfigError(
@@ -133,7 +148,7 @@ class RunFolder:
         """True if the folder holds another run that is to be replaced."""
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"`out` {self.out} is a file; expected a folder")
-        config = self.path / "config.json"
+        config = self.path / RUN_FILES.config
         if config.is_file():
             try:
                 other = storage.read_json(config)
@@ -197,7 +212,7 @@ class RunFolder:
         for path in self.out.glob(f"{FILES.recipes}/*.json"):
             path.unlink()
         (self.out / FILES.config).unlink(missing_ok=True)
-        (self.path / "config.json").unlink(missing_ok=True)
+        (self.path / RUN_FILES.config).unlink(missing_ok=True)
 
     # metrics
 
@@ -231,19 +246,19 @@ class RunFolder:
 
     def add_test_checkpoint(self, step: int, accuracy: float) -> None:
         """Keep a checkpoint's test accuracy (paper protocol); it is shown, never chosen by."""
-        self._write_own("test_checkpoints.json", {**self.test_checkpoints(), str(step): accuracy})
+        self._write_own(RUN_FILES.test_checkpoints, {**self.test_checkpoints(), str(step): accuracy})
 
     def test_checkpoints(self) -> dict[str, float]:
         """Test accuracies by outer step, under the paper protocol only."""
-        return self._read_own("test_checkpoints.json")
+        return self._read_own(RUN_FILES.test_checkpoints)
 
     def keep_earlier_runs(self, runs: list[dict[str, Any]]) -> None:
         """Remember who made what this run begins with: its artifact may be gone when this one is packed."""
-        self._write_own("earlier.json", {"runs": runs})
+        self._write_own(RUN_FILES.earlier_runs, {"runs": runs})
 
     def earlier_runs(self) -> list[dict[str, Any]]:
         """What ``keep_earlier_runs`` was told, oldest first; none of a run that began with real images or noise."""
-        found = self._read_own("earlier.json").get("runs", [])
+        found = self._read_own(RUN_FILES.earlier_runs).get("runs", [])
         return found if isinstance(found, list) else []
 
     def save_synthetic(self, synthetic: SyntheticSet, selection: dict[str, Any]) -> None:
@@ -251,14 +266,14 @@ class RunFolder:
         tensors = {"images": synthetic.images, "labels": synthetic.labels, "class_ids": synthetic.class_ids}
         numbers = {"lr": synthetic.lr, "label_kind": synthetic.label_kind, "selection": selection}
         about = {**numbers, "owner": self.identity()}
-        storage.write_tensors(self.path / "synthetic.safetensors", tensors, about, sealed=True)
+        storage.write_tensors(self.path / RUN_FILES.synthetic, tensors, about, sealed=True)
 
     def load_synthetic(self) -> tuple[SyntheticSet, dict[str, Any]] | None:
         """The selected set and how it was selected; None before distillation is over, or if the file is damaged or
         another run's.
         """
         try:
-            tensors, numbers = storage.read_tensors(self.path / "synthetic.safetensors")
+            tensors, numbers = storage.read_tensors(self.path / RUN_FILES.synthetic)
         except StorageError:
             return None  # the checkpoint of the last step gives it again
         if not isinstance(numbers, dict) or not self.is_own(numbers):
@@ -268,13 +283,13 @@ class RunFolder:
 
     def rows(self) -> dict[str, EvalReport]:
         """Rows of the results table that are done."""
-        found = self._read_own("evaluation.json")
+        found = self._read_own(RUN_FILES.evaluation)
         return {name: EvalReport.from_json(row) for name, row in found.items()}
 
     def add_row(self, name: str, report: EvalReport) -> None:
         """Keep a row."""
         rows = {**self.rows(), name: report}
-        self._write_own("evaluation.json", {key: row.to_json() for key, row in rows.items()})
+        self._write_own(RUN_FILES.evaluation, {key: row.to_json() for key, row in rows.items()})
 
     # time
 
@@ -287,11 +302,11 @@ class RunFolder:
         finally:
             seconds = self.seconds()
             seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - begin, 3)
-            storage.write_json(self.path / "seconds.json", seconds)
+            storage.write_json(self.path / RUN_FILES.seconds, seconds)
 
     def seconds(self) -> dict[str, float]:
         """Wall time by stage."""
-        return self._read_or_empty("seconds.json")
+        return self._read_or_empty(RUN_FILES.seconds)
 
     def _write_own(self, name: str, content: dict[str, Any]) -> None:
         """A JSON object that is a part of this run's result."""

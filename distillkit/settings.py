@@ -11,6 +11,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+StoredDtype = Literal["float32", "float16", "uint8"]
+"""How the images of a distilled set are stored."""
+TrajectoryDtype = Literal["float32", "float16", "bfloat16"]
+"""How the waypoints of compact trajectories are stored."""
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
+"""Arithmetic of convolutions and matrix products."""
+DSA = "color_crop_cutout_flip_scale_rotate"
+"""The strategy of differentiable siamese augmentation that MTT's released code takes for photographs."""
+
 
 class Section(BaseModel):
     """Immutable settings; an unknown key is an error."""
@@ -88,7 +97,7 @@ class DatasetSettings(Section):
     """Channel standard deviations to standardise with; default: those of the training images."""
     zca_eps: float = Field(0.1, gt=0)
     """Added to the eigenvalues of the covariance of [0, 1] pixels; ``unit-zca`` adds it times their mean."""
-    augmentation: str = "color_crop_cutout_flip_scale_rotate"
+    augmentation: str = DSA
     """DSA operations joined by ``_``, one drawn per batch; ``none`` turns it off."""
 
 
@@ -197,7 +206,7 @@ class TrajectorySettings(Section):
     beta: str = "path-length"
     """How far along a segment an epoch is: ``path-length`` per tensor, or the released ablations ``uniform``,
     ``decreasing``, ``projection``."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: TrajectoryDtype = "float32"
     """Of the stored waypoints; refused where it would move segments by more than 2 % of their length."""
     keep_raw: bool = False
     """Also keep the raw epochs of experts that are trained for the convex form."""
@@ -395,7 +404,7 @@ class EvaluateSettings(Section):
 class ArtifactSettings(Section):
     """How the result is stored."""
 
-    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    dtype: StoredDtype = "float32"
     """Of the stored images; the accuracies in the results are those of the images as stored."""
 
 
@@ -410,7 +419,7 @@ class RunSettings(Section):
     """Images per class."""
     seed: int = Field(0, ge=0)
     """Root seed of everything random but the data splits."""
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Arithmetic of convolutions and matrix products; ``auto`` is the fastest that the machine has and whose
     hypergradient agrees with float32's, measured when distillation starts: a cosine of 0.995, or rounding that adds at
     most a fifth to the variance between students. Experts are trained in the fastest whose gradient agrees; networks

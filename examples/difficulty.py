@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from distillkit import Layer
+from distillkit import SettingsLayer
 from distillkit.lab import (
     compose,
     data_setup,
@@ -38,7 +38,7 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("examples/benchmarks/results"))
     args = parser.parse_args()
-    layers = [Layer("example", {"dataset.data_root": args.data_root}), parse_assignments(args.set)]
+    layers = [SettingsLayer("example", {"dataset.data_root": args.data_root}), parse_assignments(args.set)]
     run = make_run(compose(args.dataset, 1, "pad", "quick", "cpu", layers), torch.device("cpu"))
     prepared = prepare(run)
     setup, labels = data_setup(run, prepared), prepared.train_labels

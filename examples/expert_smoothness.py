@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from distillkit import Layer
+from distillkit import SettingsLayer
 from distillkit.lab import compose, expert_report, hardware, make_run, plots, prepare, storage, train_experts, versions
 
 RATIO = 0.3
@@ -61,7 +61,7 @@ def measure(args, recipe):
         "experts.lr": lr,
         **recipe,
     }
-    composed = compose(args.dataset, 1, "mtt", "quick", "cpu", [Layer("example", settings)])
+    composed = compose(args.dataset, 1, "mtt", "quick", "cpu", [SettingsLayer("example", settings)])
     run = make_run(composed, torch.device("cpu"))
     store = train_experts(run, prepare(run))
     print(f"{recipe}: {store.folder.name}", flush=True)

@@ -14,14 +14,14 @@ from distillkit import METHODS
 from distillkit.lab import MATCHING, MatchingTerm, Part
 
 
-def direction(problem):
+def direction(student):
     """One minus the cosine between the student's way [P] and the expert's [P]: where to, and not how far."""
-    start, target = problem.start_P, problem.point(problem.matched.target)
+    start, target = student.start_P, student.point(student.matched.target)
 
-    def loss(student):
-        return 1 - F.cosine_similarity(student - start, target - start, dim=0)
+    def loss(end):
+        return 1 - F.cosine_similarity(end - start, target - start, dim=0)
 
-    return [MatchingTerm(problem.inner_steps, loss)]
+    return [MatchingTerm(student.inner_steps, loss)]
 
 
 MATCHING["direction"] = Part(lambda settings: direction, needs=frozenset({"trajectories"}))

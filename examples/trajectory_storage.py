@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from distillkit import Layer
+from distillkit import SettingsLayer
 from distillkit.lab import compose, hardware, make_run, parse_assignments, prepare, storage, train_experts, versions
 
 FORMS = {
@@ -42,7 +42,7 @@ def main():
 
 def measure(args, changes):
     form = {"trajectories.form": "convex" if changes else "raw", **changes}
-    layers = [Layer("example", {"experts.count": 1, "dataset.data_root": args.data_root, **form})]
+    layers = [SettingsLayer("example", {"experts.count": 1, "dataset.data_root": args.data_root, **form})]
     composed = compose(args.dataset, 1, "mtt", "quick", "cpu", [*layers, parse_assignments(args.set)])
     run = make_run(composed, torch.device("cpu"))
     store = train_experts(run, prepare(run))

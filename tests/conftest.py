@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import TINY
 from tests.hub_stand_in import StandIn
 
 
@@ -50,24 +51,6 @@ def class_folders(tmp_path):
         return folder
 
     return make
-
-
-TINY = {
-    "dataset.max_train": 200,
-    "network.width": 4,
-    "experts.count": 2,
-    "experts.epochs": 3,
-    "distill.outer_steps": 4,
-    "distill.inner_steps": 2,
-    "distill.expert_epochs": 1,
-    "distill.max_start_epoch": 2,
-    "distill.select_every": 2,
-    "distill.checkpoint_every": 1,
-    "distill.picture_every": 2,
-    "evaluate.networks": 2,
-    "evaluate.epochs": 3,
-    "evaluate.full_epochs": 1,
-}
 
 
 @pytest.fixture(scope="session")

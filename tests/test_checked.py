@@ -56,7 +56,7 @@ def test_run_files__that_were_changed_are_made_again(copy, made, tmp_path, tiny)
 
 def test_run_files__of_another_run_are_refused(copy, made, monkeypatch):
     from distillkit.stages.distillation import _last_state
-    from tests.test_pipeline import Notes
+    from tests.helpers import Notes
 
     folder, config = RunFolder(copy), copy / "run" / "config.json"
     config.write_text(config.read_text().replace('"ipc": 2', '"ipc": 3'))  # what lies here is that of another one now

@@ -65,7 +65,14 @@ def test_artifact_format__names_every_key_that_loading_checks():
     told = set(re.findall(r"`([\w.-]+)`", (ROOT / "docs/artifact.md").read_text()))
     records = (
         *(schema.ArtifactConfig, schema.Source, schema.RecipeFile, schema.TunedRecipeFile, schema.Optimizer),
-        *(schema.Schedule, schema.AugmentationFile, schema.ResultsFile, schema.Row, schema.Selection, schema.Identity),
+        *(
+            schema.LrSchedule,
+            schema.AugmentationFile,
+            schema.ResultsFile,
+            schema.Row,
+            schema.Selection,
+            schema.Identity,
+        ),
         NetworkSettings,
     )
     for record in records:

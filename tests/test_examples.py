@@ -16,7 +16,7 @@ import pytest
 
 from distillkit import load_distilled
 from distillkit.sharing.push import PushOptions, push
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

@@ -16,11 +16,11 @@ from distillkit.distill.start import Beginning
 from distillkit.errors import ArtifactError, ConfigError, Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.run_folder import completed
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.length import shortest_as_good
-from tests.test_pipeline import Notes, StopAfter, same_bytes
+from tests.helpers import Notes, StopAfter, same_bytes
 
 METHODS = {
     "rat": {"distill.horizon": 4, "distill.segments": 2, "distill.labels": "weights", "distill.lr_label": 0.01},
@@ -180,7 +180,7 @@ def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishe
 
 @each_method
 def test_plan__has_outer_steps_and_no_experts(settings, method):
-    layers = [Layer("test", {**settings, **METHODS[method], "distill.outer_steps": 50})]
+    layers = [SettingsLayer("test", {**settings, **METHODS[method], "distill.outer_steps": 50})]
     composed = compose("digits", 1, method, "smoke", "cpu", layers)
     made = plan.make_plan(make_run(composed, torch.device("cpu")))
     names = [stage["name"] for stage in made["stages"]]
@@ -192,7 +192,9 @@ def test_plan__has_outer_steps_and_no_experts(settings, method):
 
 @each_method
 def test_time_budget__becomes_outer_steps(settings, method):
-    layers = [Layer("test", {**settings, **METHODS[method], "distill.outer_steps": 100_000, "time_budget": 60.0})]
+    layers = [
+        SettingsLayer("test", {**settings, **METHODS[method], "distill.outer_steps": 100_000, "time_budget": 60.0})
+    ]
     asked = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"))
     costs = plan.Costs(expert_epoch=0.0, outer_step=0.5, fresh_network=1.0, missing={}, measuring=4.0)
     found = plan.within(asked, costs, 60.0).settings
@@ -203,7 +205,9 @@ def test_time_budget__becomes_outer_steps(settings, method):
 
 def test_plan__steps_before_the_window_and_the_real_batch_are_counted_once(settings, monkeypatch):
     """Of clocks that tell 8 for a step of two, 2 for the real batch, 3 for two steps before: 2 + 3 * 5 + 1.5 * 2.5."""
-    composed = compose("digits", 1, "rat", "smoke", "cpu", [Layer("test", {**settings, "distill.inner_steps": 5})])
+    composed = compose(
+        "digits", 1, "rat", "smoke", "cpu", [SettingsLayer("test", {**settings, "distill.inner_steps": 5})]
+    )
     chosen = composed.settings.distill.model_copy(update={"horizon": 10})
     prepared = prepare(make_run(composed, torch.device("cpu")))
     assert len(prepared.train_labels) > 0
@@ -224,7 +228,7 @@ def test_plan__steps_before_the_window_and_the_real_batch_are_counted_once(setti
 
 def test_plan__measures_students_side_by_side(settings):
     changes = {**settings, **METHODS["rat"], "distill.together": "always", "distill.horizon": 9}
-    composed = compose("digits", 1, "rat", "smoke", "cpu", [Layer("test", changes)])
+    composed = compose("digits", 1, "rat", "smoke", "cpu", [SettingsLayer("test", changes)])
     asked = make_run(composed, torch.device("cpu"))
     assert plan.measured_costs(asked, prepare(asked)).outer_step > 0
 

@@ -13,7 +13,7 @@ from distillkit.cli import console
 from distillkit.data.preprocess import Standardise
 from distillkit.errors import ConfigError
 from distillkit.records import ImageSet
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 
 def test_classes__are_the_same_by_name_in_any_order(copy):
@@ -57,7 +57,7 @@ def test_ddranking__images_are_in_the_space_of_its_test_images(copy, tmp_path):
 
 
 def test_standstill__the_card_and_the_terminal_say_that_nothing_was_learned(tmp_path, capsys):
-    from tests.test_pipeline import Notes
+    from tests.helpers import Notes
 
     notes, settings = Notes(), {**TINY, "distill.select_margin": 0.99}
     ds = compress("digits", ipc=1, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu", progress=notes)
@@ -71,7 +71,7 @@ def test_standstill__the_card_and_the_terminal_say_that_nothing_was_learned(tmp_
 
 
 def test_steps_without_a_finite_loss_are_told(tmp_path):
-    from tests.test_pipeline import Notes
+    from tests.helpers import Notes
 
     notes = Notes()
     settings = {**TINY, "distill.lr_img": 1e30, "distill.select_margin": 0.0}

@@ -9,7 +9,7 @@ from PIL import Image
 from distillkit import compress, load_distilled
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.run_folder import RunFolder
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 
 def make(out, **more):
@@ -189,7 +189,7 @@ def stopped(out, steps=9):
     """A run that was interrupted while it distilled."""
     from distillkit.errors import Interrupted
     from distillkit.interrupt import StopRequest
-    from tests.test_pipeline import StopAfter
+    from tests.helpers import StopAfter
 
     stop = StopRequest()
     with pytest.raises(Interrupted):
@@ -198,7 +198,7 @@ def stopped(out, steps=9):
 
 
 def go_on(out, **more):
-    from tests.test_pipeline import Notes
+    from tests.helpers import Notes
 
     notes = Notes()
     return make(out, progress=notes, settings={"distill.outer_steps": 8}, **more), " ".join(notes.notes)

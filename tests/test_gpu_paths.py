@@ -14,7 +14,7 @@ from distillkit.settings import NetworkSettings
 from distillkit.stages.training_form import fitting_size
 from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe, Sgd, cross_entropy
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
 
 SMALL = NetworkSettings(width=4, depth=1)
 
@@ -42,7 +42,7 @@ def test_experts__a_remainder_of_another_length_in_every_epoch_is_no_reason_to_c
         return torch.arange(16 + epoch)
 
     recipe = Recipe(20, 8, 0.01, Sgd(), cross_entropy, growing)
-    stack = Stack([network(0)], recipe.loss, Form(1, compiled=True))
+    stack = Stack([network(0)], recipe.loss, TrainingForm(1, compiled=True))
     list(fit_stack(stack, [images], [labels], recipe, 0, [("t", 0)]))
     assert len(calls) == 1
     assert set(compiled) == {8}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.conftest import TINY
+from tests.helpers import TINY
 from tests.hub_stand_in import StandIn
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 CHANGES = {"experts.count": 40, "experts.epochs": 10, "dataset.max_train": 900, "network.width": 16}
 CHANGES |= {"distill.outer_steps": 600, "distill.select_every": 200, "distill.checkpoint_every": 7}

@@ -12,7 +12,7 @@ from distillkit.data.ranking import read_ranking
 from distillkit.errors import ConfigError, NotFoundError
 from distillkit.evaluation.recipe import evaluation_recipe, recipe_from_json, recipe_json
 from distillkit.lab import effective
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.networks.convnet import ConvNet
 from distillkit.precision import AGREEMENT
 from distillkit.settings import EvaluateSettings
@@ -20,13 +20,13 @@ from distillkit.stages import expert_precision as stage
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.difficulty import ranked
 from distillkit.training.fit import fit
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 ALL_IMAGES = {"dataset.validation_fraction": 0.0}
 
 
 def paper(dataset, ipc, method, **changes):
-    layers = [Layer("test", {key.replace("__", "."): value for key, value in changes.items()})]
+    layers = [SettingsLayer("test", {key.replace("__", "."): value for key, value in changes.items()})]
     return compose(dataset, ipc, method, "paper", "cpu", layers)
 
 
@@ -159,7 +159,7 @@ def test_all_images__lengths_cannot_be_chosen(tiny, tmp_path):
 
 
 def prepared_run(tiny, method="pad", **changes):
-    layers = [Layer("test", {**tiny, **changes})]
+    layers = [SettingsLayer("test", {**tiny, **changes})]
     run = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"), Notes())
     return run, prepare(run)
 

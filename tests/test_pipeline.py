@@ -19,32 +19,7 @@ from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
 from distillkit.stages.tune import tune
 from distillkit.trajectories.store import TrajectoryStore, experts_root
-
-ARTIFACT = (
-    "distilled.safetensors",
-    "preprocess.safetensors",
-    "recipe.json",
-    "results.json",
-    "curves.png",
-    "preview.png",
-)
-
-
-def run(out, tiny, **more):
-    settings = {**tiny, **more.pop("settings", {})}
-    return compress("digits", ipc=1, preset="smoke", settings=settings, out=out, device="cpu", command="x", **more)
-
-
-class StopAfter(Silent):
-    """Asks for a stop after so many steps of all stages together."""
-
-    def __init__(self, stop, steps):
-        self.stop, self.left = stop, steps
-
-    def advance(self, steps=1, **values):
-        self.left -= max(steps, 1)
-        if self.left <= 0:
-            self.stop.signal = signal.SIGTERM
+from tests.helpers import Notes, StopAfter, run, same_bytes
 
 
 @pytest.fixture
@@ -53,15 +28,6 @@ def whole(tmp_path, tiny, monkeypatch):
     run(tmp_path / "whole", tiny)
     monkeypatch.setenv("DISTILLKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "whole"
-
-
-def same_bytes(left, right):
-    for name in ARTIFACT:
-        assert (left / name).read_bytes() == (right / name).read_bytes(), name
-    configs = [json.loads((folder / "distill_config.json").read_text()) for folder in (left, right)]
-    for config in configs:
-        del config["wall_time_seconds"]
-    assert configs[0] == configs[1]
 
 
 def test_compress__stopped_at_every_step_in_turn_ends_at_the_same_bytes(whole, tmp_path, tiny):
@@ -363,14 +329,6 @@ def test_compress__random_images_with_the_experts_labels_need_no_outer_step(tmp_
     ds = run(tmp_path / "soft", effective(tiny | settings, "digits", 2, "datm", "smoke"), method="datm")
     assert ds.config["label_kind"] == "logits"
     assert ds.results["selection"]["split"].startswith("nothing")
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

@@ -8,13 +8,13 @@ import torch
 from distillkit import plan
 from distillkit.config import compose
 from distillkit.errors import ConfigError
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.stages.context import make_run, prepare
-from tests.test_pipeline import Notes, run
+from tests.helpers import Notes, run
 
 
 def made(tiny, **settings):
-    layers = [Layer("test", {**tiny, **settings})]
+    layers = [SettingsLayer("test", {**tiny, **settings})]
     return make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"), Notes())
 
 
@@ -102,7 +102,7 @@ def test_stage_costs__count_the_networks_that_choose_the_baselines_learning_rate
     costs = plan.Costs(1.0, 1.0, 1.0, {})
 
     def counts(method, **changes):
-        layers = [Layer("test", {**tiny, **settings, **changes})]
+        layers = [SettingsLayer("test", {**tiny, **settings, **changes})]
         asked = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"))
         return {stage.name: stage.steps for stage in plan.stage_costs(asked, costs)}
 

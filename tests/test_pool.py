@@ -10,12 +10,12 @@ from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.networks.build import build_network
 from distillkit.settings import NetworkSettings
 from distillkit.stages.context import make_run, prepare
+from tests.helpers import Notes, StopAfter, same_bytes
 from tests.processes.worlds import in_threads
-from tests.test_pipeline import Notes, StopAfter, same_bytes
 
 METHODS = {
     "rat": {"distill.horizon": 4, "distill.lr_img": 0.01},
@@ -114,7 +114,7 @@ def test_the_card_and_the_results_say_it(tmp_path, settings):
 
 
 def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
-    chosen = [Layer("test", {**settings, **METHODS["dm"], "network.pool": TWO})]
+    chosen = [SettingsLayer("test", {**settings, **METHODS["dm"], "network.pool": TWO})]
     asked = make_run(compose("digits", 1, "dm", "smoke", "cpu", chosen), torch.device("cpu"), Notes())
     seconds = {("convnet",): 1.0, (TWO[1],): 4.0}
     monkeypatch.setattr(plan, "_seconds_of_a_step", lambda run, prepared: seconds[run.settings.network.pool])

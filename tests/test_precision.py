@@ -13,7 +13,7 @@ from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.stages import engine, engine_trials
-from tests.test_pipeline import Notes, StopAfter, run
+from tests.helpers import Notes, StopAfter, run
 
 
 def network(kind):

@@ -56,3 +56,4 @@ def test_settings__all_of_them_with_words(site):
         for key, field in section.model_fields.items():
             assert f"{name}.{key}" in text
             assert field.description, f"{name}.{key} says nothing"
+    assert re.search(r"All: <code>parameter-distance</code>.*<code>real-loss</code>", text)  # as its table has them

@@ -12,6 +12,7 @@ from distillkit.artifact import front_matter as head
 from distillkit.artifact import own_section
 from distillkit.artifact.card_words import (
     LABEL_WORDS,
+    TAGS,
     augmentation_words,
     byte_count,
     curves_line,
@@ -31,6 +32,7 @@ from distillkit.artifact.card_words import (
     pool_words,
     results_table,
     selection_words,
+    source_link,
     tensor_bytes,
     tuned_table,
     unfenced,
@@ -119,7 +121,7 @@ def front_matter(about: ArtifactConfig) -> dict[str, Any]:
         "pretty_name": _title(about),
         **_license(about),
         "task_categories": ["image-classification"],
-        "tags": ["distillkit", "dataset-distillation", "dataset-compression", f"ipc-{about.ipc}", about.method],
+        "tags": [*TAGS, "dataset-compression", f"ipc-{about.ipc}", about.method],
         "size_categories": [_size_category(count)],
     }
     if about.source.hub_id and REPOSITORY.fullmatch(about.source.hub_id):
@@ -163,10 +165,7 @@ def _title(about: ArtifactConfig, words: Callable[[str], str] = one_line) -> str
 def _identity(about: ArtifactConfig) -> dict[str, str]:
     channels, height, width = about.image_shape
     source_bytes = about.source.train_images * channels * height * width
-    source = f"`{one_line(about.source.source)}`"
-    if about.source.hub_id and REPOSITORY.fullmatch(about.source.hub_id):
-        at = f" (revision `{one_line(about.source.revision)}`)" if about.source.revision else ""
-        source = f"[{about.source.hub_id}](https://huggingface.co/datasets/{about.source.hub_id}){at}"
+    source = source_link(about.source.hub_id, about.source.source, about.source.revision)
     return {
         "front_matter": head.dump(front_matter(about)),
         "title": _title(about, plain),

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import re
 
+from distillkit.artifact.dtypes import STORED
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 from distillkit.data.registry import DATASETS
+from distillkit.hub.address import REPOSITORY
 
+TAGS = ("distillkit", "dataset-distillation")
+"""Of every card."""
 BASELINES = {
     "random": "random real images",
     "random-soft": "random real images, soft labels of the experts",
     "kmeans": "k-means coreset",
     "full": "full training data",
 }
-IMAGE_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
-LABEL_BYTES = {"float32": 4, "float16": 2, "uint8": 2}
 
 
 def percent(row: Row | None) -> str:
@@ -25,8 +27,16 @@ def percent(row: Row | None) -> str:
 
 def tensor_bytes(about: ArtifactConfig) -> int:
     """Bytes of images and labels as stored."""
-    pixels = math.prod(about.image_shape)
-    return about.size * (pixels * IMAGE_BYTES[about.dtype] + about.num_classes * LABEL_BYTES[about.dtype])
+    pixels, stored = math.prod(about.image_shape), STORED[about.dtype]
+    return about.size * (pixels * stored.images.itemsize + about.num_classes * stored.labels.itemsize)
+
+
+def source_link(hub_id: str | None, source: str, revision: str | None = None) -> str:
+    """The data set that was distilled, with a link and its revision where it is on the Hub."""
+    if hub_id is None or not REPOSITORY.fullmatch(hub_id):
+        return f"`{one_line(source)}`"
+    at = f" (revision `{one_line(revision)}`)" if revision else ""
+    return f"[{hub_id}](https://huggingface.co/datasets/{hub_id}){at}"
 
 
 def byte_count(count: int) -> str:

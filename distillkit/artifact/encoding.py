@@ -5,18 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillkit.artifact.schema import Dtype, Range
+from distillkit.artifact.dtypes import STORED
+from distillkit.artifact.schema import Range
 from distillkit.artifact.views import EightBit, eight_bit
 from distillkit.data.preprocess import Preprocess
 from distillkit.errors import ConfigError
 from distillkit.records import LabelKind, SyntheticSet
+from distillkit.settings import StoredDtype
 
-IMAGE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 CHUNK_VALUES = 2**18  # decoded at a time, so that a set is never held in memory twice
-LABEL_DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.float16}
 
 
-def encode(synthetic: SyntheticSet, view: EightBit, dtype: Dtype) -> dict[str, Tensor]:
+def encode(synthetic: SyntheticSet, view: EightBit, dtype: StoredDtype) -> dict[str, Tensor]:
     """The tensors of distilled.safetensors: images [S, C, H, W], labels [S, K], class_ids [S], lr [].
 
     ``view`` is the set's 8-bit view; as ``uint8`` it is what is stored, in pixel space, else the images as they are, in
@@ -25,8 +25,8 @@ def encode(synthetic: SyntheticSet, view: EightBit, dtype: Dtype) -> dict[str, T
     Raises:
         ConfigError: a value does not fit into float16.
     """
-    images = view.images if dtype == "uint8" else synthetic.images.to(IMAGE_DTYPES[dtype])
-    labels = synthetic.labels.to(LABEL_DTYPES[dtype])
+    images = view.images if dtype == "uint8" else synthetic.images.to(STORED[dtype].images)
+    labels = synthetic.labels.to(STORED[dtype].labels)
     for name, tensor in (("images", images), ("labels", labels)):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ConfigError(f"some {name} are too large for float16; store them as float32")
@@ -55,7 +55,7 @@ def decode(tensors: dict[str, Tensor], value_range: Range, preprocess: Preproces
     return SyntheticSet(images, labels, tensors["class_ids"].clone(), float(tensors["lr"]), kind)
 
 
-def as_stored(synthetic: SyntheticSet, preprocess: Preprocess, dtype: Dtype) -> SyntheticSet:
+def as_stored(synthetic: SyntheticSet, preprocess: Preprocess, dtype: StoredDtype) -> SyntheticSet:
     """What a reader of the stored set will have: the set after encoding and decoding."""
     view = eight_bit(synthetic, preprocess)
     value_range = Range(low=view.low, high=view.high)

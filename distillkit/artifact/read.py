@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from distillkit import storage
+from distillkit.artifact.dtypes import IN_HEADER, STORED, WIDTHS
 from distillkit.artifact.encoding import decode
 from distillkit.artifact.layout import FILES, check_format, recipe_file, recipe_files
 from distillkit.artifact.schema import AGREEMENT, ArtifactConfig, RecipeFile, ResultsFile, TunedRecipeFile
@@ -30,8 +31,6 @@ from distillkit.records import SyntheticSet
 
 MAX_JSON = 2**20  # bytes; a JSON value may take twenty times its text in memory
 MAX_HEADER = 2**20  # bytes of a safetensors header
-STORED = {"float32": ("F32", "F32"), "float16": ("F16", "F16"), "uint8": ("U8", "F16")}  # images, labels
-WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "I64": 8, "U8": 1}
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
 
@@ -167,10 +166,10 @@ def _pull_first(folder: Path) -> str:
 
 def tensors_layout(config: ArtifactConfig) -> Layout:
     """Dtype and shape of each tensor of distilled.safetensors, as the config says."""
-    images, labels = STORED[config.dtype]
+    stored = STORED[config.dtype]
     return {
-        "images": (images, (config.size, *config.image_shape)),
-        "labels": (labels, (config.size, config.num_classes)),
+        "images": (IN_HEADER[stored.images], (config.size, *config.image_shape)),
+        "labels": (IN_HEADER[stored.labels], (config.size, config.num_classes)),
         "class_ids": ("I64", (config.size,)),
         "lr": ("F64", ()),
     }

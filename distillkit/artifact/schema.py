@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distillkit.records import LabelKind
-from distillkit.settings import NetworkSettings
+from distillkit.settings import NetworkSettings, Precision, StoredDtype
 
 Size = Annotated[int, Field(ge=1, le=4096)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
@@ -15,9 +15,10 @@ Text = Annotated[str, Field(max_length=20_000)]
 Line = Annotated[str, Field(max_length=2_000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256."""
 AGREEMENT = 1e-4
 """How far figures that say the same may be apart: a hundredth of a point of accuracy, a ten thousandth of a rate."""
-Dtype = Literal["float32", "float16", "uint8"]
 
 
 class _Open(BaseModel):
@@ -75,7 +76,7 @@ class StoredSettings(_Open):
     network: StoredNetwork = StoredNetwork()
     distill: StoredDistill = StoredDistill()
     evaluate: StoredEvaluate = StoredEvaluate()
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
 
 class Range(_Open):
@@ -96,7 +97,7 @@ class Home(_Open):
 
     repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
     revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./-]*$", max_length=255)] | None = None
-    own_section: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    own_section: Digest | None = None
 
 
 class EarlierRun(_Open):
@@ -122,7 +123,7 @@ class ArtifactConfig(_Open):
     image_shape: tuple[Size, Size, Size]
     classes: Annotated[list[Line], Field(min_length=2, max_length=100_000)]
     label_kind: LabelKind
-    dtype: Dtype = "float32"
+    dtype: StoredDtype = "float32"
     uint8_range: Range
     settings: StoredSettings
     source: Source
@@ -136,7 +137,7 @@ class ArtifactConfig(_Open):
     earlier_runs: Annotated[list[EarlierRun], Field(max_length=64)] = []
     hub: Home | None = None
     recipes: Annotated[list[Line], Field(max_length=64)] = []
-    checksums: Annotated[dict[Line, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(max_length=100)] = {}
+    checksums: Annotated[dict[Line, Digest], Field(max_length=100)] = {}
     """SHA-256 of the files that loading reads, but for the config itself; older artifacts have none."""
 
     @property
@@ -173,7 +174,7 @@ class Optimizer(_Open):
     weight_decay: float = Field(ge=0, allow_inf_nan=False)
 
 
-class Schedule(_Open):
+class LrSchedule(_Open):
     """Passes over the set, and the first epochs of each lower learning rate."""
 
     epochs: int = Field(ge=1, le=1_000_000)
@@ -195,7 +196,7 @@ class RecipeFile(_Open):
 
     architecture: NetworkSettings
     optimizer: Optimizer
-    schedule: Schedule
+    schedule: LrSchedule
     lr: float = Field(gt=0, allow_inf_nan=False)
     batch_size: int = Field(ge=1, le=10**9)
     augmentation: AugmentationFile
@@ -215,7 +216,7 @@ class Row(_Open):
     n: int = Field(ge=1, le=100_000)
     accuracies: Annotated[list[Share], Field(min_length=1, max_length=100_000)]
     lr: Finite | None = None
-    dtype: Dtype | None = None
+    dtype: StoredDtype | None = None
     """As what the images were stored when it was measured, where they were packed again since."""
 
     @model_validator(mode="after")

@@ -11,10 +11,11 @@ from distillkit.artifact import own_section
 from distillkit.artifact.card import render_card
 from distillkit.artifact.encoding import decode, encode
 from distillkit.artifact.layout import FILES, recipe_files
-from distillkit.artifact.schema import ArtifactConfig, Dtype, Range
+from distillkit.artifact.schema import ArtifactConfig, Range
 from distillkit.artifact.views import eight_bit, parquet_bytes, preview_png
 from distillkit.data.preprocess import Preprocess
 from distillkit.records import SyntheticSet
+from distillkit.settings import StoredDtype
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ArtifactContent:
     config: dict[str, Any]
     recipe: dict[str, Any]
     results: dict[str, Any]
-    dtype: Dtype = "float32"
+    dtype: StoredDtype = "float32"
 
 
 def write_artifact(folder: Path, content: ArtifactContent) -> None:

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from distillkit.errors import Interrupted
+
 
 def main() -> None:
     """Entry point of the console script: from here on a signal ends it in one line, with status 130."""
@@ -24,8 +26,8 @@ def main() -> None:
 def _end() -> None:
     """At once: modules may be half loaded."""
     if "--json" in sys.argv:
-        sys.stdout.write('{"error": "interrupted", "exit_status": 130}\n')
+        sys.stdout.write(f'{{"error": "interrupted", "exit_status": {Interrupted.exit_status}}}\n')
     sys.stderr.write("error: interrupted\n")
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(130)
+    os._exit(Interrupted.exit_status)

@@ -10,7 +10,7 @@ import yaml
 
 from distillkit.config import numeric
 from distillkit.errors import ConfigError
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -25,7 +25,7 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_config_file(path: Path) -> Layer:
+def read_config_file(path: Path) -> SettingsLayer:
     """A YAML or JSON file of sections, or of dotted keys.
 
     Raises:
@@ -45,4 +45,4 @@ def read_config_file(path: Path) -> Layer:
             values |= {f"{key}.{name}": numeric(inner) for name, inner in value.items()}
         else:
             values[str(key)] = numeric(value)
-    return Layer(f"--config {path.name}", values, asked=True)
+    return SettingsLayer(f"--config {path.name}", values, asked=True)

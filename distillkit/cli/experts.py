@@ -9,6 +9,7 @@ import typer
 
 from distillkit.cli import console
 from distillkit.cli import options as opt
+from distillkit.cli.running import running
 from distillkit.errors import ConfigError, DistillkitError, NotFoundError
 
 experts = typer.Typer(no_args_is_help=True, help="Train, list, show and clear the cached expert trajectories.")
@@ -44,7 +45,6 @@ def train(
     """Train the experts that 'compress' with the same options would use, and keep them in the cache."""
     from distillkit.config import compose
     from distillkit.environment import resolve_device
-    from distillkit.interrupt import stop_on_signals
     from distillkit.stages.context import make_run, prepare
     from distillkit.stages.experts import check_experts, train_experts
     from distillkit.stages.probe import check_networks
@@ -64,7 +64,7 @@ def train(
     place = resolve_device(device)
     layers = opt.layers(settings, config, seed, precision, data)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
-    with console.progress(quiet) as progress, stop_on_signals(heard=console.tell_of_stop) as stop:
+    with running(quiet) as (progress, stop):
         run = make_run(composed, place, progress, stop)
         check_experts(run.settings)
         prepared = prepare(run)
@@ -151,10 +151,10 @@ def _print_each(rows: list[dict[str, Any]]) -> None:
 
 
 def _folders() -> list[Path]:
-    from distillkit.trajectories.store import experts_root
+    from distillkit.trajectories.store import SETUP, experts_root
 
     root = experts_root()
-    return sorted(path.parent for path in root.glob("*/setup.json")) if root.is_dir() else []
+    return sorted(path.parent for path in root.glob(f"*/{SETUP}")) if root.is_dir() else []
 
 
 def _find(fingerprint: str) -> Path:
@@ -217,12 +217,13 @@ def show(
     summary = _summary(_find(fingerprint))
     if out is not None:
         from distillkit import plots, storage
+        from distillkit.run_folder import RUN_FILES
 
-        storage.write_json(out / "experts.json", summary["report"])
+        storage.write_json(out / RUN_FILES.experts, summary["report"])
         rows = {summary["fingerprint"]: summary["report"]["experts"]}
-        storage.write_bytes(out / "experts.png", plots.experts_png(rows))
+        storage.write_bytes(out / RUN_FILES.experts_picture, plots.experts_png(rows))
         if summary["schedule"] is not None:
-            storage.write_bytes(out / "schedule.png", plots.schedule_png(summary["schedule"]))
+            storage.write_bytes(out / RUN_FILES.schedule_picture, plots.schedule_png(summary["schedule"]))
     _print_store(summary, as_json)
 
 

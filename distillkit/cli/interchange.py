@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distillkit.cli import console
 from distillkit.cli import options as opt
+from distillkit.cli.command_line import command_line
+from distillkit.cli.running import running
 from distillkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distillkit.stages.importing import Lost
 
 
 @console.guarded
@@ -49,18 +54,11 @@ def import_files(
     debug: opt.Debug = False,
 ) -> None:
     """Turn research code's .pt FILES into an artifact, and measure it. They are read as tensors, never executed."""
-    if labels not in (None, "probabilities", "logits"):
-        raise ConfigError(f"--labels {labels!r} is unknown; expected probabilities or logits")
-    if mean is None and zca is None:
-        zca = _asked_zca()
-    rate = _rate(lr)
+    lost = _lost(zca, mean, std, lr, labels)
     from distillkit import pipeline
-    from distillkit.interrupt import stop_on_signals
-    from distillkit.stages.importing import Lost
 
-    lost = Lost(bool(zca), rate, lr == "search", labels, _numbers("--mean", mean), _numbers("--std", std))
     layers = opt.layers(settings, config, seed, "auto", opt.DataOptions(data_root=data_root))
-    with console.progress(quiet) as progress, stop_on_signals(heard=console.tell_of_stop) as stop:
+    with running(quiet) as (progress, stop):
         ds = pipeline.import_files(
             files,
             kind,
@@ -75,12 +73,25 @@ def import_files(
             replace=replace,
             progress=progress,
             stop=stop,
-            command=console.command_line(),
+            command=command_line(),
         )
-    if as_json:
-        console.print_json({"artifact": str(ds.folder), "results": ds.results, "lr": ds.lr})
-        return
-    console.print_results(ds.folder, ds.results)
+    console.print_set(ds, ds.folder, as_json)
+
+
+def _lost(zca: bool | None, mean: str | None, std: str | None, lr: str | None, labels: str | None) -> Lost:
+    """What the files do not say, from the options; a whitening that nobody told of is asked for on a terminal.
+
+    Raises:
+        ConfigError: an option is no such value, or there is nobody to ask.
+    """
+    if labels not in (None, "probabilities", "logits"):
+        raise ConfigError(f"--labels {labels!r} is unknown; expected probabilities or logits")
+    if mean is None and zca is None:
+        zca = _asked_zca()
+    rate, search = _rate(lr), lr == "search"
+    from distillkit.stages.importing import Lost
+
+    return Lost(bool(zca), rate, search, labels, _numbers("--mean", mean), _numbers("--std", std))
 
 
 def _asked_zca() -> bool:
@@ -113,17 +124,17 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 @console.guarded
 def export(
     artifact: opt.Artifact,
-    form: Annotated[str, typer.Option("--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).")],
+    format: Annotated[str, typer.Option("--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     token: opt.Token = None,
     replace: opt.Yes = False,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Write an artifact in the form of other tools, with a distillkit.json of what that form has no place for."""
+    """Write an artifact in the format of other tools, with a distillkit.json of what that format has no place for."""
     from distillkit import load_distilled
 
-    files = load_distilled(artifact, token=token).export(form, out, replace=replace)
+    files = load_distilled(artifact, token=token).export(format, out, replace=replace)
     if as_json:
         console.print_json({"files": [str(path) for path in files]})
         return

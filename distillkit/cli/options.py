@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from distillkit.cli.config_file import read_config_file
 from distillkit.config import parse_assignments
 from distillkit.errors import ConfigError
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
+from distillkit.settings import Precision as PrecisionNames
 
 Dataset = Annotated[
     str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder or file.")
@@ -33,7 +34,6 @@ Set = Annotated[
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root seed; default 0.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
-_PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, tf32 or bf16.")]
 DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder with local copies of registered data sets.")]
 OtherData = Annotated[
@@ -62,6 +62,30 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Replace what is there without asking.")]
+
+
+# of ``compress`` alone
+NewFolder = Annotated[Path | None, typer.Option("--out", help="Default runs/<dataset>-ipc<N>-<method>.")]
+TimeBudget = Annotated[
+    str | None,
+    typer.Option("--time-budget", metavar="TIME", help="Fit experts and distillation into 90s, 20m, 1h30m."),
+]
+Plan = Annotated[bool, typer.Option("--plan", help="Print steps, time, memory and disk; make nothing.")]
+PlannedWorld = Annotated[
+    int, typer.Option("--world", min=1, help="With --plan: of so many processes, started by torchrun.")
+]
+PaperProtocol = Annotated[
+    bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
+]
+StoredDtype = Annotated[
+    str | None, typer.Option("--dtype", help="Of the stored images: float32, float16 or uint8; each is measured.")
+]
+Tracker = Annotated[str | None, typer.Option("--tracker", help="tensorboard or wandb.")]
+TunedFor = Annotated[
+    list[str] | None,
+    typer.Option("--arch", help="Then search a recipe for this network too, as 'tune' does; repeatable."),
+]
+TuneBudget = Annotated[str, typer.Option("--tune-budget", metavar="TIME", help="Of the search for each --arch.")]
 
 
 @dataclass(frozen=True)
@@ -112,14 +136,14 @@ def layers(
     precision: str,
     data: DataOptions,
     more: dict[str, Any] | None = None,
-) -> list[Layer]:
+) -> list[SettingsLayer]:
     """The user's layers, weakest first: config file, flags (``more`` by dotted key, None is not given), ``--set``."""
-    if precision not in _PRECISIONS:
-        raise ConfigError(f"--precision {precision!r} is unknown; expected {', '.join(_PRECISIONS)}")
+    if precision not in (known := get_args(PrecisionNames)):
+        raise ConfigError(f"--precision {precision!r} is unknown; expected {', '.join(known)}")
     flags: dict[str, Any] = data.values() | {key: value for key, value in (more or {}).items() if value is not None}
     if seed is not None:
         flags["seed"] = seed
     if precision != "auto":
         flags["precision"] = precision
     found = [read_config_file(config)] if config is not None else []
-    return [*found, Layer("command", flags, asked=True), parse_assignments(settings or [])]
+    return [*found, SettingsLayer("command", flags, asked=True), parse_assignments(settings or [])]

@@ -165,13 +165,13 @@ def apply(images: Tensor, draw: Draw) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Composed:
+class ComposedAugmentation:
     """Operations that are all applied, in order, each with its own draw: ``crop+flip`` is the usual augmentation."""
 
     operations: tuple[str, ...]
 
     @staticmethod
-    def parse(strategy: str) -> Composed:
+    def parse(strategy: str) -> ComposedAugmentation:
         """Read ``"crop+flip"``.
 
         Raises:
@@ -181,7 +181,7 @@ class Composed:
         for name in names:
             if name not in _OPERATIONS:
                 raise ConfigError(f"augmentation {name!r} is unknown; join any of {', '.join(OPERATIONS)} with '+'")
-        return Composed(names)
+        return ComposedAugmentation(names)
 
     def draws(self, batch: int, height: int, width: int, generator: torch.Generator) -> tuple[Draw, ...]:
         """The random part for a batch of ``batch`` images of ``height`` x ``width`` pixels, one draw an operation."""
@@ -195,13 +195,13 @@ class Composed:
         return images
 
 
-def parse_augmentation(strategy: str) -> Augmentation | Composed | None:
+def parse_augmentation(strategy: str) -> Augmentation | ComposedAugmentation | None:
     """Of a recipe: ``none``, a DSA strategy (one operation a batch, ``crop_flip``), or all of some (``crop+flip``).
 
     Raises:
         ConfigError: an operation is unknown.
     """
-    return Composed.parse(strategy) if "+" in strategy else Augmentation.parse(strategy)
+    return ComposedAugmentation.parse(strategy) if "+" in strategy else Augmentation.parse(strategy)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from distillkit.data.listing import files_below, first_part, is_image, suffix_of
 from distillkit.data.registry import DATASETS, KnownDataset
 from distillkit.errors import ConfigError, DistillkitError, NetworkError, NotFoundError, StorageError
 from distillkit.hub.address import is_folder
-from distillkit.hub.client import cached_source, source_revision
+from distillkit.hub.sources import cached_source, source_revision
 from distillkit.settings import DatasetSettings
 
 LARGEST_CARD = 1_000_000
@@ -67,7 +67,7 @@ def locate(settings: DatasetSettings) -> Location:
     known = DATASETS.get(name)
     if known is not None and known.hub_id is None:
         _refuse_choices(settings)
-        return Location("embedded", f"scikit-learn: {name}", "1", known)
+        return Location("embedded", known.embedded_as, "1", known)
     if known is not None and settings.data_root is not None:
         folder = Path(settings.data_root) / name
         if not folder.is_dir():

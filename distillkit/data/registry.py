@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DSA = "color_crop_cutout_flip_scale_rotate"
+from distillkit.settings import DSA
+
 DSA_NO_FLIP = "color_crop_cutout_scale_rotate"  # for characters: a mirrored digit is another one, or none
 
 
@@ -27,6 +28,11 @@ class KnownDataset:
     citation: str = ""
     gated: bool = False
     num_classes: int | None = 10
+
+    @property
+    def embedded_as(self) -> str:
+        """What the source of an embedded data set is called in an artifact."""
+        return f"scikit-learn: {self.name}"
 
 
 _DIGITS_BIB = """@misc{alpaydin1998digits,

@@ -1,7 +1,7 @@
 """Finding a data set and reading its undecoded rows: where it lies (``locate``), its tables (``class_folders``,
 ``label_tables``, ``tables``), which splits and columns (``columns``), and what its labels mean (``labels``).
 
-The only part of ``data`` that may use the network (through ``datasets`` and ``hub.client``).
+The only part of ``data`` that may use the network (through ``datasets`` and ``hub.sources``).
 """
 
 from __future__ import annotations

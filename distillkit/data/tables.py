@@ -14,7 +14,7 @@ from distillkit.data.listing import files_below
 from distillkit.data.locate import Location
 from distillkit.data.parquet_bounds import check_parquet
 from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
-from distillkit.hub.client import cached_source, source_token
+from distillkit.hub.sources import cached_source, source_token
 from distillkit.settings import DatasetSettings
 
 OF_SHARDS = re.compile(r"(.*)-\d{5}-of-(\d{5})\.")

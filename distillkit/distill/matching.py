@@ -103,7 +103,7 @@ def no_real_images(after: int) -> Term:
 
 
 @dataclass(frozen=True)
-class MatchingProblem:
+class StudentFacts:
     """What a matching part may ask about a student: its start [P], its number N of inner steps, the expert's segment
     that it began on with the expert's points [P] by epoch (None for students of fresh networks), and its loss on a
     batch of real images after a given step.
@@ -127,15 +127,15 @@ class MatchingProblem:
         return self.segment
 
 
-MatchingPart = Callable[[MatchingProblem], list[Term]]
+MatchingPart = Callable[[StudentFacts], list[Term]]
 
 
 def end_of_segment(loss: MatchingLoss) -> MatchingPart:
     """Compare once, after the last inner step, with the segment's target (MTT)."""
 
-    def terms(problem: MatchingProblem) -> list[Term]:
-        start, target = problem.start_P, problem.point(problem.matched.target)
-        return [MatchingTerm(problem.inner_steps, lambda student: loss(student, start, target))]
+    def terms(student: StudentFacts) -> list[Term]:
+        start, target = student.start_P, student.point(student.matched.target)
+        return [MatchingTerm(student.inner_steps, lambda end: loss(end, start, target))]
 
     return terms
 
@@ -148,13 +148,13 @@ def with_intermediate(loss: MatchingLoss, expert_epochs: float, *, growing: bool
     would not come before the segment's own (a real M, or a target clamped at the end).
     """
 
-    def terms(problem: MatchingProblem) -> list[Term]:
-        segment, found = problem.matched, end_of_segment(loss)(problem)
-        start, stride = problem.start_P, int(problem.inner_steps // expert_epochs)
+    def terms(student: StudentFacts) -> list[Term]:
+        segment, found = student.matched, end_of_segment(loss)(student)
+        start, stride = student.start_P, int(student.inner_steps // expert_epochs)
         for k in range(1, math.ceil(expert_epochs)) if stride else ():
-            if k * stride >= problem.inner_steps or segment.start + k >= segment.target:
+            if k * stride >= student.inner_steps or segment.start + k >= segment.target:
                 break
-            target, weight = problem.point(segment.start + k), k / expert_epochs if growing else 1.0
+            target, weight = student.point(segment.start + k), k / expert_epochs if growing else 1.0
             found.append(MatchingTerm(k * stride, _weighted(loss, weight, start, target)))
         return found
 
@@ -162,12 +162,12 @@ def with_intermediate(loss: MatchingLoss, expert_epochs: float, *, growing: bool
 
 
 def _weighted(loss: MatchingLoss, weight: float, start: Tensor, target: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda student: weight * loss(student, start, target)
+    return lambda point: weight * loss(point, start, target)
 
 
-def real_loss(problem: MatchingProblem) -> list[Term]:
+def real_loss(student: StudentFacts) -> list[Term]:
     """The student's cross-entropy on a batch of real images after its last step (RaT-BPTT, arXiv:2311.01570, Eq. 1)."""
-    return [problem.on_real_images(problem.inner_steps)]
+    return [student.on_real_images(student.inner_steps)]
 
 
 def _unmasked(settings: DistillSettings) -> MatchingPart:
@@ -183,23 +183,50 @@ def _with_intermediate(growing: bool) -> Callable[[DistillSettings], MatchingPar
     return lambda settings: with_intermediate(_masked(settings), settings.expert_epochs, growing=growing)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPart(Part[Callable[[DistillSettings], MatchingPart]]):
+    """A matching part that says of its loss what the curves of a run show.
+
+    ``what``: its name on the axis; ``still``: what it is for a student that does not move, where that is one number.
+    """
+
+    what: str
+    still: float | None = None
+
+
 _TRAJECTORIES: frozenset[Need] = frozenset({"trajectories"})
+
+
+def _distance(
+    build: Callable[[DistillSettings], MatchingPart], what: str = "matching loss (1 = not moving)", still: float = 1.0
+) -> MeasuredPart:
+    """A part that compares parameters with those of an expert, by the masked distance if it says nothing else."""
+    return MeasuredPart(build, needs=_TRAJECTORIES, seams=(MASKS,), what=what, still=still)
+
+
 MATCHING: Seam[Part[Callable[[DistillSettings], MatchingPart]]] = Seam(
     "distill.matching",
     {
-        "parameter-distance": Part(
-            lambda settings: end_of_segment(_masked(settings)), needs=_TRAJECTORIES, seams=(MASKS,)
-        ),
-        "intermediate": Part(_with_intermediate(growing=False), needs=_TRAJECTORIES, seams=(MASKS,)),
-        "intermediate-growing": Part(_with_intermediate(growing=True), needs=_TRAJECTORIES, seams=(MASKS,)),
-        "real-loss": Part(
+        "parameter-distance": _distance(lambda settings: end_of_segment(_masked(settings))),
+        "intermediate": _distance(_with_intermediate(growing=False)),
+        "intermediate-growing": _distance(_with_intermediate(growing=True)),
+        "real-loss": MeasuredPart(
             _unmasked,
+            what="loss on real images",
             needs=frozenset({"real batches"}),
             seams=(REAL_ORDERS,),
             reads=("distill.real_batch", "distill.real_piece", "distill.real_augment"),
         ),
     },
 )
+
+
+def loss_on_curves(settings: DistillSettings) -> tuple[str, float | None]:
+    """What the curves of a run show: the name of the loss that ``settings.matching`` names, and the loss of a student
+    that does not move. Of a part that does not say it, a plain name.
+    """
+    part = MATCHING.chosen(settings)
+    return (part.what, part.still) if isinstance(part, MeasuredPart) else ("matching loss", None)
 
 
 def matching_part(settings: DistillSettings) -> MatchingPart:

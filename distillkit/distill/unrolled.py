@@ -18,7 +18,7 @@ from distillkit.distill.inner_optimizers import InnerMemory, inner_optimizer
 from distillkit.distill.inner_steps import InnerStep, plan_inner_steps, to_device
 from distillkit.distill.joined_students import Student, average, side_by_side
 from distillkit.distill.labels import LabelPart
-from distillkit.distill.matching import MatchingPart, MatchingProblem
+from distillkit.distill.matching import MatchingPart, StudentFacts
 from distillkit.distill.objective import Engine, Work
 from distillkit.distill.real import RealBatches, RealTerm
 from distillkit.distill.start import Beginning, StudentStart
@@ -81,10 +81,10 @@ class UnrolledStudents:
         beginning = self.begin(number)
         start = beginning.theta_P.to(device)
         steps = to_device(self._steps(state, number, beginning.prefix_steps + settings.inner_steps), device)
-        problem = MatchingProblem(
+        facts = StudentFacts(
             start, settings.inner_steps, beginning.segment, self._points(beginning, device), self.real_term_of(number)
         )
-        terms = self.matching(problem)
+        terms = self.matching(facts)
         return Student(start, steps[beginning.prefix_steps :], terms, beginning.scale, steps[: beginning.prefix_steps])
 
     def _steps(self, state: OuterState, number: int, count: int) -> list[InnerStep]:

@@ -14,10 +14,10 @@ from distillkit.records import EvalReport
 from distillkit.training.fit import accuracy, fit
 from distillkit.training.memory import needed_for
 from distillkit.training.recipe import Recipe
-from distillkit.training.stack import Form, Stack, fit_stack, stackable
+from distillkit.training.stack import Stack, TrainingForm, fit_stack, stackable
 
 NetworkFactory = Callable[[int], nn.Module]
-ONE_BY_ONE = Form()
+ONE_BY_ONE = TrainingForm()
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def train_and_score_together(
     recipe: Recipe,
     seed: int,
     indices: range,
-    form: Form,
+    form: TrainingForm,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Accuracies of fresh networks ``indices``, trained side by side; their training sets must be of one size."""
@@ -104,7 +104,7 @@ def evaluate_networks(
     count: int,
     after_network: Callable[[float], None] = lambda accuracy: None,
     after_epoch: Callable[[], None] = lambda: None,
-    form: Form = ONE_BY_ONE,
+    form: TrainingForm = ONE_BY_ONE,
     world: World = ALONE,
 ) -> EvalReport:
     """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each, both listeners may raise to stop.

@@ -15,7 +15,7 @@ from distillkit.networks.functional import flatten_parameters
 from distillkit.settings import NetworkSettings
 from distillkit.training.fit import EpochSummary, accuracy, fit
 from distillkit.training.recipe import Recipe
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
 from distillkit.training.standing import START, Begin, Memory, Standing, restore, standing_of
 
 
@@ -45,7 +45,7 @@ class ExpertRun:
     test_accuracy: float | None
 
 
-ONE_BY_ONE = Form()
+ONE_BY_ONE = TrainingForm()
 EXPLODED = 1000.0
 """Parameters that grow by such a factor in one epoch have diverged, finite or not."""
 LOWER_LR = "lower experts.lr"
@@ -55,7 +55,7 @@ Save = Callable[[list[Standing]], None]
 """Called after each epoch of all, before anybody may stop: where each expert stands."""
 
 
-def train_experts(
+def fit_experts(
     indices: Sequence[int],
     data: ExpertData,
     network: NetworkSettings,
@@ -63,7 +63,7 @@ def train_experts(
     seed: int,
     keep: Sequence[Keep],
     after_epoch: Callable[[float, float | None], None],
-    form: Form = ONE_BY_ONE,
+    form: TrainingForm = ONE_BY_ONE,
     change: Callable[[nn.Module], nn.Module] = lambda module: module,
     standings: Sequence[Standing] = (),
     save: Save = lambda standings: None,
@@ -116,7 +116,7 @@ def _epochs(
     recipe: Recipe,
     seed: int,
     indices: Sequence[int],
-    form: Form,
+    form: TrainingForm,
     begin: Begin,
 ) -> Iterator[list[EpochSummary]]:
     if len(models) == 1 and not form.compiled:

@@ -14,31 +14,32 @@ from distillkit import storage
 from distillkit.artifact.read import Artifact
 from distillkit.artifact.views import eight_bit, png_bytes, to_image
 from distillkit.data.preprocess import Standardise
+from distillkit.data.published_statistics import published_statistics
 from distillkit.errors import ConfigError
 
-NOTES = "distillkit.json"  # beside the files: what their own form has no place for
+NOTES = "distillkit.json"  # beside the files: what their own format has no place for
 CLASS_MAP = "classes.txt"  # what timm's --class-map reads
 LONGEST_NAME = 80
 SAFE_NAME = re.compile(r"[^\w (),+-]", re.ASCII)
 
 
-def export(artifact: Artifact, form: str, out: Path, *, replace: bool = False) -> list[Path]:
-    """Write the files of ``form`` into ``out`` and return them.
+def export(artifact: Artifact, format: str, out: Path, *, replace: bool = False) -> list[Path]:
+    """Write the files of ``format`` into ``out`` and return them.
 
     Raises:
-        ConfigError: no such form, or ``out`` holds something and ``replace`` is False.
+        ConfigError: no such format, or ``out`` holds something and ``replace`` is False.
         StorageError: it cannot be written.
     """
-    if form not in FORMS:
-        raise ConfigError(f"`form` {form!r} is unknown; known: {', '.join(FORMS)}")
+    if format not in FORMATS:
+        raise ConfigError(f"`format` {format!r} is unknown; known: {', '.join(FORMATS)}")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"`out` {out} is a file; expected a folder")
     if out.exists() and any(out.iterdir()) and not replace:
         raise ConfigError(f"{out} is there already and not an empty folder; choose another folder, or `replace=True`")
-    contents = FORMS[form](artifact)
+    contents = FORMATS[format](artifact)
     for name, content in contents.items():
         storage.write_bytes(out / name, content)
-    storage.write_json(out / NOTES, _notes(artifact, form))
+    storage.write_json(out / NOTES, _notes(artifact, format))
     return [out / name for name in (*contents, NOTES)]
 
 
@@ -78,14 +79,14 @@ def _ddranking(artifact: Artifact) -> dict[str, bytes]:
     }
 
 
-_CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-DDRANKING = {"cifar10": _CIFAR, "cifar100": _CIFAR, "tiny-imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
-"""What DD-Ranking's loaders standardise with (DD-Ranking@26a4c0f, ``ddranking/utils/data.py``, ``get_dataset``)."""
+DDRANKING = ("cifar10", "cifar100", "tiny-imagenet")
+"""Data sets that DD-Ranking's loaders standardise with the published numbers (``get_dataset``)."""
 
 
 def _in_its_space(artifact: Artifact) -> torch.Tensor:
     """Images as DD-Ranking's networks see test images; whitened ones stay as they are, which its ZCA flag is for."""
-    known = DDRANKING.get(str(artifact.config["source"]["name"]))
+    name = str(artifact.config["source"]["name"])
+    known = published_statistics(name) if name in DDRANKING else None
     images = artifact.synthetic.images
     if known is None or not isinstance(artifact.preprocess, Standardise):
         return images
@@ -126,23 +127,23 @@ def folder_names(classes: list[str]) -> list[str]:
     return [f"{class_id:0{digits}d}_{word}".rstrip("_ ") for class_id, word in enumerate(words)]
 
 
-def _notes(artifact: Artifact, form: str) -> dict[str, Any]:
+def _notes(artifact: Artifact, format: str) -> dict[str, Any]:
     tensors = {name: tensor.tolist() for name, tensor in artifact.preprocess.to_tensors().items() if tensor.dim() == 1}
     synthetic, view = artifact.synthetic, artifact.config["uint8_range"]
     return {
-        "form": form,
+        "form": format,
         "classes": artifact.config["classes"],
-        "folders": folder_names(artifact.config["classes"]) if form == "imagefolder" else None,
+        "folders": folder_names(artifact.config["classes"]) if format == "imagefolder" else None,
         "label_kind": synthetic.label_kind,
         "lr": synthetic.lr,
         "preprocessing": artifact.config["settings"]["dataset"].get("preprocessing", "standardise"),
         "preprocess": {name: values for name, values in tensors.items() if name in ("mean", "std")},
-        "uint8_range": view if form == "imagefolder" else None,
+        "uint8_range": view if format == "imagefolder" else None,
         "recipe": artifact.recipe,
     }
 
 
-FORMS: dict[str, Callable[[Artifact], dict[str, bytes]]] = {
+FORMATS: dict[str, Callable[[Artifact], dict[str, bytes]]] = {
     "pt": _pt,
     "imagefolder": _imagefolder,
     "ddranking": _ddranking,

@@ -9,16 +9,6 @@ from distillkit.errors import ConfigError, DataError
 from distillkit.interchange.read_pt import FieldFiles
 from distillkit.records import LabelKind, SyntheticSet
 
-# Per-channel constants of mtt-distillation@50dccea utils.py and its descendants (CIFAR-100 uses those of CIFAR-10).
-CIFAR = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-PUBLISHED_NORMALISATION = {"cifar10": CIFAR, "cifar100": CIFAR, "tiny-imagenet": IMAGENET}
-
-
-def published_normalisation(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std that the MTT family normalises a data set with, or None where it has no constants."""
-    return IMAGENET if dataset.startswith("imagenet-") else PUBLISHED_NORMALISATION.get(dataset)
-
 
 def images_per_class(files: FieldFiles) -> int:
     """Ipc.

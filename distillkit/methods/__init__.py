@@ -1,24 +1,24 @@
-"""The methods, one line each."""
+"""The methods: a line here and a file each, whose ``METHODS`` are the records that it has."""
 
-from distillkit.methods.ast import AST, AST_NO_ZCA
-from distillkit.methods.base import Layer, Method, Problem
-from distillkit.methods.best import BEST
-from distillkit.methods.coresets import KMEANS, RANDOM
-from distillkit.methods.datm import DATM
-from distillkit.methods.dm import DM
-from distillkit.methods.dsa import DSA
-from distillkit.methods.ftd import FTD
-from distillkit.methods.mct import MCT, MCT_NO_ZCA
-from distillkit.methods.mtt import MTT
-from distillkit.methods.pad import PAD, PAD_RELEASED
-from distillkit.methods.rat import RAT
+from importlib import import_module
 
+from distillkit.methods.base import Method, Problem, SettingsLayer
+
+_FILES = (
+    "rat",
+    "dsa",
+    "dm",
+    "mtt",
+    "ftd",
+    "ast",
+    "mct",
+    "datm",
+    "pad",
+    "best",
+    "coresets",
+)
 METHODS: dict[str, Method] = {
-    method.name: method
-    for method in (
-        *(RAT, DSA, DM, MTT, FTD, AST, AST_NO_ZCA, MCT, MCT_NO_ZCA, DATM, PAD, PAD_RELEASED),
-        *(BEST, RANDOM, KMEANS),
-    )
+    method.name: method for file in _FILES for method in import_module(f"{__name__}.{file}").METHODS
 }
 
-__all__ = ["METHODS", "Layer", "Method", "Problem"]
+__all__ = ["METHODS", "Method", "Problem", "SettingsLayer"]

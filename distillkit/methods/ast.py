@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distillkit.methods import mtt
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 PAPER_EXPERTS: dict[str, Any] = {
     "distill.inner_momentum": 0.9,
@@ -100,26 +100,26 @@ def _settings(row: Row, dataset: str) -> dict[str, Any]:
     return {**_experts(row.experts), **mtt.row_settings(row.columns, dataset), **parts}
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The settings of the authors' command for a data set and ipc, or MTT's row with AST's parts."""
     key = (problem.dataset, problem.ipc)
     if key in PAPER_ROWS:
         row = PAPER_ROWS[key]
-        return Layer(f"published (AST, the authors' commands: {row.source})", _settings(row, problem.dataset))
+        return SettingsLayer(f"published (AST, the authors' commands: {row.source})", _settings(row, problem.dataset))
     borrowed = mtt.published(problem) if key in FROM_MTT or problem.dataset.startswith("imagenet-") else None
     if borrowed is None:
         return None
     # every command of AST begins with lr 0.01, MTT's at 50 images a class of CIFAR-10 with a tenth
     values = {**borrowed.values, **_experts("smooth"), "distill.lr_init": 0.01}
-    return Layer("MTT's row of this cell (AST published none), AST's clipped experts and initial lr", values)
+    return SettingsLayer("MTT's row of this cell (AST published none), AST's clipped experts and initial lr", values)
 
 
-def published_without_zca(problem: Problem) -> Layer | None:
+def published_without_zca(problem: Problem) -> SettingsLayer | None:
     """The second command for the one cell that has two."""
     row = WITHOUT_ZCA.get((problem.dataset, problem.ipc))
     if row is None:
         return None
-    return Layer(f"published (AST, the authors' commands: {row.source})", _settings(row, problem.dataset))
+    return SettingsLayer(f"published (AST, the authors' commands: {row.source})", _settings(row, problem.dataset))
 
 
 # Found on validation images of digits at ipc 1, where the published penalty weight of 2 costs two points and 0.1
@@ -143,7 +143,7 @@ _QUICK: dict[str, Any] = {
 }
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes: MTT's quick settings with momentum and its learning rates, no gradient penalty."""
     values = dict(mtt.quick(problem).values)
     values |= {"experts.momentum": 0.9, "experts.weight_decay": 1e-3, "distill.inner_momentum": 0.9}
@@ -151,7 +151,7 @@ def quick(problem: Problem) -> Layer:
     values |= _QUICK_DIGITS if problem.dataset == "digits" else _QUICK
     if mtt.many(problem):
         values |= _QUICK_MANY | (_QUICK_DIGITS_MANY if problem.dataset == "digits" else {})
-    return Layer("quick preset (AST)", values)
+    return SettingsLayer("quick preset (AST)", values)
 
 
 AST = Method(
@@ -196,3 +196,4 @@ AST_NO_ZCA = replace(
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in WITHOUT_ZCA),
     when="to repeat that command",
 )
+METHODS = (AST, AST_NO_ZCA)

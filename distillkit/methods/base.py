@@ -12,7 +12,7 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Layer:
+class SettingsLayer:
     """Settings with where they come from; later layers win. ``asked``: the user gave them for this very run."""
 
     origin: str
@@ -51,8 +51,8 @@ class Method:
     title: str
     summary: str
     parts: Values
-    published: Callable[[Problem], Layer | None]
-    quick: Callable[[Problem], Layer]
+    published: Callable[[Problem], SettingsLayer | None]
+    quick: Callable[[Problem], SettingsLayer]
     citation: str = ""
     published_problems: tuple[str, ...] = field(default=())
     smoke: Values = field(default_factory=dict)

@@ -9,22 +9,22 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit.methods import datm, mct
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 PARTS: dict[str, Any] = {**mct.MCT.parts, "distill.init": "correct", "distill.labels": "soft"}
 UNUSED = {"distill.first_max_start_epoch": None}
 """DATM's growing bound, which segments that start at any time do not have."""
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """DATM's published settings with the parts of ``best``, where there are some."""
     layer = datm.published(problem)
-    return None if layer is None else Layer(f"{layer.origin}; the parts of best", {**layer.values, **UNUSED})
+    return None if layer is None else SettingsLayer(f"{layer.origin}; the parts of best", {**layer.values, **UNUSED})
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """DATM's quick settings with the parts of ``best``."""
-    return Layer("quick preset (best)", {**datm.quick(problem).values, **UNUSED})
+    return SettingsLayer("quick preset (best)", {**datm.quick(problem).values, **UNUSED})
 
 
 BEST = Method(
@@ -39,3 +39,4 @@ BEST = Method(
     when="colour images of which experts are at hand or there are hours to train them",
     citation=f"{mct.MCT.citation}\n\n{datm.CITATION}",
 )
+METHODS = (BEST,)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from distillkit.methods import mtt
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 _NOTHING_LEARNED = {"experts.count": 0, "distill.outer_steps": 0, "distill.lr_init": 0.01}
 
 
-def _none_learned(problem: Problem) -> Layer:
-    return Layer("coreset", _NOTHING_LEARNED)
+def _none_learned(problem: Problem) -> SettingsLayer:
+    return SettingsLayer("coreset", _NOTHING_LEARNED)
 
 
-def _quick(problem: Problem) -> Layer:
+def _quick(problem: Problem) -> SettingsLayer:
     """Trained on at the learning rate that learned sets of this problem begin with.
 
     On digits at many images a class thrice that, which validation chose for every baseline of the reference sets.
     """
     lr = mtt.quick(problem).values["distill.lr_init"]
     slow = problem.dataset == "digits" and mtt.many(problem)
-    return Layer("coreset", {**_NOTHING_LEARNED, "distill.lr_init": 3 * lr if slow else lr})
+    return SettingsLayer("coreset", {**_NOTHING_LEARNED, "distill.lr_init": 3 * lr if slow else lr})
 
 
 RANDOM = Method(
@@ -42,3 +42,4 @@ KMEANS = Method(
     published_problems=("every data set and ipc",),
     when="real images are asked for, or as the stronger baseline",
 )
+METHODS = (RANDOM, KMEANS)

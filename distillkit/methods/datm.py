@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillkit.methods import mtt
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def row_settings(row: Row) -> dict[str, Any]:
     }
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The settings of the authors' configs; for ImageNet subsets EDF's."""
     key = (problem.dataset, problem.ipc)
     if key in PAPER_ROWS:
@@ -99,22 +99,22 @@ def published(problem: Problem) -> Layer | None:
             origin = (
                 "published (DATM, the authors' configs; theirs takes the labels of one expert, here all that are right)"
             )
-            return Layer(origin, values)
-        return Layer("published (DATM, the authors' configs)", values)
+            return SettingsLayer(origin, values)
+        return SettingsLayer("published (DATM, the authors' configs)", values)
     row = _IMAGENET.get(problem.ipc) if problem.dataset.startswith("imagenet-") else None
     if row is None:
         return None
     values = row_settings(row) | mtt.standardisation(problem.dataset)
-    return Layer("EDF's configs for Imagenette (DATM published none for ImageNet subsets)", values)
+    return SettingsLayer("EDF's configs for Imagenette (DATM published none for ImageNet subsets)", values)
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes: MTT's quick settings, labels learned along; slowly, by validation images."""
     values = dict(mtt.quick(problem).values)
     values |= {"distill.lr_label": 0.2, "distill.gate": 1.5}
     values["distill.first_max_start_epoch"] = -(-values["distill.max_start_epoch"] // 2)
     values["distill.expansion_end_step"] = values["distill.outer_steps"] // 2
-    return Layer("quick preset (DATM)", values)
+    return SettingsLayer("quick preset (DATM)", values)
 
 
 CITATION = """@inproceedings{guo2024datm,
@@ -150,3 +150,4 @@ DATM = Method(
     when="any number of images a class, small or large, where soft labels are welcome",
     citation=CITATION,
 )
+METHODS = (DATM,)

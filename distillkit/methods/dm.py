@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit.methods import mtt
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 DATASETS = ("mnist", "svhn", "cifar10", "cifar100", "tiny-imagenet")
 IPCS = (1, 10, 50)
@@ -20,7 +20,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The settings of the released code: the same for all its data sets."""
     if problem.dataset not in DATASETS or problem.ipc not in IPCS:
         return None
@@ -31,10 +31,10 @@ def published(problem: Problem) -> Layer | None:
         "distill.real_per_class": 256,
         "distill.select_every": 2000,
     }
-    return Layer("published (DM, the released code)", values)
+    return SettingsLayer("published (DM, the released code)", values)
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes."""
     values = {
         **RECIPE,
@@ -44,7 +44,7 @@ def quick(problem: Problem) -> Layer:
         "distill.checkpoint_every": 20,
         "distill.picture_every": 100,
     }
-    return Layer("quick preset (DM)", values)
+    return SettingsLayer("quick preset (DM)", values)
 
 
 DM = Method(
@@ -69,3 +69,4 @@ DM = Method(
   note      = {arXiv:2110.04181}
 }""",
 )
+METHODS = (DM,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit.methods import mtt
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 # The released code (DatasetCondensation@306245d, ``get_loops``): outer steps that share a network, passes over the set
 # between them, by images a class. 1,000 networks each.
@@ -24,7 +24,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The settings of the released code, for its data sets."""
     if problem.dataset not in DATASETS or problem.ipc not in LOOPS:
         return None
@@ -38,10 +38,10 @@ def published(problem: Problem) -> Layer | None:
         "distill.batch_size": 256,
         "distill.real_per_class": 256,
     }
-    return Layer("published (DSA, the released code)", values)
+    return SettingsLayer("published (DSA, the released code)", values)
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes."""
     many = problem.ipc >= (5 if problem.dataset == "digits" else 10)
     values = {
@@ -54,7 +54,7 @@ def quick(problem: Problem) -> Layer:
         "distill.checkpoint_every": 10,
         "distill.picture_every": 50,
     }
-    return Layer("quick preset (DSA)", values)
+    return SettingsLayer("quick preset (DSA)", values)
 
 
 DSA = Method(
@@ -79,3 +79,4 @@ DSA = Method(
   note      = {arXiv:2102.08259}
 }""",
 )
+METHODS = (DSA,)

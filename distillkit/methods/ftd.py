@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit.methods import mtt
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 # Table 7 of the paper (FTD-distillation@711532a, docs/parameters.png): MTT's columns, GSAM's α, the decay of the
 # images' average. ZCA for CIFAR as in the example scripts; 5000 steps.
@@ -31,7 +31,7 @@ PAPER_EXPERTS: dict[str, Any] = {
 }
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The settings of the paper's table; for ImageNet subsets those of the authors' issue."""
     found = PAPER_ROWS.get((problem.dataset, problem.ipc))
     if found is None and problem.dataset.startswith("imagenet-") and problem.ipc in (1, 10):
@@ -40,12 +40,12 @@ def published(problem: Problem) -> Layer | None:
         return None
     row, gap_weight, decay = found
     values = mtt.row_settings(row, problem.dataset) | PAPER_EXPERTS
-    return Layer("published (FTD, Table 7)", values | {"experts.gap_weight": gap_weight, "distill.ema": decay})
+    return SettingsLayer("published (FTD, Table 7)", values | {"experts.gap_weight": gap_weight, "distill.ema": decay})
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """MTT's quick settings; the average of the last twenty steps or so, since there are but hundreds."""
-    return Layer("quick preset (FTD)", {**mtt.quick(problem).values, "distill.ema": 0.95})
+    return SettingsLayer("quick preset (FTD)", {**mtt.quick(problem).values, "distill.ema": 0.95})
 
 
 FTD = Method(
@@ -69,3 +69,4 @@ FTD = Method(
   note      = {arXiv:2211.11004}
 }""",
 )
+METHODS = (FTD,)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from distillkit.methods import mtt
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 HALVED = 500.0
 """The authors' lr_img of 1000 multiplied half of the image gradient: the same step of the whole gradient."""
@@ -41,35 +41,35 @@ WITHOUT_ZCA: dict[tuple[str, int], tuple[mtt.Row, str]] = {
 PAPER_EXPERTS: dict[str, Any] = {"experts.count": 100, "experts.epochs": 50, "trajectories.waypoints": 4}
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The settings of the authors' commands for a data set and ipc, or MTT's row with ZCA (Tiny-ImageNet)."""
     key = (problem.dataset, problem.ipc)
     if key in PAPER_ROWS:
         row, from_mtt = PAPER_ROWS[key]
         origin = f"published (MCT, the authors' repository{'; ' + from_mtt if from_mtt else ''})"
         waypoints = {"trajectories.waypoint_epochs": CIFAR10_WAYPOINTS} if problem.dataset == "cifar10" else {}
-        return Layer(origin, mtt.row_settings(row, problem.dataset) | PAPER_EXPERTS | waypoints)
+        return SettingsLayer(origin, mtt.row_settings(row, problem.dataset) | PAPER_EXPERTS | waypoints)
     layer = mtt.published(problem) if problem.dataset == "tiny-imagenet" else None
     if layer is None:
         return None
     plain = {key: value for key, value in layer.values.items() if key not in ("dataset.mean", "dataset.std")}
     values = {**plain, **PAPER_EXPERTS, "dataset.preprocessing": "zca"}
-    return Layer("MTT's row of this cell with ZCA (MCT published none)", values)
+    return SettingsLayer("MTT's row of this cell with ZCA (MCT published none)", values)
 
 
-def published_without_zca(problem: Problem) -> Layer | None:
+def published_without_zca(problem: Problem) -> SettingsLayer | None:
     """The settings of ``run_command.md``."""
     found = WITHOUT_ZCA.get((problem.dataset, problem.ipc))
     if found is None:
         return None
     row, changed = found
     origin = f"published (MCT, run_command.md; {changed})"
-    return Layer(origin, mtt.row_settings(row, problem.dataset) | PAPER_EXPERTS)
+    return SettingsLayer(origin, mtt.row_settings(row, problem.dataset) | PAPER_EXPERTS)
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes: MTT's quick settings on convexified trajectories."""
-    return Layer("quick preset (MCT)", dict(mtt.quick(problem).values))
+    return SettingsLayer("quick preset (MCT)", dict(mtt.quick(problem).values))
 
 
 MCT = Method(
@@ -112,3 +112,4 @@ MCT_NO_ZCA = replace(
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in WITHOUT_ZCA),
     when="to repeat those commands",
 )
+METHODS = (MCT, MCT_NO_ZCA)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.data.published_statistics import published_statistics
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 # DD-Ranking's reproduction guide of MTT (branch methods, 80ba54e): N, M, T+, batch, ZCA, lr_img, lr_lr, lr_init.
 Row = tuple[int, int, int, int | None, bool, float, float, float]
@@ -26,13 +27,12 @@ _IMAGENET: dict[int, Row] = {
 }
 
 
-CIFAR_STATS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
 def standardisation(dataset: str) -> dict[str, Any]:
-    """The mean and std that the released code standardises with; lr_img belongs to them. CIFAR-100 has CIFAR-10's."""
-    mean, std = CIFAR_STATS if dataset.startswith("cifar") else IMAGENET_STATS
+    """The mean and std that the released code standardises with; lr_img belongs to them. Nothing where it has none."""
+    found = published_statistics(dataset)
+    if found is None:
+        return {}
+    mean, std = found
     return {"dataset.preprocessing": "standardise", "dataset.mean": mean, "dataset.std": std}
 
 
@@ -52,14 +52,14 @@ def row_settings(row: Row, dataset: str) -> dict[str, Any]:
     }
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The published settings of a data set and ipc."""
     row = PAPER_ROWS.get((problem.dataset, problem.ipc))
     if row is None and problem.dataset.startswith("imagenet-"):
         row = _IMAGENET.get(problem.ipc)
     if row is None:
         return None
-    return Layer("published (MTT, by DD-Ranking's reproduction guide)", row_settings(row, problem.dataset))
+    return SettingsLayer("published (MTT, by DD-Ranking's reproduction guide)", row_settings(row, problem.dataset))
 
 
 # Found on training and validation images of digits at ipc 1.
@@ -120,11 +120,11 @@ def _outer_steps(problem: Problem) -> int:
     return 400 if problem.ipc < 5 else 150
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes."""
     if problem.dataset == "digits":
         values: dict[str, Any] = _QUICK_DIGITS | (_QUICK_DIGITS_MANY if many(problem) else {})
-        return Layer("quick preset (MTT)", values)
+        return SettingsLayer("quick preset (MTT)", values)
     values = {
         "distill.outer_steps": _outer_steps(problem),
         "distill.inner_steps": 15,
@@ -138,7 +138,7 @@ def quick(problem: Problem) -> Layer:
     }
     if many(problem):
         values |= _QUICK_MANY | (_QUICK_MANY_CPU if problem.device == "cpu" else {})
-    return Layer("quick preset (MTT)", values)
+    return SettingsLayer("quick preset (MTT)", values)
 
 
 MTT = Method(
@@ -171,3 +171,4 @@ MTT = Method(
   note      = {arXiv:2203.11932}
 }""",
 )
+METHODS = (MTT,)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from distillkit.methods import datm
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 from distillkit.methods.datm import Row
 
 
@@ -60,7 +60,7 @@ SCHEDULE: dict[str, Any] = {
 """The readme's, for CIFAR-10; for the other data sets none was published, so theirs too."""
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The paper's Table 7; lr_lr and the gate, which it lacks, are those of the released config of the same cell."""
     key = (problem.dataset, problem.ipc)
     if key not in PAPER:
@@ -71,10 +71,10 @@ def published(problem: Problem) -> Layer | None:
     values |= {"experts.add_end_epoch": add_end, "distill.mask_ratio": ratio}
     values |= {"distill.lr_lr": config.lr_lr, "distill.gate": config.gate}
     borrowed = "lr_lr and gate of the released configs, the scheduler's removal of the readme for CIFAR-10"
-    return Layer(f"published (PAD, Table 7; {borrowed})", values)
+    return SettingsLayer(f"published (PAD, Table 7; {borrowed})", values)
 
 
-def published_released(problem: Problem) -> Layer | None:
+def published_released(problem: Problem) -> SettingsLayer | None:
     """The released configs; the experts' schedule, which they do not hold, is that of the paper's table."""
     key = (problem.dataset, problem.ipc)
     if key not in RELEASED:
@@ -84,10 +84,10 @@ def published_released(problem: Problem) -> Layer | None:
     values |= {"experts.add_end_epoch": PAPER[key][0], "distill.mask_ratio": ratio}
     if key in datm.REAL_START:
         values["distill.init"] = "real"
-    return Layer("published (PAD, the released configs)", values)
+    return SettingsLayer("published (PAD, the released configs)", values)
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """DATM's quick settings; the schedule's epochs are about those of CIFAR-10 in proportion to the quick experts'."""
     values = dict(datm.quick(problem).values)
     values |= {"distill.mask_ratio": 0.0 if problem.ipc < 5 else 0.25}
@@ -98,7 +98,7 @@ def quick(problem: Problem) -> Layer:
         values |= {"experts.difficulty_networks": 3, "experts.difficulty_epochs": 3}
     elif problem.device == "cpu":
         values |= {"experts.difficulty_networks": 2, "experts.difficulty_epochs": 3}
-    return Layer("quick preset (PAD)", values)
+    return SettingsLayer("quick preset (PAD)", values)
 
 
 _CITATION = """@article{li2024pad,
@@ -133,3 +133,4 @@ PAD_RELEASED = Method(
     when="to repeat PAD's released code",
     citation=_CITATION,
 )
+METHODS = (PAD, PAD_RELEASED)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from distillkit.methods.base import Layer, Problem
+from distillkit.methods.base import Problem, SettingsLayer
 
 PRESETS = ("smoke", "quick", "paper")
 
 
-def smoke(problem: Problem) -> Layer:
+def smoke(problem: Problem) -> SettingsLayer:
     """Proves that everything runs, in seconds; its numbers mean nothing."""
-    return Layer(
+    return SettingsLayer(
         "smoke preset",
         {
             "dataset.max_train": problem.at_least(400),
@@ -37,14 +37,14 @@ def smoke(problem: Problem) -> Layer:
     )
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes on the device at hand."""
     if problem.dataset == "digits":
-        return Layer("quick preset (digits)", _QUICK_DIGITS | batches(problem))
+        return SettingsLayer("quick preset (digits)", _QUICK_DIGITS | batches(problem))
     if problem.device == "cuda":
-        return Layer("quick preset (GPU)", _QUICK_GPU | batches(problem))
+        return SettingsLayer("quick preset (GPU)", _QUICK_GPU | batches(problem))
     values = {"dataset.max_train": problem.at_least(10_000), **_QUICK_CPU, **batches(problem)}
-    return Layer("quick preset (CPU)", values)
+    return SettingsLayer("quick preset (CPU)", values)
 
 
 MOST_AT_ONCE = 256

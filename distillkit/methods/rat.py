@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from distillkit.methods.base import Layer, Method, Problem
+from distillkit.methods.base import Method, Problem, SettingsLayer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def lengths(size: int, batch: int | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(max(1, steps // a_pass) for steps in STEPS))
 
 
-def published(problem: Problem) -> Layer | None:
+def published(problem: Problem) -> SettingsLayer | None:
     """The settings of the authors' commands for a data set and ipc."""
     found = PAPER_ROWS.get((problem.dataset, problem.ipc))
     if found is None:
@@ -80,7 +80,7 @@ def published(problem: Problem) -> Layer | None:
         "evaluate.lengths": passes,
         "evaluate.batch_size": row.batch or 10_000,
     }
-    return Layer(f"published (RaT-BPTT, the authors' commands{'; ' + changed if changed else ''})", values)
+    return SettingsLayer(f"published (RaT-BPTT, the authors' commands{'; ' + changed if changed else ''})", values)
 
 
 # Found on validation images of CIFAR-10 on a CPU (examples/ABLATIONS.md): horizons of 30 to 40 steps, not 20, and the
@@ -105,7 +105,7 @@ _GPU_FEW: dict[str, Any] = {**_GPU, "distill.init": "kmeans", "distill.lr_img": 
 _GPU_MANY: dict[str, Any] = {**_GPU, "distill.init": "noise", "distill.lr_img": 0.003}
 
 
-def quick(problem: Problem) -> Layer:
+def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes; on a CPU by narrow students, whose sets train wide networks as well."""
     digits, gpu = problem.dataset == "digits", problem.device == "cuda"
     many = problem.ipc >= (5 if digits else 10)
@@ -124,7 +124,7 @@ def quick(problem: Problem) -> Layer:
         "evaluate.lengths": (100, 300),
         "evaluate.batch_size": 10_000,
     }
-    return Layer("quick preset (RaT-BPTT)", values)
+    return SettingsLayer("quick preset (RaT-BPTT)", values)
 
 
 CITATION = """@inproceedings{feng2024ratbptt,
@@ -156,3 +156,4 @@ RAT = Method(
     when="no experts at hand, or a GPU: all of the time goes into the set",
     citation=CITATION,
 )
+METHODS = (RAT,)

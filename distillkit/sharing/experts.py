@@ -22,7 +22,7 @@ from distillkit.artifact.schema import Home
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ArtifactError, ConfigError, StorageError, TrajectoryError
 from distillkit.experts.recipe import is_ranked
-from distillkit.hub import client
+from distillkit.hub import download
 from distillkit.hub.address import Address
 from distillkit.hub.client import Cache, Token
 from distillkit.settings import NetworkSettings, TrajectorySettings
@@ -147,7 +147,7 @@ class PublishedExperts:
 def _about(store: TrajectoryStore, records: list[dict[str, Any]], parameters: int) -> TrajectoriesFile:
     known = DATASETS.get(store.setup["dataset"])
     source = records[0].get("source") or store.setup["dataset"]
-    known = known if known and source in (known.hub_id, f"scikit-learn: {known.name}") else None
+    known = known if known and source in (known.hub_id, known.embedded_as) else None
     value = {
         "format_version": FORMAT_VERSION,
         "kind": "expert trajectories",
@@ -239,7 +239,7 @@ def pull_experts(address: Address, cache: Cache, root: Path | None = None) -> Pu
         ArtifactError: the repository holds no trajectories, or damaged ones.
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
     """
-    commit = client.resolve(address, cache)
+    commit = download.resolve(address, cache)
     value = _raw_list(address, commit, cache)
     about = _validated(value, str(address))
     store = TrajectoryStore.for_setup(value["setup"], root or experts_root())  # as written: its fingerprint hangs on it
@@ -252,12 +252,12 @@ def pull_experts(address: Address, cache: Cache, root: Path | None = None) -> Pu
 
 def _raw_list(address: Address, commit: str, cache: Cache) -> Any:
     if not cache.local_files_only:
-        size = client.file_sizes(address, commit, [LIST], cache).get(LIST)
+        size = download.file_sizes(address, commit, [LIST], cache).get(LIST)
         if size is None:
             raise ArtifactError(f"{address} holds no expert trajectories: it has no {LIST}")
         if size > MAX_LIST:
             raise ArtifactError(f"{address} is damaged: {LIST} has {size} bytes, it may have {MAX_LIST}")
-    path = client.fetch_file(address, commit, LIST, cache)
+    path = download.fetch_file(address, commit, LIST, cache)
     try:
         return storage.read_json(path, MAX_LIST)
     except StorageError as error:
@@ -284,7 +284,7 @@ def _check_sizes(address: Address, commit: str, about: TrajectoriesFile, numbers
             f"{MAX_TOTAL / 1e9:.0f} GB are not fetched"
         )
     names = [_file_name(number) for number in numbers]
-    sizes = client.file_sizes(address, commit, names, cache)
+    sizes = download.file_sizes(address, commit, names, cache)
     for name in names:
         if name not in sizes:
             raise ArtifactError(f"{address} is damaged: it has no {name}")
@@ -295,7 +295,7 @@ def _check_sizes(address: Address, commit: str, about: TrajectoriesFile, numbers
 def _fetch_expert(
     address: Address, commit: str, about: TrajectoriesFile, number: int, store: TrajectoryStore, cache: Cache
 ) -> None:
-    record, path = about.experts[number], client.fetch_file(address, commit, _file_name(number), cache)
+    record, path = about.experts[number], download.fetch_file(address, commit, _file_name(number), cache)
     if storage.sha256_file(path) != record.sha256:
         raise ArtifactError(f"{address} is damaged: {path.name} is not the file that {LIST} names")
     try:

@@ -7,8 +7,9 @@ from typing import Any
 
 from distillkit.artifact import front_matter as head
 from distillkit.artifact import own_section
-from distillkit.artifact.card_words import byte_count, one_line, unfenced
+from distillkit.artifact.card_words import TAGS, byte_count, one_line, source_link, unfenced
 from distillkit.experts.report import expert_report
+from distillkit.hub.address import REPOSITORY
 from distillkit.sharing.experts_schema import TrajectoriesFile
 
 
@@ -17,10 +18,10 @@ def front_matter(about: TrajectoriesFile) -> dict[str, Any]:
     matter: dict[str, Any] = {
         "pretty_name": _title(about),
         "license": about.license or "unknown",
-        "tags": ["distillkit", "dataset-distillation", "expert-trajectories"],
+        "tags": [*TAGS, "expert-trajectories"],
         "viewer": False,
     }
-    if about.hub_id:
+    if about.hub_id and REPOSITORY.fullmatch(about.hub_id):
         matter["source_datasets"] = [about.hub_id]
     return matter
 
@@ -40,7 +41,7 @@ def render_experts_card(about: TrajectoriesFile, sizes: dict[str, int], own: str
     network, form, recipe = about.setup.network, about.setup.form, about.setup.recipe.model_dump(exclude_unset=True)
     home = about.hub.repo if about.hub else "org/name"
     at = f"@{about.hub.revision}" if about.hub and about.hub.revision else ""
-    source = _source(about)
+    source = source_link(about.hub_id, about.source)
     return f"""---
 {head.dump(front_matter(about))}
 ---
@@ -83,13 +84,6 @@ Test accuracies choose nothing.
 
 {_licence(about)}
 """
-
-
-def _source(about: TrajectoriesFile) -> str:
-    """The data set, with a link where it is on the Hub."""
-    if about.hub_id:
-        return f"[{about.hub_id}](https://huggingface.co/datasets/{about.hub_id})"
-    return f"`{one_line(about.source)}`"
 
 
 def _licence(about: TrajectoriesFile) -> str:

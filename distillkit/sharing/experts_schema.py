@@ -6,22 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from distillkit.artifact.schema import Finite, Home, Line, Share, Text
+from distillkit.artifact.schema import Digest, Finite, Home, Line, Share, Text
 from distillkit.settings import NetworkSettings, TrajectorySettings
 
 MAX_EXPERTS = 10_000
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Numbers = Annotated[tuple[Finite, ...], Field(max_length=100_000)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Plain = str | bool | int | Number | None | list[str | bool | int | Number | None]
+Plain = str | bool | int | Finite | None | list[str | bool | int | Finite | None]
 
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Recipe(BaseModel):
+class ExpertRecipe(BaseModel):
     """Of the experts' recipe, what is read; it may hold more, plain values only."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -46,7 +44,7 @@ class Setup(_Closed):
     network: NetworkSettings
     precision: Line
     device: Literal["cpu", "cuda"]
-    recipe: Recipe
+    recipe: ExpertRecipe
     seed: Annotated[int, Field(ge=0)]
     form: TrajectorySettings
     epochs: Epochs | None = None

@@ -30,7 +30,7 @@ SOFT = 1e-5
 """How far a soft label may be from that of the tensors: it is stored as float32."""
 
 
-def check_parquet(folder: Path, artifact: Artifact, about: ArtifactConfig) -> None:
+def check_view(folder: Path, artifact: Artifact, about: ArtifactConfig) -> None:
     """Whether the parquet file shows exactly the images and labels of the tensors.
 
     Raises:

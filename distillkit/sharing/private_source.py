@@ -14,7 +14,7 @@ from distillkit.artifact.layout import FILES, recipe_files
 from distillkit.artifact.read import Artifact
 from distillkit.data.registry import DATASETS
 from distillkit.errors import PrivateSourceWarning
-from distillkit.hub import client
+from distillkit.hub import repository
 from distillkit.hub.address import REPOSITORY
 
 PRIVATE = "a private data set"
@@ -28,7 +28,7 @@ def private_source(hub_id: str | None) -> str | None:
     Raises:
         NetworkError: the Hub is out of reach.
     """
-    if hub_id is None or hub_id in REGISTERED or not REPOSITORY.fullmatch(hub_id) or client.is_public(hub_id):
+    if hub_id is None or hub_id in REGISTERED or not REPOSITORY.fullmatch(hub_id) or repository.is_public(hub_id):
         return None
     return hub_id
 

@@ -19,9 +19,11 @@ from distillkit.artifact import front_matter, own_section
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.schema import Home
 from distillkit.errors import ConfigError, DistillkitError, StorageError
-from distillkit.hub import client
+from distillkit.hub import repository, upload
 from distillkit.hub.address import parse_address
-from distillkit.hub.client import Commit, References, RemoteState, Token
+from distillkit.hub.client import Token
+from distillkit.hub.repository import References, RemoteState
+from distillkit.hub.upload import Commit
 
 TAG = re.compile(r"[A-Za-z0-9_](?:[\w-]|\.(?!\.))*(?<!\.)(?<!\.lock)", re.ASCII)
 LONGEST_TAG = 200
@@ -178,7 +180,7 @@ def publish(
             published then, or the message says what was.
     """
     repo = check_names(repo, options)
-    created = client.create_repository(repo, options.private, token)
+    created = upload.create_repository(repo, options.private, token)
     try:
         one = _looked_at(publication, repo, options, token)
         report = _unchanged_request(one) if options.create_pr else _unchanged(one)
@@ -193,11 +195,11 @@ def publish(
 
 def _looked_at(publication: Publication, repo: str, options: PushOptions, token: Token) -> _Push:
     """The push, with the Hub as it is now; the branch is there then."""
-    known = client.references(repo, token)
+    known = repository.references(repo, token)
     _check_references(repo, options, known)
     if options.branch is not None and not options.create_pr:
-        client.create_branch(repo, options.branch, token)
-    remote = client.remote_state(repo, options.branch, token)
+        upload.create_branch(repo, options.branch, token)
+    remote = repository.remote_state(repo, options.branch, token)
     _check_repository(publication, repo, remote, options)
     card = _remote_card(publication, repo, remote, options, token)
     own = _merged_section(publication, repo, card, options)
@@ -208,7 +210,7 @@ def _looked_at(publication: Publication, repo: str, options: PushOptions, token:
 def _left_empty(repo: str, token: Token) -> str:
     """What to say of a repository that was created for a push that failed."""
     try:
-        empty = set(client.remote_state(repo, None, token).files) <= set(OF_THE_HUB)
+        empty = set(repository.remote_state(repo, None, token).files) <= set(OF_THE_HUB)
     except DistillkitError:
         empty = False
     return f"; {repo} was created for it and is empty: push again, or delete it on the Hub" if empty else ""
@@ -261,7 +263,7 @@ def _check_repository(publication: Publication, repo: str, remote: RemoteState, 
 
 
 def _remote_card(publication: Publication, repo: str, remote: RemoteState, options: PushOptions, token: Token) -> _Card:
-    content = client.remote_file(repo, FILES.card, remote.head, token) if FILES.card in remote.files else None
+    content = repository.remote_file(repo, FILES.card, remote.head, token) if FILES.card in remote.files else None
     if content is None:
         return _Card()
     text = content.decode("utf-8", errors="replace")
@@ -273,7 +275,7 @@ def _remote_card(publication: Publication, repo: str, remote: RemoteState, optio
         metadata = {}
     if publication.marker not in remote.files:
         return _Card(text, metadata)
-    marker = client.remote_file(repo, publication.marker, remote.head, token) or b""
+    marker = repository.remote_file(repo, publication.marker, remote.head, token) or b""
     try:
         return _Card(text, metadata, publication.metadata(marker))
     except (ValueError, RecursionError):  # of a newer version, or damaged: what is not as we would write it stays
@@ -296,7 +298,7 @@ def _same(one: _Push, content: dict[str, bytes], remote: RemoteState) -> bool:
     """Whether every file is on the Hub with the same content, and no file of the kind is there that is not ours."""
     if {name for name in remote.files if one.publication.owns(name)} != set(content):
         return False
-    return all(remote.files[name] in client.content_hashes(value) for name, value in content.items())
+    return all(remote.files[name] in repository.content_hashes(value) for name, value in content.items())
 
 
 def _unchanged(one: _Push) -> PushReport | None:
@@ -310,7 +312,7 @@ def _unchanged(one: _Push) -> PushReport | None:
             continue
         if revision is not None and revision not in tags:
             _tag(one, revision, head)
-        return PushReport(one.repo, client.repository_url(one.repo), head, revision, False, _sizes(content))
+        return PushReport(one.repo, repository.repository_url(one.repo), head, revision, False, _sizes(content))
     return None
 
 
@@ -318,8 +320,8 @@ def _unchanged_request(one: _Push) -> PushReport | None:
     """The report of a pull request that is open already, or that has nothing to ask for."""
     content = one.content(None)
     for reference, commit in one.known.pull_requests.items():
-        if _same(one, content, client.remote_state(one.repo, reference, one.token)):
-            url = client.repository_url(one.repo, reference)
+        if _same(one, content, repository.remote_state(one.repo, reference, one.token)):
+            url = repository.repository_url(one.repo, reference)
             return PushReport(one.repo, url, commit, reference, False, _sizes(content))
     return None
 
@@ -336,7 +338,7 @@ def _publish(one: _Push) -> PushReport:
     _check_commit(one, content, published)
     if revision is not None:
         _tag(one, revision, published.commit)
-    url = published.url if options.create_pr else client.repository_url(one.repo)
+    url = published.url if options.create_pr else repository.repository_url(one.repo)
     return PushReport(one.repo, url, published.commit, published.pull_request or revision, True, _sizes(content))
 
 
@@ -348,7 +350,7 @@ def _check_commit(one: _Push, content: dict[str, bytes], published: Commit) -> N
     """
     done = f"published as commit {published.commit}"
     try:
-        found = client.remote_state(one.repo, published.pull_request or published.commit, one.token)
+        found = repository.remote_state(one.repo, published.pull_request or published.commit, one.token)
     except DistillkitError as error:
         raise type(error)(f"{done}, but it could not be checked: {error}; push again to check and tag it") from error
     wrong = {
@@ -372,12 +374,12 @@ def _check_commit(one: _Push, content: dict[str, bytes], published: Commit) -> N
 def _is_there(name: str, content: dict[str, bytes], found: RemoteState) -> bool:
     """By size and checksum."""
     size = found.sizes.get(name, len(content[name]))
-    return size == len(content[name]) and found.files[name] in client.content_hashes(content[name])
+    return size == len(content[name]) and found.files[name] in repository.content_hashes(content[name])
 
 
 def _tag(one: _Push, tag: str, commit: str) -> None:
     try:
-        client.create_tag(one.repo, tag, commit, one.token)
+        upload.create_tag(one.repo, tag, commit, one.token)
     except DistillkitError as error:
         words = f"published as commit {commit}, but not tagged {tag}: {error}; push again to tag it"
         raise type(error)(words) from error
@@ -386,15 +388,15 @@ def _tag(one: _Push, tag: str, commit: str) -> None:
 def _commit(one: _Push, content: dict[str, bytes]) -> Commit:
     def is_there() -> Commit | None:
         if one.options.create_pr:
-            again = _unchanged_request(replace(one, known=client.references(one.repo, one.token)))
+            again = _unchanged_request(replace(one, known=repository.references(one.repo, one.token)))
             return None if again is None else Commit(again.commit, again.url, again.revision)
-        now = client.remote_state(one.repo, one.options.branch, one.token)
-        return Commit(now.head, client.repository_url(one.repo)) if _same(one, content, now) else None
+        now = repository.remote_state(one.repo, one.options.branch, one.token)
+        return Commit(now.head, repository.repository_url(one.repo)) if _same(one, content, now) else None
 
     with tempfile.TemporaryDirectory(prefix="distillkit-push-") as name:
         for file, value in content.items():
             storage.write_bytes(Path(name) / file, value)
-        return client.upload(
+        return upload.commit_folder(
             Path(name),
             one.repo,
             one.options.message or one.publication.message,

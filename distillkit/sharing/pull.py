@@ -13,7 +13,7 @@ from distillkit.artifact.layout import FILES, LOADED, PUBLISHED, check_format, i
 from distillkit.artifact.read import MAX_JSON, Artifact, largest_sizes, read_artifact, read_config
 from distillkit.artifact.schema import ArtifactConfig, Identity
 from distillkit.errors import ArtifactError, ConfigError, NetworkError, StorageError
-from distillkit.hub import client
+from distillkit.hub import download
 from distillkit.hub.address import Address
 from distillkit.hub.client import Cache
 
@@ -42,7 +42,7 @@ def glance(address: Address, cache: Cache) -> Glance:
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
     """
     try:
-        metadata, tensors = client.tensor_header(address, FILES.tensors, cache.token)
+        metadata, tensors = download.tensor_header(address, FILES.tensors, cache.token)
     except NetworkError as error:
         metadata, tensors = _cached_header(address, cache, error)
     try:
@@ -60,10 +60,10 @@ def glance(address: Address, cache: Cache) -> Glance:
 def _cached_header(
     address: Address, cache: Cache, error: NetworkError
 ) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
-    """As ``client.tensor_header``, of the file in the cache; ``error`` where it is not there."""
+    """As ``download.tensor_header``, of the file in the cache; ``error`` where it is not there."""
     local = replace(cache, local_files_only=True)
     try:
-        path = client.fetch_file(address, client.resolve(address, local), FILES.tensors, local)
+        path = download.fetch_file(address, download.resolve(address, local), FILES.tensors, local)
     except NetworkError:
         raise error from None
     try:
@@ -100,9 +100,9 @@ def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:
         ArtifactError: no artifact, of a newer format, or damaged.
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
     """
-    commit = client.resolve(address, cache)
+    commit = download.resolve(address, cache)
     names = PUBLISHED if whole else LOADED
-    folder = None if cache.force_download else client.cached_folder(address, commit, names, cache)
+    folder = None if cache.force_download else download.cached_folder(address, commit, names, cache)
     if folder is None or not all((folder / name).is_file() for name in _recipes_of(folder, address)):
         folder = _download(address, commit, names, cache)
         return Fetched(read_artifact(folder, str(address)), commit)
@@ -123,7 +123,7 @@ def _recipes_of(folder: Path, address: Address) -> tuple[str, ...]:
 def _download(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> Path:
     sizes = {} if cache.local_files_only else _sizes(address, commit, names, cache)
     _check_sizes(address, {FILES.config: MAX_JSON}, sizes)
-    config = client.fetch_file(address, commit, FILES.config, cache)
+    config = download.fetch_file(address, commit, FILES.config, cache)
     about = ArtifactConfig.model_validate(read_config(config.parent, str(address)))
     for name in LOADED:
         if sizes and name not in sizes:
@@ -132,12 +132,12 @@ def _download(address: Address, commit: str, names: tuple[str, ...], cache: Cach
     if recipes and not cache.local_files_only:
         sizes |= _sizes(address, commit, recipes, cache)
     _check_sizes(address, largest_sizes(about), sizes)
-    return client.fetch(address, commit, (*names, *recipes), cache)
+    return download.fetch(address, commit, (*names, *recipes), cache)
 
 
 def _sizes(address: Address, commit: str, names: tuple[str, ...], cache: Cache) -> dict[str, int]:
     try:
-        return client.file_sizes(address, commit, names, cache)
+        return download.file_sizes(address, commit, names, cache)
     except NetworkError:
         return {}  # out of reach: what the cache holds is all there is to read
 
@@ -155,13 +155,13 @@ def plan_pull(address: Address, cache: Cache) -> tuple[str, dict[str, int]]:
         ArtifactError: the repository is no artifact.
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
     """
-    commit = client.resolve(address, cache)
-    sizes = client.file_sizes(address, commit, PUBLISHED, cache)
+    commit = download.resolve(address, cache)
+    sizes = download.file_sizes(address, commit, PUBLISHED, cache)
     if FILES.config not in sizes:
         raise ArtifactError(f"{address} is not a distillkit artifact: it has no {FILES.config}")
     _check_sizes(address, {FILES.config: MAX_JSON}, sizes)
-    recipes = _recipes_of(client.fetch_file(address, commit, FILES.config, cache).parent, address)
-    sizes |= client.file_sizes(address, commit, recipes, cache) if recipes else {}
+    recipes = _recipes_of(download.fetch_file(address, commit, FILES.config, cache).parent, address)
+    sizes |= download.file_sizes(address, commit, recipes, cache) if recipes else {}
     return commit, {name: sizes[name] for name in (*PUBLISHED, *recipes) if name in sizes}
 
 

@@ -14,7 +14,7 @@ from distillkit.artifact.read import Artifact, largest_sizes, read_artifact
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.artifact.write import read_own_section
 from distillkit.errors import ArtifactError
-from distillkit.sharing.parquet_view import check_parquet
+from distillkit.sharing.parquet_view import check_view
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def validate(folder: Path) -> Checked:
     for name in (FILES.preview, FILES.curves):
         if name in names:
             _check_picture(folder, name)
-    check_parquet(folder, artifact, about)
+    check_view(folder, artifact, about)
     _check_front_matter(folder, about)
     return Checked(artifact, about, names, read_own_section(folder))
 

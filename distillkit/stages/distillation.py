@@ -23,7 +23,7 @@ from distillkit.experts.schedule import check_schedule, schedule_of, seen_shares
 from distillkit.networks.functional import FlatNetwork
 from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet, TrajectorySource
-from distillkit.run_folder import RunFolder
+from distillkit.run_folder import RUN_FILES, RunFolder
 from distillkit.settings import NetworkSettings
 from distillkit.stages.architectures import student_network, student_pool
 from distillkit.stages.backing_off import backing_off
@@ -72,11 +72,12 @@ def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None
     numbers = expert_reach(run.settings).trained
     report = expert_report([store.record(index) for index in numbers])
     storage.write_json(folder.experts_report, {**report, "pulled_from": pulled_from(store, numbers)})
-    storage.write_bytes(folder.path / "experts.png", plots.experts_png({run.settings.method: report["experts"]}))
+    curves = plots.experts_png({run.settings.method: report["experts"]})
+    storage.write_bytes(folder.path / RUN_FILES.experts_picture, curves)
     if is_ranked(store.setup["recipe"]["order"]):
         recipe = store.setup["recipe"]
         shares = seen_shares(schedule_of(recipe), store.most_epochs)
-        storage.write_bytes(folder.path / "schedule.png", plots.schedule_png(shares))
+        storage.write_bytes(folder.path / RUN_FILES.schedule_picture, plots.schedule_png(shares))
 
 
 def distill_set(

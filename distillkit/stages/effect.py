@@ -13,7 +13,7 @@ from distillkit.config import compose, known_keys
 from distillkit.distill.objectives import LEARNING_SEAMS, needs, set_seams
 from distillkit.errors import ConfigError
 from distillkit.experts.recipe import EXPERT_SEAMS
-from distillkit.methods import Layer, Method
+from distillkit.methods import Method, SettingsLayer
 from distillkit.parts import OF_EXPERTS, Seam, all_parts, chosen_parts, value_of
 from distillkit.settings import SECTIONS, RunSettings, defaults
 from distillkit.trajectories.forms import FORMS
@@ -112,6 +112,6 @@ def effective(values: Mapping[str, Any], dataset: str, ipc: int, method: str | M
     Raises:
         ConfigError: unknown data set, method, preset, key or part, or a value that does not fit.
     """
-    settings = compose(dataset, ipc, method, preset, "cpu", [Layer("shared", values)]).settings
+    settings = compose(dataset, ipc, method, preset, "cpu", [SettingsLayer("shared", values)]).settings
     read = effective_keys(settings)
     return {key: value for key, value in values.items() if key in read}

@@ -9,7 +9,6 @@ from typing import Any
 
 from distillkit import storage
 from distillkit.artifact.encoding import as_stored
-from distillkit.artifact.schema import Dtype
 from distillkit.data.coresets import select_coreset
 from distillkit.data.preprocess import UnitWhiten, Whiten
 from distillkit.distill.labels import labels_ask_experts
@@ -20,13 +19,13 @@ from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
 from distillkit.precision import arithmetic
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
-from distillkit.settings import RunSettings
+from distillkit.settings import RunSettings, StoredDtype
 from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.fingerprints import data_setup
 from distillkit.stages.initial_set import initial_labels
 from distillkit.stages.training_form import evaluation_form
 
-ROW_DTYPES: dict[str, Dtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}
+ROW_DTYPES: dict[str, StoredDtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}
 """Rows of the set itself: how its images are stored."""
 Opinions = Callable[[], RealData]
 """Gives the training images with what the experts of the run say of them."""
@@ -44,10 +43,14 @@ def label_rows(settings: RunSettings, synthetic: SyntheticSet) -> list[str]:
     return [HARD, *([RANDOM_SOFT] if labels_ask_experts(settings.distill) else [])]
 
 
+def stored_row(settings: RunSettings) -> str:
+    """The row of the images as they are stored: what whoever loads them will see."""
+    return {dtype: name for name, dtype in ROW_DTYPES.items()}[settings.artifact.dtype]
+
+
 def set_rows(settings: RunSettings) -> list[str]:
     """The rows of the set itself that are wanted: float32, as it will be stored, and the 8-bit view."""
-    stored = {dtype: name for name, dtype in ROW_DTYPES.items()}[settings.artifact.dtype]
-    return list(dict.fromkeys(["set", stored, *(["uint8"] if settings.evaluate.uint8 else [])]))
+    return list(dict.fromkeys(["set", stored_row(settings), *(["uint8"] if settings.evaluate.uint8 else [])]))
 
 
 def evaluate_rows(

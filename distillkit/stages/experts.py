@@ -23,7 +23,7 @@ from distillkit.stages.fingerprints import data_setup, expert_seed, expert_setup
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.training_form import expert_form
 from distillkit.stages.workshop import Workshop
-from distillkit.training.stack import Form
+from distillkit.training.stack import TrainingForm
 from distillkit.trajectories.forms import FORMS
 from distillkit.trajectories.store import TrajectoryStore
 
@@ -144,7 +144,7 @@ def _make_missing(
     if run.world.any(len(convertible) < len(missing)):  # a stage of its own, before this one begins
         order = ranking(run, prepared, data_setup(run, prepared), seed)
     chosen = run.world.decided(lambda: _chosen_form(run, prepared, missing))
-    form = Form(chosen[0], chosen[1], run.progress.note, chosen[2])
+    form = TrainingForm(chosen[0], chosen[1], run.progress.note, chosen[2])
     workshop = Workshop(run, prepared, store, raw_store, missing, convertible, seed, form, order)
     run.progress.stage("training experts", sum(wanted.values()), sum(wanted.values()) - sum(missing.values()))
     with arithmetic(expert_precision(run, prepared), run.device):

@@ -12,7 +12,7 @@ from distillkit.experts.recipe import is_ranked, unread
 from distillkit.settings import DatasetSettings, ExpertSettings, NetworkSettings, RunSettings
 from distillkit.stages.context import Prepared, Run, own_code
 from distillkit.stages.expert_precision import expert_precision
-from distillkit.stages.training_form import compiling_pays
+from distillkit.stages.training_form import compiling_experts_pays
 from distillkit.trajectories.forms import FORMS
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 
@@ -77,7 +77,7 @@ def _computed(run: Run, prepared: Prepared) -> dict[str, Any]:
     if run.device.type == "cpu" and ((experts.together or 1) > 1 or experts.compile == "always"):
         return {"computed": [experts.together, experts.compile]}
     low = run.device.type == "cpu" and expert_precision(run, prepared) == "bf16" and experts.compile == "auto"
-    return {"computed": [1, "always"]} if low and compiling_pays(run, prepared, 1) else {}
+    return {"computed": [1, "always"]} if low and compiling_experts_pays(run, prepared, 1) else {}
 
 
 NOT_OF_THE_RECIPE = {"count", "seed", "source", "together", "compile", "epochs", "train_to", "opinions", "ranking"}

@@ -11,13 +11,14 @@ from typing import Any
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from distillkit import storage
+from distillkit.data.published_statistics import published_statistics
 from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.interchange.export import NOTES
 from distillkit.interchange.read_pt import FieldFiles
-from distillkit.interchange.to_set import label_kind, published_normalisation, to_synthetic
-from distillkit.methods import METHODS, Layer
+from distillkit.interchange.to_set import label_kind, to_synthetic
+from distillkit.methods import METHODS, SettingsLayer
 from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, prepare, run_identity, training_set
@@ -98,7 +99,7 @@ class _Note(BaseModel):
     preprocess: _Space
 
 
-def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) -> Layer:
+def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) -> SettingsLayer:
     """The settings of the images' space.
 
     Raises:
@@ -109,16 +110,16 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
     if lost.zca and (lost.mean is not None or lost.std is not None):
         raise ConfigError("`zca` and `mean` or `std` contradict each other: whitened images are not standardised")
     if lost.zca:
-        return Layer("import", {**values, "dataset.preprocessing": "zca"})
+        return SettingsLayer("import", {**values, "dataset.preprocessing": "zca"})
     mean, std = lost.mean, lost.std
     if mean is None and std is None and kind in ("mtt", "datm"):
-        mean, std = published_normalisation(dataset) or (None, None)
+        mean, std = published_statistics(dataset) or (None, None)
     if mean is None or std is None:
         raise ConfigError(
             "the files do not say how the images are normalised; give `mean` and `std` (0,0,0 and 1,1,1 for pixels in "
             "[0, 1] as they are), or `zca=True`"
         )
-    return Layer("import", {**values, "dataset.mean": tuple(mean), "dataset.std": tuple(std)})
+    return SettingsLayer("import", {**values, "dataset.mean": tuple(mean), "dataset.std": tuple(std)})
 
 
 def import_set(run: Run, files: FieldFiles, made_by: Provenance, lost: Lost, out: Path, *, replace: bool) -> None:

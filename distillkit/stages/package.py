@@ -10,6 +10,7 @@ from distillkit import plots, storage
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.write import ArtifactContent, write_artifact
 from distillkit.data.registry import DATASETS
+from distillkit.distill.matching import loss_on_curves
 from distillkit.environment import hardware, versions
 from distillkit.evaluation.recipe import evaluation_recipe, recipe_json
 from distillkit.records import EvalReport, SourceInfo, SyntheticSet
@@ -17,9 +18,9 @@ from distillkit.run_folder import RunFolder
 from distillkit.settings import RunSettings
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.evaluation import HARD, RANDOM_SOFT, ROW_DTYPES, set_rows
+from distillkit.stages.evaluation import HARD, RANDOM_SOFT, set_rows, stored_row
 from distillkit.stages.fingerprints import expert_setup
-from distillkit.stages.repack import Kept, kept
+from distillkit.stages.repack import KeptResults, kept
 from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, __version__
 
 
@@ -49,7 +50,7 @@ def package(
     recipe = evaluation_recipe(settings.evaluate, synthetic.lr, prepared.augmentation)
     results = _results_json(run, prepared, folder, selection, rows)
     if _is_learned(run, made_by):
-        levels = {"this set": rows[_main_row(settings)].mean}
+        levels = {"this set": rows[stored_row(settings)].mean}
         levels |= {name: rows[name].mean for name in settings.evaluate.baselines}
         storage.write_bytes(
             folder.out / FILES.curves, plots.curves_png(folder.read_metrics(), levels, *_outer_loss(settings))
@@ -70,7 +71,7 @@ def package(
     write_artifact(folder.out, content)
 
 
-def _tell(run: Run, before: Kept) -> None:
+def _tell(run: Run, before: KeptResults) -> None:
     if before.recipes:
         run.progress.note(f"recipes kept: {', '.join(before.recipes)}")
     if before.lost:
@@ -82,9 +83,7 @@ def _outer_loss(settings: RunSettings) -> tuple[str, float | None]:
     distill = settings.distill
     if distill.objective != "unroll":
         return f"distance of {distill.objective}", None
-    if distill.matching == "real-loss":
-        return "loss on real images", None
-    return "matching loss (1 = not moving)", 1.0
+    return loss_on_curves(distill)
 
 
 def _is_learned(run: Run, made_by: Provenance) -> bool:
@@ -92,16 +91,11 @@ def _is_learned(run: Run, made_by: Provenance) -> bool:
     return run.settings.distill.outer_steps > 0 and made_by.imported_from is None
 
 
-def _main_row(settings: RunSettings) -> str:
-    """The row of the images as they are stored: what whoever loads them will see."""
-    return {dtype: name for name, dtype in ROW_DTYPES.items()}[settings.artifact.dtype]
-
-
 def _results_json(
     run: Run, prepared: Prepared, folder: RunFolder, selection: dict[str, Any], rows: dict[str, EvalReport]
 ) -> dict[str, Any]:
     settings = run.settings
-    main = _main_row(settings)
+    main = stored_row(settings)
     results: dict[str, Any] = {
         "architectures": {prepared.network.name: rows[main].to_json()},
         "baselines": {name: rows[name].to_json() for name in settings.evaluate.baselines},
@@ -205,7 +199,7 @@ def _pulled_from(folder: RunFolder) -> list[str]:
 
 def _source_json(info: SourceInfo) -> dict[str, Any]:
     known = DATASETS.get(info.name)
-    if known is not None and info.source not in (known.hub_id, f"scikit-learn: {known.name}"):
+    if known is not None and info.source not in (known.hub_id, known.embedded_as):
         known = None  # a folder that happens to have this name
     hub_id = known.hub_id if known else (info.source if info.revision else None)
     facts = asdict(info) | {"license": shortened(info.license, 1_000) if info.license else None}

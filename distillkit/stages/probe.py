@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillkit.distill.matching import MATCHING
 from distillkit.errors import ConfigError
 from distillkit.networks.build import architecture_name, check_memory
 from distillkit.networks.embedding import Embedding
@@ -112,8 +113,9 @@ def _of_one_image(run: Run, prepared: Prepared, network: NetworkSettings) -> Ite
 def _students_of_one_image(run: Run, prepared: Prepared) -> Iterator[str]:
     distill, own = run.settings.distill, run.settings.distill.objective
     names = ["batch_size"] if own != "embeddings" else []
-    if own == "unroll" and distill.matching == "real-loss":
-        names += ["real_batch", "real_piece"]
+    if own == "unroll":
+        read = MATCHING.chosen(distill).reads
+        names += [name for name in ("real_batch", "real_piece") if f"distill.{name}" in read]
     yield from (f"distill.{name}=1" for name in names if getattr(distill, name) == 1)
     if own == "gradients" and run.settings.ipc == 1:
         yield "distill.objective=gradients looks at one class at a time, of one image with `ipc=1`"

@@ -20,7 +20,7 @@ OF_A_SET = ("method", "ipc", "seed", "classes", "label_kind", "imported_from")
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptResults:
     """Where the artifact was pushed to, networks with a recipe of their own and their rows, rows of ``evaluate``."""
 
     hub: dict[str, Any] | None = None
@@ -41,7 +41,7 @@ class Kept:
         return results | ({"tuned": self.tuned} if self.tuned else {})
 
 
-def kept(out: Path, config: dict[str, Any], recipe: dict[str, Any]) -> Kept:
+def kept(out: Path, config: dict[str, Any], recipe: dict[str, Any]) -> KeptResults:
     """What the artifact in ``out``, if there is one of the same images, goes on with.
 
     Rows say as which dtype the images were stored when they were measured.
@@ -54,16 +54,18 @@ def kept(out: Path, config: dict[str, Any], recipe: dict[str, Any]) -> Kept:
     try:
         before = read_config(out)
     except ArtifactError:
-        return Kept()
+        return KeptResults()
     if not _same_set(before, config):
-        return Kept(before.get("hub"))
+        return KeptResults(before.get("hub"))
     results, dtype = _results(out / FILES.results), before.get("dtype", "float32")
     found = {name: _has_recipe(out, name) for name in before.get("recipes", []) if name in results.get("tuned", {})}
     recipes = [name for name, good in found.items() if good]
     tuned = {name: _dated(results["tuned"][name], dtype) for name in recipes}
     rows = results.get("architectures", {}) if _read(out / FILES.recipe) == recipe else {}
     lost = [name for name, good in found.items() if not good]
-    return Kept(before.get("hub"), recipes, tuned, {name: _dated(row, dtype) for name, row in rows.items()}, lost)
+    return KeptResults(
+        before.get("hub"), recipes, tuned, {name: _dated(row, dtype) for name, row in rows.items()}, lost
+    )
 
 
 def _same_set(before: dict[str, Any], now: dict[str, Any]) -> bool:

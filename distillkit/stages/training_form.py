@@ -12,7 +12,7 @@ from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.training.recipe import Batch, Recipe
-from distillkit.training.stack import Form, Stack, stackable
+from distillkit.training.stack import Stack, TrainingForm, stackable
 
 COMPILE_FROM_STEPS = 3000
 """Training steps from which compiling pays on a GPU, where small kernels wait for the host."""
@@ -25,7 +25,7 @@ MEMORY_SHARE = 0.8
 """Of a GPU's free memory, what experts side by side may fill."""
 
 
-def evaluation_form(run: Run, recipe: Recipe, images: int, count: int) -> Form:
+def evaluation_form(run: Run, recipe: Recipe, images: int, count: int) -> TrainingForm:
     """Of ``count`` fresh networks that learn from ``images`` images each."""
     settings = run.settings.evaluate
     return fresh_networks(
@@ -42,7 +42,7 @@ def fresh_networks(
     compiling: str = "auto",
     note: Callable[[str], None] = lambda message: None,
     processes: int = 1,
-) -> Form:
+) -> TrainingForm:
     """By default on a GPU all of a process together, compiled where there are many steps, and on a CPU one by one.
 
     There a set of a few images is bound by launches, here by arithmetic, and compiling costs more than it saves.
@@ -51,10 +51,10 @@ def fresh_networks(
     size = min(together or (-(-count // processes) if gpu else 1), count)
     steps = recipe.epochs * -(-images // recipe.batch_size) * -(-count // size)
     pays = gpu and steps >= COMPILE_FROM_STEPS
-    return Form(size, compiling == "always" or (compiling == "auto" and pays), note, compiling == "always")
+    return TrainingForm(size, compiling == "always" or (compiling == "auto" and pays), note, compiling == "always")
 
 
-def expert_form(run: Run, prepared: Prepared, missing: int, epochs: int) -> Form:
+def expert_form(run: Run, prepared: Prepared, missing: int, epochs: int) -> TrainingForm:
     """Of the experts that are missing, of so many epochs: on a GPU as many together as its free memory holds, on a CPU
     one by one.
 
@@ -63,16 +63,16 @@ def expert_form(run: Run, prepared: Prepared, missing: int, epochs: int) -> Form
     settings, gpu = run.settings.experts, run.device.type == "cuda"
     module = prepared.build(prepared.network, 0, "form")(0)
     if not stackable(module):
-        return Form()
+        return TrainingForm()
     each = -(-missing // run.world.size)
     size = settings.together or (min(MOST_TOGETHER, _kept(module, epochs), _fitting(run, prepared), each) if gpu else 1)
     size = min(size, missing)
-    pays = compiling_pays(run, prepared, epochs * -(-missing // size) if gpu else 1)
+    pays = compiling_experts_pays(run, prepared, epochs * -(-missing // size) if gpu else 1)
     compiled = settings.compile == "always" or (settings.compile == "auto" and pays)
-    return Form(size, compiled, run.progress.note, settings.compile == "always")
+    return TrainingForm(size, compiled, run.progress.note, settings.compile == "always")
 
 
-def compiling_pays(run: Run, prepared: Prepared, epochs: int) -> bool:
+def compiling_experts_pays(run: Run, prepared: Prepared, epochs: int) -> bool:
     """Whether compiling the experts' step pays over so many epochs; on a CPU it is decided by one epoch alone, since
     an expert's bytes depend on it and must not depend on how many epochs are wanted.
     """
@@ -119,6 +119,6 @@ def _peak(run: Run, prepared: Prepared, count: int) -> int:
     images, labels = (torch.stack([part[:size]] * count) for part in (prepared.train_images, prepared.train_labels))
     torch.cuda.reset_peak_memory_stats(run.device)
     before = torch.cuda.memory_allocated(run.device)
-    stack = Stack(models, recipe.loss, Form())
+    stack = Stack(models, recipe.loss, TrainingForm())
     stack.step(recipe.optimizer(stack.parameters, recipe.lr, stacked=True), Batch(images, images, labels), 1.0)
     return int(torch.cuda.max_memory_allocated(run.device) - before)

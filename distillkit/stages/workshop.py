@@ -18,14 +18,13 @@ from distillkit import storage
 from distillkit.data.inputs import Inputs
 from distillkit.errors import StorageError
 from distillkit.experts.recipe import Ranking, expert_recipe
-from distillkit.experts.train import LOWER_LR, ExpertData, ExpertRun
-from distillkit.experts.train import train_experts as train_experts_of
+from distillkit.experts.train import LOWER_LR, ExpertData, ExpertRun, fit_experts
 from distillkit.locks import BusyError
 from distillkit.precision import in_precision
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.training.memory import give_back, needed_for
-from distillkit.training.stack import Form
+from distillkit.training.stack import TrainingForm
 from distillkit.training.standing import Standing
 from distillkit.trajectories.forms import FORMS, Builder, RawBuilder
 from distillkit.trajectories.store import TrajectoryStore
@@ -50,7 +49,7 @@ class Workshop:
     missing: dict[int, int]
     convertible: frozenset[int]
     seed: int
-    form: Form
+    form: TrainingForm
     ranking: Ranking | None
     fitting: dict[str, int] = field(default_factory=dict, compare=False)
     """``together``: how many were found to fit into a GPU's memory, where they were fewer than ``form`` says."""
@@ -233,10 +232,10 @@ class Workshop:
             self._train_fitting(indices[part], standings[part], remembered[part])
         return group.clear()  # not before all are stored: a kill would take what they had learned
 
-    def _form(self, count: int) -> Form:
+    def _form(self, count: int) -> TrainingForm:
         """Of so many experts; of one whose compiled step did not fit, plain: it frees as it goes back."""
         plain = count == 1 and self.fitting.get("together") == 0
-        return Form(note=self.form.note) if plain and not self.form.must else replace(self.form, size=count)
+        return TrainingForm(note=self.form.note) if plain and not self.form.must else replace(self.form, size=count)
 
     def _train_together(self, group: Unfinished, standings: list[Standing], remembered: Remembered) -> None:
         settings, prepared, indices = self.run.settings, self.prepared, group.members
@@ -258,7 +257,7 @@ class Workshop:
                 group.keep(0, [journal.take(0) for journal in journals])
             group.save(now, [journal.take(now[0].epoch) for journal in journals])
 
-        runs = train_experts_of(
+        runs = fit_experts(
             indices,
             self._data(),
             prepared.network,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillkit.data.augment import Augmentation, Composed, CutMix
+from distillkit.data.augment import Augmentation, ComposedAugmentation, CutMix
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Recipe:
     optimizer: OptimizerPart
     loss: LossPart
     order: OrderPart
-    augmentation: Augmentation | Composed | None = None
+    augmentation: Augmentation | ComposedAugmentation | None = None
     lr_drop_epochs: tuple[int, ...] = ()
     lr_drop_factor: float = 0.1
     loss_scale: Callable[[int], float] = constant_scale

@@ -34,7 +34,7 @@ def _unheard(message: str) -> None:
 
 
 @dataclass(frozen=True)
-class Form:
+class TrainingForm:
     """How networks are trained: ``size`` of them at a time, by a compiled step or not."""
 
     size: int = 1
@@ -59,7 +59,7 @@ def stackable(module: nn.Module) -> bool:
 class Stack:
     """k networks, their parameters stacked [k, ...]; made from modules of one architecture on one device."""
 
-    def __init__(self, models: Sequence[nn.Module], loss: LossPart, form: Form) -> None:
+    def __init__(self, models: Sequence[nn.Module], loss: LossPart, form: TrainingForm) -> None:
         self.models = list(models)
         self.names = [name for name, _ in models[0].named_parameters()]
         columns = zip(*(model.parameters() for model in models), strict=True)
@@ -95,7 +95,7 @@ class Stack:
         return torch.as_tensor(losses)
 
 
-def _compiled(function: Gradients, form: Form) -> Gradients:
+def _compiled(function: Gradients, form: TrainingForm) -> Gradients:
     """``function`` compiled for batches of the first shape that it meets; where that fails at the first call, as it is,
     which ``form.note`` tells. Other shapes are computed as they are: a remainder has another length in every epoch of a
     data scheduler, and a compiler gives up after a few.

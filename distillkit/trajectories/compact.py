@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from distillkit.errors import TrajectoryError
+from distillkit.settings import TrajectoryDtype
 from distillkit.trajectories.convex import ConvexTrajectory
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(TrajectoryDtype)}
 MAX_NUMBERS = 100_000
 LARGEST_ERROR = 0.02
 """Of a one-epoch segment's vector, relative to its length; its square is what the matching loss sees."""

@@ -24,6 +24,9 @@ from distillkit import storage
 from distillkit.errors import DamagedError, NotFoundError, StorageError, TrajectoryError
 from distillkit.locks import BusyError, locked
 
+SETUP = "setup.json"
+"""The file of a folder of trajectories that says what determines them."""
+
 
 def experts_root() -> Path:
     """Where all trajectory folders lie."""
@@ -50,15 +53,14 @@ class TrajectoryStore:
             NotFoundError: no trajectories there.
             StorageError: the set-up is damaged, or another one's: its fingerprint is not the folder's name.
         """
-        if not (folder / "setup.json").is_file():
+        if not (folder / SETUP).is_file():
             raise NotFoundError(
                 f"no expert trajectories called {folder.name}; 'distillkit experts list' shows what is there"
             )
-        setup = storage.read_json(folder / "setup.json")
+        setup = storage.read_json(folder / SETUP)
         if not isinstance(setup, dict) or storage.fingerprint(setup) != folder.name:
             raise DamagedError(
-                f"{folder / 'setup.json'} is not the set-up of these trajectories; 'distillkit experts clear "
-                f"{folder.name}'"
+                f"{folder / SETUP} is not the set-up of these trajectories; 'distillkit experts clear {folder.name}'"
             )
         return TrajectoryStore(folder, setup)
 
@@ -98,9 +100,9 @@ class TrajectoryStore:
 
     def describe(self) -> None:
         """Say in the folder what determines its trajectories."""
-        path = self.folder / "setup.json"
+        path = self.folder / SETUP
         if not path.exists() or self._is_damaged(path):
-            storage.write_json(self.folder / "setup.json", self.setup)
+            storage.write_json(self.folder / SETUP, self.setup)
 
     def _is_damaged(self, path: Path) -> bool:
         try:

@@ -16,8 +16,8 @@ from distillkit.lab import (
     Augmentation,
     ConvNet,
     EvaluateSettings,
-    Form,
     Stack,
+    TrainingForm,
     default_depth,
     evaluation_recipe,
     fit,
@@ -45,7 +45,7 @@ def one_by_one(args, images, targets, recipe):
 
 def side_by_side(args, images, targets, recipe, compiled):
     count = args.networks
-    stack = Stack(networks(args), recipe.loss, Form(count, compiled, print))
+    stack = Stack(networks(args), recipe.loss, TrainingForm(count, compiled, print))
     names = [("benchmark", index) for index in range(count)]
     epochs = fit_stack(stack, [images] * count, [targets] * count, recipe, 0, names)
     return lambda: next(epochs)

@@ -24,8 +24,8 @@ from distillkit.lab import (
     Augmentation,
     ConvNet,
     ExpertSettings,
-    Form,
     Stack,
+    TrainingForm,
     arithmetic,
     expert_recipe,
     fit,
@@ -78,7 +78,7 @@ def own_loop(args, form):
     if form == "eager":
         epochs = fit(models[0], images, labels, recipe, 0, "benchmark")
     else:
-        stack = Stack(models, recipe.loss, Form(size, form.endswith("compiled"), print))
+        stack = Stack(models, recipe.loss, TrainingForm(size, form.endswith("compiled"), print))
         names = [("benchmark", index) for index in range(size)]
         epochs = fit_stack(stack, [images] * size, [labels] * size, recipe, 0, names)
     return lambda: next(epochs), size

@@ -76,12 +76,12 @@ def measure(folder):
     import datasets
     import torch
 
-    from distillkit import Layer, compress  # with it all that a run imports
+    from distillkit import SettingsLayer, compress  # with it all that a run imports
     from distillkit.lab import compose, make_run, prepare
 
     datasets.disable_progress_bars()
     settings = {"dataset.max_train": None, "dataset.image_column": "image"}
-    composed = compose(folder, 1, "mtt", "quick", "cpu", [Layer("test", settings)])
+    composed = compose(folder, 1, "mtt", "quick", "cpu", [SettingsLayer("test", settings)])
     run = make_run(composed, torch.device("cpu"))
     gc.collect()
     base, peak = resident(), Peak()

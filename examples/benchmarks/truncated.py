@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from distillkit import Layer
+from distillkit import SettingsLayer
 from distillkit.lab import (
     EagerFunctions,
     FlatNetwork,
     InnerLoss,
-    MatchingProblem,
     RealData,
+    StudentFacts,
     Unroll,
     compose,
     hardware,
@@ -50,7 +50,7 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("examples/benchmarks/results"))
     args = parser.parse_args()
-    layers = [Layer("example", {"dataset.data_root": args.data_root}), parse_assignments(args.set)]
+    layers = [SettingsLayer("example", {"dataset.data_root": args.data_root}), parse_assignments(args.set)]
     composed = compose(args.dataset, args.ipc, args.method, "quick", "cpu", layers)
     run = make_run(composed, torch.device("cpu"))
     prepared = prepare(run)
@@ -86,7 +86,7 @@ def compare(run, prepared, store, count, lr, segments):
         generator = rng.generator(0, "distill", "inner", step)
         augmentation = prepared.augmentation if settings.augment else None
         steps = plan_inner_steps(count, len(images), None, prepared.image_shape, augmentation, generator)
-        terms = matching_part(settings)(MatchingProblem(point(segment.start), count, segment, point))
+        terms = matching_part(settings)(StudentFacts(point(segment.start), count, segment, point))
         exact, short = (
             Unroll(EagerFunctions(InnerLoss(network, part)), steps, inner_optimizer(settings), kind).hypergradient(
                 point(segment.start), images, labels, torch.tensor(lr), terms

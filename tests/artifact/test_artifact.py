@@ -16,7 +16,7 @@ from distillkit.data.preprocess import Standardise
 from distillkit.errors import ArtifactError, ConfigError
 from distillkit.lab import effective
 from distillkit.records import SyntheticSet
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 
 def test_folder__has_every_promised_file_and_no_pickle(made):

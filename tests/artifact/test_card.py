@@ -15,6 +15,7 @@ from distillkit import load_distilled
 from distillkit.artifact import front_matter as front_matter_of
 from distillkit.artifact import own_section
 from distillkit.artifact.card import front_matter, render_card
+from distillkit.artifact.card_words import source_link
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import read_artifact
 from distillkit.artifact.schema import ArtifactConfig
@@ -237,3 +238,11 @@ def test_card__a_learning_rate_that_was_given_is_not_called_learned(made):
     read = [json.loads((made / name).read_text()) for name in (FILES.recipe, FILES.results)]
     assert "(learned)" in render_card(config, *read, "")
     assert "(learned)" not in render_card(given, *read, "")
+
+
+def test_source__is_a_link_where_it_is_a_repository_and_no_link_to_elsewhere():
+    """As the cards of artifacts and of trajectories have it; both may be somebody else's."""
+    assert source_link("org/name", "org/name", "v1") == (
+        "[org/name](https://huggingface.co/datasets/org/name) (revision `v1`)"
+    )
+    assert source_link("x](https://example.org) [y", "a folder") == source_link(None, "a folder") == "`a folder`"

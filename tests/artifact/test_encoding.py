@@ -18,7 +18,7 @@ from distillkit.lab import effective
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.stages.tune import Tuned, keep_recipe
 from tests.artifact.small import write_small
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 PREPROCESS = Standardise(torch.full((3,), 0.5).double(), torch.full((3,), 0.2).double())
 

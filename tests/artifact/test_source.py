@@ -7,7 +7,7 @@ from distillkit.artifact.source import asked_data
 from distillkit.config import compose
 from distillkit.data.load import load_data
 from distillkit.errors import ConfigError, NotFoundError
-from distillkit.hub.client import source_revision, source_token, sources_read_with
+from distillkit.hub.sources import source_revision, source_token, sources_read_with
 from distillkit.progress import Silent
 from distillkit.sharing.push import PushOptions, push
 
@@ -89,7 +89,7 @@ def test_load_source__a_private_data_set_is_read_with_the_token_of_the_artifact(
         seen.append(source_token())
         return load_data(settings, Silent())
 
-    monkeypatch.setattr("distillkit.distilled.load_data", load)
+    monkeypatch.setattr("distillkit.distilled.dataset.load_data", load)
     load_distilled("org/set", token="read-token").load_source()
     load_distilled("org/set").load_source(token=" one-token\n")
     load_distilled(copy).load_source()

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distillkit.cli.app import app
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
 

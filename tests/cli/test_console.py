@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 
 from distillkit.cli import console
+from distillkit.cli.listeners import progress
 
 
 @pytest.fixture(params=[True, False], ids=["terminal", "pipe"])
@@ -14,23 +15,23 @@ def screen(request, monkeypatch):
 
 
 def test_progress__figures_stages_and_notes_on_a_terminal_and_in_a_pipe(screen):
-    with console.progress(quiet=False) as progress:
-        progress.stage("distilling", 3)
-        progress.advance(0, validation=0.25)  # a validation before the first step
-        progress.advance(2, loss=0.5, lr=0.01)
-        progress.note("a [note] with brackets")
-        progress.advance(1, loss=0.25)
-        progress.stage("evaluating", 0)
+    with progress(quiet=False) as told:
+        told.stage("distilling", 3)
+        told.advance(0, validation=0.25)  # a validation before the first step
+        told.advance(2, loss=0.5, lr=0.01)
+        told.note("a [note] with brackets")
+        told.advance(1, loss=0.25)
+        told.stage("evaluating", 0)
     text = screen.getvalue()
     for words in ("distilling", "3/3", "loss 0.250", "validation 25.0%", "a [note] with brackets"):
         assert words in text
 
 
 def test_progress__quiet_says_nothing(screen):
-    with console.progress(quiet=True) as progress:
-        progress.stage("distilling", 3)
-        progress.advance(3)
-        progress.note("x")
+    with progress(quiet=True) as told:
+        told.stage("distilling", 3)
+        told.advance(3)
+        told.note("x")
     assert screen.getvalue() == ""
 
 
@@ -41,10 +42,10 @@ def test_progress__what_cannot_be_written_ends_nothing(monkeypatch, terminal):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(console, "errors", Console(file=Full(), force_terminal=terminal, width=140))
-    with console.progress(quiet=False) as progress:
-        progress.stage("distilling", 1)
-        progress.advance(1, loss=0.5)
-        progress.note("x")
+    with progress(quiet=False) as told:
+        told.stage("distilling", 1)
+        told.advance(1, loss=0.5)
+        told.note("x")
 
 
 @pytest.mark.parametrize(

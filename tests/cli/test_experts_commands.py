@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from distillkit.cli.app import app
 from distillkit.trajectories.store import TrajectoryStore, experts_root
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 REPO = "org/digits-experts"
 SCHEDULED = {

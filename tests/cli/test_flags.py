@@ -21,6 +21,7 @@ from distillkit.cli import console
 from distillkit.cli import experts as expert_commands
 from distillkit.cli import options as opt
 from distillkit.cli.flags import Flags
+from distillkit.cli.listeners import progress
 from distillkit.config import known_keys
 from distillkit.errors import ConfigError
 
@@ -83,8 +84,8 @@ def test_faces__notes_and_warnings(monkeypatch, terminal):
         image_size: opt.ImageSize = None,
         private: Annotated[bool, typer.Option("--private")] = False,
     ) -> None:
-        with console.progress(quiet=False) as progress:
-            progress.note("cropped (`dataset.image_size` changes it)")
+        with progress(quiet=False) as told:
+            told.note("cropped (`dataset.image_size` changes it)")
             warnings.simplefilter("always", FewImagesWarning)
             warnings.warn("public; `private=True` keeps it", FewImagesWarning, stacklevel=1)
 

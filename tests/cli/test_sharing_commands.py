@@ -12,9 +12,9 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from distillkit.artifact.layout import FILES, PUBLISHED
-from distillkit.cli import console
 from distillkit.cli.app import app
-from tests.conftest import TINY
+from distillkit.cli.command_line import command_line
+from tests.helpers import TINY
 
 REPO = "org/digits-ipc2"
 
@@ -113,19 +113,19 @@ def test_command_line__is_recorded_without_paths_and_what_is_only_shown(monkeypa
     words = f"distillkit compress {tmp_path}/acme --ipc 1 --set dataset.data_root=/srv/x --set seed=3 --out /home/me/x"
     words += f" --data-root=/srv --config {tmp_path}/acme -q --yes --json --tracker wandb --arch timm/resnet18"
     monkeypatch.setattr(sys, "argv", words.split())
-    assert console.command_line() == "distillkit compress acme --ipc 1 --set seed=3 --config acme --arch timm/resnet18"
+    assert command_line() == "distillkit compress acme --ipc 1 --set seed=3 --config acme --arch timm/resnet18"
 
 
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_command_line__names_the_artifact_that_a_set_starts_from_and_not_its_folder(monkeypatch, tmp_path, quote):
     value = f"distill.init_from={quote}{tmp_path}/narrow{quote}"
     monkeypatch.setattr(sys, "argv", ["distillkit", "compress", "digits", "--set", value])
-    assert console.command_line() == "distillkit compress digits --set distill.init_from=narrow"
+    assert command_line() == "distillkit compress digits --set distill.init_from=narrow"
 
 
 def test_command_line__of_a_program_without_words(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x"])
-    assert console.command_line() == "distillkit"
+    assert command_line() == "distillkit"
 
 
 def test_evaluate_save__a_row_that_is_there_is_told_before_the_training(copy):

@@ -26,7 +26,7 @@ from distillkit.stages.context import kept_of_each, make_run, prepare
 from distillkit.training.fit import accuracy
 from distillkit.training.fit import fit as train
 from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 
 def read(folder, listener=None, **more):
@@ -102,9 +102,9 @@ def stop_in_decoding(monkeypatch, after):
 
 
 def run_of(folder, stop=None, **settings):
-    from distillkit.methods import Layer
+    from distillkit.methods import SettingsLayer
 
-    composed = compose(str(folder), 1, "mtt", "smoke", "cpu", [Layer("test", settings)] if settings else [])
+    composed = compose(str(folder), 1, "mtt", "smoke", "cpu", [SettingsLayer("test", settings)] if settings else [])
     return make_run(composed, torch.device("cpu"), Notes(), stop)
 
 

@@ -11,7 +11,7 @@ from distillkit.data.load import load_data
 from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
 from distillkit.settings import DatasetSettings
 from tests.data.pictures import COLOURS, png, put, table
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 
 def load(folder, **settings):

@@ -11,7 +11,7 @@ from distillkit.data.load import load_data
 from distillkit.progress import Silent
 from distillkit.settings import DatasetSettings
 from tests.artifact import small
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 
 def stated(folder, **settings):

@@ -11,7 +11,7 @@ from distillkit.data.sources import locate as locate_data
 from distillkit.data.sources import read
 from distillkit.errors import ConfigError, DataError
 from distillkit.settings import DatasetSettings
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 COLOURS = ("red", "green", "blue", "yellow")
 

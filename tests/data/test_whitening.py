@@ -7,14 +7,7 @@ from distillkit.data import cached, whitening
 from distillkit.data.preprocess import fit
 from distillkit.progress import Silent
 from distillkit.records import Pixels
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
+from tests.helpers import Notes
 
 
 def drawn(n=40, size=19, seed=0):

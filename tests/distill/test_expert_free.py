@@ -287,9 +287,9 @@ def test_real_batches__of_a_schedule():
     ],
 )
 def test_needs__are_those_of_the_chosen_parts(method, changes, wanted):
-    from distillkit.methods import Layer
+    from distillkit.methods import SettingsLayer
 
-    settings = compose("digits", 1, method, "quick", "cpu", [Layer("test", changes)]).settings
+    settings = compose("digits", 1, method, "quick", "cpu", [SettingsLayer("test", changes)]).settings
     assert needs(settings.distill) == wanted
 
 
@@ -325,9 +325,9 @@ def test_needs__are_those_of_the_chosen_parts(method, changes, wanted):
     ],
 )
 def test_check__what_does_not_fit_is_one_sentence(method, changes, words):
-    from distillkit.methods import Layer
+    from distillkit.methods import SettingsLayer
 
-    settings = compose("digits", 1, method, "smoke", "cpu", [Layer("test", changes)]).settings
+    settings = compose("digits", 1, method, "smoke", "cpu", [SettingsLayer("test", changes)]).settings
     with pytest.raises(ConfigError, match=words):
         check_distillation(settings)
 
@@ -335,7 +335,7 @@ def test_check__what_does_not_fit_is_one_sentence(method, changes, words):
 def test_dsa__a_network_that_diverged_is_not_gone_on_with():
     from distillkit.distill.loop import DistillTask, distill
     from distillkit.distill.outer_optimizers import outer_optimizer
-    from tests.distill.test_loop import Watcher
+    from tests.helpers import Watcher
 
     settings = DistillSettings(objective="gradients", restart_every=50, network_epochs=1, outer_steps=14, lr_img=1e-3)
     network = FlatNetwork(build(0))

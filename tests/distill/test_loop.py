@@ -20,6 +20,7 @@ from distillkit.networks.functional import FlatNetwork
 from distillkit.records import Segment
 from distillkit.settings import DistillSettings, NetworkSettings
 from distillkit.stages.engine_trials import eager_engine
+from tests.helpers import Watcher
 
 
 class Trajectories:
@@ -32,21 +33,6 @@ class Trajectories:
 
     def point(self, expert, epoch):
         return self.points[int(epoch)] * (float("nan") if self.bad else 1)
-
-
-class Watcher:
-    def __init__(self, accuracies=None):
-        self.records, self.selected, self.accuracies = [], [], accuracies or {}
-
-    def select(self, synthetic, step):
-        self.selected.append(step)
-        return self.accuracies.get(step, 0.0)
-
-    def on_step(self, record, state):
-        self.records.append(record)
-
-    def on_selection(self, accuracy, state):
-        pass
 
 
 def task(bad=False, **settings):
@@ -237,7 +223,7 @@ def test_outer_step__perturbed_start_scaled_loss_and_terms_of_a_part():
     s.lr = 0.03
     assert float(scaled.loss) == pytest.approx(float(outer_step(plain, s).loss), rel=1e-5)
     s.lr = 0.01
-    twice = changed(matching=lambda problem: plain.objective.matching(problem) * 2)
+    twice = changed(matching=lambda student: plain.objective.matching(student) * 2)
     assert float(twice.loss) == pytest.approx(2 * float(reference.loss))
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distillkit.config import compose
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.records import EvalReport
 from distillkit.stages import evaluation
 from distillkit.stages.context import Prepared, make_run, prepare
@@ -15,7 +15,7 @@ def preferred(tiny, monkeypatch):
     """The lr that a baseline gets where fresh networks do best at ``best``, and the rates that were tried."""
 
     def choose(best, learned=0.02, **settings):
-        layers = [Layer("test", {**tiny, "distill.lr_init": 0.01, **settings})]
+        layers = [SettingsLayer("test", {**tiny, "distill.lr_init": 0.01, **settings})]
         run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"))
         prepared, tried = prepare(run), []
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from distillkit import load_distilled, prepare_model
 from distillkit.artifact.layout import is_published, recipe_file
-from distillkit.data.augment import Composed, CutMix, parse_augmentation
+from distillkit.data.augment import ComposedAugmentation, CutMix, parse_augmentation
 from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning
 from distillkit.evaluation import tuning
 from distillkit.evaluation.recipe import recipe_from_json, recipe_words
@@ -23,7 +23,7 @@ from distillkit.sharing.pull import plan_pull, pull
 from distillkit.sharing.push import PushOptions, push
 from distillkit.stages.tune import TuneOptions, keep_recipe, name_on, tune
 from distillkit.training.fit import fit
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
 
 QUICK = TuneOptions(seconds=60.0, networks=2, scorers=1, validated=30)
 
@@ -89,7 +89,7 @@ def test_composed__applies_all_in_order():
     images, generator = torch.rand(3, 1, 8, 8), torch.Generator().manual_seed(1)
     found = parse_augmentation("crop+flip")(images, generator)
     again = torch.Generator().manual_seed(1)
-    one_by_one = Composed(("flip",))(Composed(("crop",))(images, again), again)
+    one_by_one = ComposedAugmentation(("flip",))(ComposedAugmentation(("crop",))(images, again), again)
     assert torch.equal(found, one_by_one)
     assert parse_augmentation("none") is None
     with pytest.raises(ConfigError, match="augmentation 'turn' is unknown"):
@@ -151,7 +151,7 @@ def test_fit__side_by_side_mixes_each_network_as_it_would_be_alone():
     alone = [network(index) for index in range(2)]
     for index, model in enumerate(alone):
         list(fit(model, x.double(), y.double(), how, 0, "t", index))
-    stack = Stack([network(index) for index in range(2)], how.loss, Form(2))
+    stack = Stack([network(index) for index in range(2)], how.loss, TrainingForm(2))
     list(fit_stack(stack, [x.double()] * 2, [y.double()] * 2, how, 0, [("t", index) for index in range(2)]))
     for model, expected in zip(stack.unstacked(), alone, strict=True):
         for found, wanted in zip(model.parameters(), expected.parameters(), strict=True):
@@ -215,8 +215,9 @@ def test_name__of_a_recipe_says_that_batch_normalisation_was_replaced(copy):
 def test_train__warns_of_batch_normalisation_on_few_images(copy):
     ds = load_distilled(copy)
     model, _ = prepare_model("resnet10t", num_classes=10, image_size=8, channels=1)
-    with pytest.warns(FewImagesWarning, match="norm='instance'"):
+    with pytest.warns(FewImagesWarning, match="norm='instance'") as told:
         ds.train(model, epochs=1)
+    assert told[0].filename == __file__  # the line that asked for the training, not one of the library
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ds.train(prepare_model("resnet10t", num_classes=10, image_size=8, channels=1, norm="instance")[0], epochs=1)

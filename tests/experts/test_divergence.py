@@ -7,12 +7,12 @@ from distillkit import compress, precision
 from distillkit.config import compose
 from distillkit.errors import TrajectoryError
 from distillkit.experts import train
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.networks.low_precision import Bfloat16Conv2d
 from distillkit.stages import expert_precision as chooser
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.workshop import advice_of
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 EXACT = [torch.tensor([3.0, 4.0]), torch.tensor([1e-5, 0.0]), torch.tensor([0.5, 0.5])]
 
@@ -35,7 +35,7 @@ def test_disagreement__in_direction_length_or_any_tensor(found, message):
 
 
 def asked(tiny, kind, **changes):
-    layers = [Layer("test", {**tiny, "precision": kind, "experts.batch_size": 64, **changes})]
+    layers = [SettingsLayer("test", {**tiny, "precision": kind, "experts.batch_size": 64, **changes})]
     run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"), Notes())
     return run, prepare(run)
 

@@ -7,7 +7,7 @@ from distillkit import storage
 from distillkit.distill.segments import segment_sampler
 from distillkit.errors import ConfigError, NotFoundError, TrajectoryError
 from distillkit.experts.recipe import expert_recipe
-from distillkit.experts.train import ExpertData, train_experts
+from distillkit.experts.train import ExpertData, fit_experts
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.settings import DistillSettings, ExpertSettings, NetworkSettings
@@ -32,7 +32,7 @@ def run(settings, index=0, after_epoch=lambda loss, accuracy: None):
         assert epoch == len(snapshots)
         snapshots.append(parameters)
 
-    (found,) = train_experts([index], expert_data(), NETWORK, recipe, 0, [keep], after_epoch)
+    (found,) = fit_experts([index], expert_data(), NETWORK, recipe, 0, [keep], after_epoch)
     return torch.stack(snapshots), found
 
 

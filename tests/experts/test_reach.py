@@ -12,21 +12,21 @@ from distillkit.config import compose
 from distillkit.errors import Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.stages import workshop
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.experts import train_experts
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.reach import expert_reach
 from distillkit.trajectories.store import TrajectoryStore, experts_root
-from tests.test_pipeline import Notes
+from tests.helpers import Notes
 
 SLOW = {"experts.count": 3, "experts.epochs": 6, "dataset.max_train": 120}
 MOMENTUM = {"experts.momentum": 0.9, "experts.lr_drop_epochs": [4], "experts.weight_decay": 1e-3}
 
 
 def settings_of(dataset, ipc, method, preset="paper", **changes):
-    layers = [Layer("test", {key.replace("__", "."): value for key, value in changes.items()})]
+    layers = [SettingsLayer("test", {key.replace("__", "."): value for key, value in changes.items()})]
     return compose(dataset, ipc, method, preset, "cpu", layers).settings
 
 
@@ -95,7 +95,7 @@ def test_compress__the_same_bytes_whether_experts_stop_where_they_are_read_or_go
 
 
 def prepared_run(tiny, method="mtt", stop=None, **changes):
-    layers = [Layer("test", {**tiny, **SLOW, **changes})]
+    layers = [SettingsLayer("test", {**tiny, **SLOW, **changes})]
     run = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"), Notes(), stop)
     return run, prepare(run)
 
@@ -180,7 +180,7 @@ def test_experts__of_an_older_version_are_taken_over(tiny, tmp_path, monkeypatch
     storage.write_json(older / "setup.json", setup)
     for path in older.glob("*.state.safetensors"):
         path.unlink()
-    monkeypatch.setattr(workshop, "train_experts_of", None)
+    monkeypatch.setattr(workshop, "fit_experts", None)
     again = train_experts(run, prepared)
     assert files(again) == files(TrajectoryStore.open(older))
     assert [again.state(index, 6) for index in range(3)] == ["good"] * 3

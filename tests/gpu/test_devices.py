@@ -25,7 +25,7 @@ from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import arithmetic, in_precision
 from distillkit.settings import ExpertSettings, NetworkSettings
 from distillkit.training.fit import fit
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 TOLERANCE = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 1e-1}
@@ -135,7 +135,7 @@ def test_experts(device, precision, size, compiled):
     expected = [float(one.loss) for one in fit(reference, images, ids, recipe, 0, "t", 0)]
     models = [in_precision(build(index), precision).to(device) for index in range(size)]
     with arithmetic(precision, torch.device(device)):
-        stack = Stack(models, recipe.loss, Form(size, compiled, must=compiled))
+        stack = Stack(models, recipe.loss, TrainingForm(size, compiled, must=compiled))
         own = [images.float().to(device)] * size, [ids.to(device)] * size
         found = [float(all_[0].loss) for all_ in fit_stack(stack, *own, recipe, 0, [("t", i) for i in range(size)])]
     assert found == pytest.approx(expected, rel=TOLERANCE[precision])

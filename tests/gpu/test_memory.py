@@ -14,8 +14,7 @@ from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.experts import train as training_of_experts
 from distillkit.experts.difficulty import SCORES, score_images
-from distillkit.methods import Layer
-from distillkit.progress import Silent
+from distillkit.methods import SettingsLayer
 from distillkit.records import Pixels
 from distillkit.stages import backing_off as backing_off_module
 from distillkit.stages import workshop
@@ -23,7 +22,7 @@ from distillkit.stages.backing_off import BackingOff
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.experts import train_experts
 from distillkit.training.memory import in_pieces
-from distillkit.training.stack import Form
+from distillkit.training.stack import TrainingForm
 from distillkit.trajectories.forms import open_trajectories
 from tests.gpu.pretended import PretendedGpu
 from tests.gpu.test_placement import (
@@ -40,14 +39,7 @@ from tests.gpu.test_placement import (
     outer_task,
     stepped,
 )
-
-
-class Notes(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
+from tests.helpers import Notes
 
 
 def test_in_pieces__until_one_is_too_much():
@@ -159,17 +151,17 @@ def test_evaluation__one_by_one__then_a_sentence(largest):
         gpu.largest = 4 * 3 * 8 * 8 * 4 if largest is None else 100  # of a batch of one network
         arguments = (build, training, exam, RECIPES["sgd"], 0, 2)
         if largest is None:
-            assert len(evaluate_networks(*arguments, form=Form(2, note=notes.append)).accuracies) == 2
+            assert len(evaluate_networks(*arguments, form=TrainingForm(2, note=notes.append)).accuracies) == 2
             assert notes == ["2 networks at once do not fit into memory; taking 1"]
         else:
             with pytest.raises(ConfigError, match=r"training of a fresh network .* lower evaluate.batch_size"):
-                evaluate_networks(*arguments, form=Form(2, note=notes.append))
+                evaluate_networks(*arguments, form=TrainingForm(2, note=notes.append))
 
 
 def test_experts__halved_in_the_middle_of_their_training__go_on_from_there(tmp_path, tiny, monkeypatch):
     """Two of four fit; the memory runs out after the first epoch: all go on after it."""
     sizes = []
-    real = training_of_experts.train_experts
+    real = training_of_experts.fit_experts
 
     def hungry(indices, data, network, recipe, seed, keep, after_epoch, form, change, standings, save, advice):
         sizes.append((len(indices), standings[0].epoch if standings else 0))
@@ -182,7 +174,7 @@ def test_experts__halved_in_the_middle_of_their_training__go_on_from_there(tmp_p
         return real(indices, data, network, recipe, seed, keep, after_epoch, form, change, standings, saved)
 
     notes = Notes()
-    layer = Layer("test", {**tiny, "experts.count": 4, "experts.together": 4})
+    layer = SettingsLayer("test", {**tiny, "experts.count": 4, "experts.together": 4})
     made = make_run(compose("digits", 1, "mtt", "smoke", "cpu", [layer]), CPU, notes)
     prepared = prepare(made)
 
@@ -193,7 +185,7 @@ def test_experts__halved_in_the_middle_of_their_training__go_on_from_there(tmp_p
         return torch.stack([trajectories.point(index, 2) for index in range(4)])
 
     whole = points("whole")
-    monkeypatch.setattr(workshop, "train_experts_of", hungry)
+    monkeypatch.setattr(workshop, "fit_experts", hungry)
     found = points("halved")
     assert notes.notes.count("4 experts at once do not fit into memory; taking 2") == 1
     assert sizes == [(4, 0), (2, 1), (2, 1)]

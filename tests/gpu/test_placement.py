@@ -30,7 +30,7 @@ from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_ne
 from distillkit.experts.difficulty import SCORES, score_images
 from distillkit.experts.recipe import LOSSES, OPTIMIZERS, ORDERS, expert_recipe
 from distillkit.experts.smooth import PENALTIES
-from distillkit.experts.train import ExpertData, train_experts
+from distillkit.experts.train import ExpertData, fit_experts
 from distillkit.networks.build import build_network
 from distillkit.networks.field import FIELD
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
@@ -40,7 +40,7 @@ from distillkit.settings import DistillSettings, ExpertSettings, NetworkSettings
 from distillkit.stages.engine_trials import eager_engine
 from distillkit.training.fit import accuracy, fit
 from distillkit.training.recipe import Adam, AdamW, Recipe, Sgd, cross_entropy, shuffle
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
 from tests.gpu.pretended import MixedDevicesError, OnGpu, PretendedGpu
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -283,7 +283,7 @@ def fresh_experts(device, recipe, count):
     data = ExpertData(IMAGES.to(device), IDS.to(device), IMAGES[:2].to(device), IDS[:2].to(device), CLASSES)
     points = [[] for _ in range(count)]
     keep = [lambda epoch, point, own=own: own.append(point) for own in points]
-    train_experts(range(count), data, SMALL, recipe, 0, keep, lambda loss, score: None, Form(count))
+    fit_experts(range(count), data, SMALL, recipe, 0, keep, lambda loss, score: None, TrainingForm(count))
     return points
 
 
@@ -316,7 +316,7 @@ def trained(device, recipe, together):
     images, targets = IMAGES.to(device), SOFT.to(device)
     models = [build(index).to(device) for index in range(2)]
     if together:
-        stack = Stack(models, recipe.loss, Form(2))
+        stack = Stack(models, recipe.loss, TrainingForm(2))
         list(fit_stack(stack, [images] * 2, [targets] * 2, recipe, 0, [("t", 0), ("t", 1)]))
         stack.unstacked()
     else:
@@ -342,7 +342,7 @@ def test_evaluation(gpu, size):
     def report(device):
         training = TrainingSet(IMAGES.to(device), SOFT.to(device))
         exam = Examination(IMAGES.to(device), IDS.to(device))
-        return evaluate_networks(build, training, exam, RECIPES["sgd"], 0, 2, form=Form(size))
+        return evaluate_networks(build, training, exam, RECIPES["sgd"], 0, 2, form=TrainingForm(size))
 
     expected = report(CPU)
     with gpu.counting() as (waits, _, _):
@@ -467,7 +467,7 @@ def planted_training(monkeypatch):
 
 def planted_stack(monkeypatch):
     recipe = replace(RECIPES["sgd"], loss=lambda model, batch, scale: (model(batch.images) * torch.ones(CLASSES)).sum())
-    stack = Stack([build(index).to(CUDA) for index in range(2)], recipe.loss, Form(2))
+    stack = Stack([build(index).to(CUDA) for index in range(2)], recipe.loss, TrainingForm(2))
     list(fit_stack(stack, [IMAGES.to(CUDA)] * 2, [IDS.to(CUDA)] * 2, recipe, 0, [("t", 0), ("t", 1)]))
 
 

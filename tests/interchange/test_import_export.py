@@ -13,16 +13,17 @@ import torch
 from PIL import Image
 
 from distillkit import compress, load_distilled, pipeline, storage
+from distillkit.data.published_statistics import published_statistics
 from distillkit.data.sources import locate, read
 from distillkit.errors import ConfigError, DataError, NotFoundError
 from distillkit.interchange.export import folder_names
 from distillkit.interchange.read_pt import read_field_files
-from distillkit.interchange.to_set import images_per_class, label_kind, published_normalisation, to_synthetic
+from distillkit.interchange.to_set import images_per_class, label_kind, to_synthetic
 from distillkit.lab import effective
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.settings import DatasetSettings
 from distillkit.stages.importing import SEARCHED_LRS, Lost, told_beside
-from tests.conftest import TINY
+from tests.helpers import TINY, images
 
 
 def save(folder, **values):
@@ -32,12 +33,8 @@ def save(folder, **values):
     return folder
 
 
-def images(count=20):
-    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
 def import_set(tmp_path, folder, kind="pt", lost=None, **settings):
-    overrides = [Layer("--set", {**TINY, "dataset.max_train": 200, **settings})]
+    overrides = [SettingsLayer("--set", {**TINY, "dataset.max_train": 200, **settings})]
     known = lost or Lost(False, mean=(0.3,), std=(0.4,))
     out = tmp_path / "imported"
     return pipeline.import_files(
@@ -260,9 +257,9 @@ def test_import__zca_is_fitted_on_all_training_images(tmp_path):
 
 
 def test_normalisation__constants_of_the_mtt_family():
-    assert published_normalisation("cifar100") == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-    assert published_normalisation("imagenet-nette") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert published_normalisation("digits") is None
+    assert published_statistics("cifar100") == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    assert published_statistics("imagenet-nette") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert published_statistics("digits") is None
 
 
 def test_export__ddranking_files_are_tensors_that_load_safely(made, tmp_path):

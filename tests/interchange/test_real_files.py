@@ -10,7 +10,7 @@ import torch
 from distillkit.errors import ConfigError, DataError
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.safe_load import as_tensor, load_numbers
-from tests.interchange.test_import_export import images
+from tests.helpers import images
 
 AUDIT = Path(__file__).parents[2] / ".." / "shared" / "audit"
 

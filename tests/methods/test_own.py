@@ -9,6 +9,9 @@ from typer.testing import CliRunner
 from distillkit import METHODS, ConfigError, compress, load_distilled
 from distillkit.cli.app import app
 from distillkit.config import compose, find_method
+from distillkit.distill.matching import MATCHING, loss_on_curves
+from distillkit.parts import Part
+from distillkit.settings import DistillSettings
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method.py"
 
@@ -91,3 +94,10 @@ def test_file_that_has_changed__is_another_run(tiny, tmp_path):
     own.write_text(EXAMPLE.read_text().replace("return 1 -", "return 2 -"))
     with pytest.raises(ConfigError, match=r"holds another run .*differs in code"):
         compress("digits", method=f"{own}:METHOD", **line)
+
+
+def test_curves__of_a_loss_of_ones_own_claim_nothing_of_a_student_that_does_not_move(monkeypatch):
+    monkeypatch.setitem(MATCHING, "own", Part(lambda settings: None, needs=frozenset({"trajectories"})))
+    assert loss_on_curves(DistillSettings(matching="own")) == ("matching loss", None)
+    assert loss_on_curves(DistillSettings(matching="intermediate")) == ("matching loss (1 = not moving)", 1.0)
+    assert loss_on_curves(DistillSettings(matching="real-loss")) == ("loss on real images", None)

@@ -6,7 +6,7 @@ import torch
 from distillkit import compress, evaluate, load_distilled, plan
 from distillkit.config import compose
 from distillkit.errors import ConfigError
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.networks.build import build_network, parameter_count
 from distillkit.settings import NetworkSettings
 from distillkit.stages.context import make_run
@@ -27,7 +27,9 @@ def test_compress_and_plan__say_that_it_does_not_fit(tmp_path, tiny):
         compress("digits", ipc=1, preset="smoke", settings=tiny | HUGE, out=tmp_path / "a", device="cpu")
     assert not (tmp_path / "a").exists()
     with pytest.raises(ConfigError, match="does not fit into memory"):
-        plan.make_plan(make_run(compose("digits", 1, "mtt", "smoke", "cpu", [Layer("t", HUGE)]), torch.device("cpu")))
+        plan.make_plan(
+            make_run(compose("digits", 1, "mtt", "smoke", "cpu", [SettingsLayer("t", HUGE)]), torch.device("cpu"))
+        )
 
 
 def test_evaluate__says_it_before_the_first_network(made, monkeypatch):
@@ -40,7 +42,7 @@ def test_plan__refuses_what_compress_refuses(tiny, monkeypatch):
     """A network without a second derivative, before steps are timed."""
     monkeypatch.setattr("distillkit.plan.measured_costs", None)
     changes = tiny | {"network.name": "timm/test_vit", "network.replace_norm": "keep", "evaluate.batch_size": 1}
-    run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", [Layer("t", changes)]), torch.device("cpu"))
+    run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", [SettingsLayer("t", changes)]), torch.device("cpu"))
 
     def no_derivative(*arguments, **options):
         raise RuntimeError("derivative for aten::_thing_backward is not implemented")

@@ -1,10 +1,7 @@
 """Our parts against numbers computed with the authors' released code (tests/oracle/golden/README.md says which)."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from distillkit.data import augment
 from distillkit.data.augment import Draw
@@ -17,18 +14,7 @@ from distillkit.distill.step_functions import EagerFunctions, InnerLoss
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def load(name):
-    return {
-        key: t.double() if t.is_floating_point() else t for key, t in load_file(GOLDEN / f"{name}.safetensors").items()
-    }
-
-
-def rel(found, expected):
-    return float((found - expected).norm() / expected.norm())
+from tests.oracle.golden_numbers import load, rel
 
 
 @pytest.fixture(scope="module")

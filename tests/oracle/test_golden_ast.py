@@ -8,7 +8,7 @@ from distillkit.data.coresets import select_coreset
 from distillkit.distill.inner_optimizers import Sgd
 from distillkit.distill.inner_steps import InnerStep
 from distillkit.distill.labels import HardLabels
-from distillkit.distill.matching import MatchingProblem, matching_part
+from distillkit.distill.matching import StudentFacts, matching_part
 from distillkit.distill.start import balance_factor, perturb_convolutions
 from distillkit.distill.step_functions import EagerFunctions, InnerLoss, scaled
 from distillkit.distill.unroll import Unroll
@@ -27,7 +27,7 @@ from distillkit.records import Segment
 from distillkit.settings import DistillSettings, ExpertSettings
 from distillkit.training.fit import fit
 from distillkit.training.recipe import Batch
-from tests.oracle.test_golden import load, rel
+from tests.oracle.golden_numbers import load, rel
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_outer_step__balance_intermediate_terms_and_perturbed_start_together(net
     segment = Segment(0, start_epoch, start_epoch + length)
     offset = 3 - length  # the release's target is theta_3, whatever M is
     terms = matching_part(settings)(
-        MatchingProblem(start, 8, segment, lambda epoch: points[int(epoch) - start_epoch + offset])
+        StudentFacts(start, 8, segment, lambda epoch: points[int(epoch) - start_epoch + offset])
     )
     loss = scaled(EagerFunctions(InnerLoss(network, HardLabels())), balance_factor(start_epoch, 40, 5.0, 8.0))
     labels = torch.eye(10).double()[common["labels"]]
@@ -141,14 +141,14 @@ def test_representatives__of_the_release_by_logits(golden, ipc):
 
 def test_intermediate__growing_weights_are_k_over_m_and_short_unrolls_have_no_term():
     common = load("common")
-    problem = MatchingProblem(common["theta_0"], 8, Segment(0, 0, 3), lambda epoch: common[f"theta_{int(epoch)}"])
-    flat = matching_part(DistillSettings(matching="intermediate", expert_epochs=3))(problem)
-    growing = matching_part(DistillSettings(matching="intermediate-growing", expert_epochs=3))(problem)
+    facts = StudentFacts(common["theta_0"], 8, Segment(0, 0, 3), lambda epoch: common[f"theta_{int(epoch)}"])
+    flat = matching_part(DistillSettings(matching="intermediate", expert_epochs=3))(facts)
+    growing = matching_part(DistillSettings(matching="intermediate-growing", expert_epochs=3))(facts)
     student = common["theta_0"] + 0.1
     ratios = [float(g.loss(student) / f.loss(student)) for f, g in zip(flat, growing, strict=True)]
     assert ratios == pytest.approx([1, 1 / 3, 2 / 3])
     assert [term.after for term in flat] == [8, 2, 4]
-    short = MatchingProblem(common["theta_0"], 2, problem.segment, problem.point)
+    short = StudentFacts(common["theta_0"], 2, facts.segment, facts.point)
     assert len(matching_part(DistillSettings(matching="intermediate", expert_epochs=3))(short)) == 1
 
 

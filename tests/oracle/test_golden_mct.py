@@ -3,7 +3,7 @@
 import pytest
 
 from distillkit.trajectories.convex import PathRecorder, projection_beta, uniform_beta, waypoint_epochs
-from tests.oracle.test_golden import load, rel
+from tests.oracle.golden_numbers import load, rel
 
 WAYPOINTS = [2, 3, 4]
 

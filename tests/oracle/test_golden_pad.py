@@ -16,7 +16,7 @@ from distillkit.experts.schedule import Schedule
 from distillkit.networks.convnet import ConvNet
 from distillkit.networks.functional import FlatNetwork
 from distillkit.training.recipe import Sgd
-from tests.oracle.test_golden import load, rel
+from tests.oracle.golden_numbers import load, rel
 
 
 @pytest.mark.parametrize("variant", ["datm", "ftd_alpha1", "nonadaptive", "momentum_wd"])

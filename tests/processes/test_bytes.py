@@ -12,7 +12,7 @@ from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_ne
 from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
 from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
-from tests.conftest import TINY
+from tests.helpers import TINY
 from tests.processes.worlds import in_threads
 
 OWN = {

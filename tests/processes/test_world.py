@@ -13,7 +13,7 @@ from torch.distributed import TCPStore
 
 from distillkit import distributed, messages
 from distillkit.distributed import ALONE
-from tests.conftest import TINY
+from tests.helpers import TINY
 from tests.processes.worlds import in_processes, in_threads
 
 

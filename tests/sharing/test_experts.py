@@ -15,7 +15,7 @@ from distillkit.hub.client import Cache
 from distillkit.sharing.experts import LIST, plan_push_experts, pull_experts, push_experts
 from distillkit.sharing.publish import PushOptions
 from distillkit.trajectories.store import TrajectoryStore, experts_root
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 REPO = "org/digits-experts"
 CONVEX = {"trajectories.form": "convex", "trajectories.waypoints": 3}
@@ -84,7 +84,7 @@ def test_round_trip__pulled_experts_distil_without_training(hub, store, tiny, tm
     def no_training(*args):
         raise AssertionError("an expert was trained")
 
-    monkeypatch.setattr("distillkit.stages.workshop.train_experts_of", no_training)
+    monkeypatch.setattr("distillkit.stages.workshop.fit_experts", no_training)
     second = run("b")
     assert torch.equal(first.images, second.images)
     assert second.config["experts"]["fingerprint"] == store.folder.name

@@ -12,14 +12,14 @@ from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import read_artifact
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.errors import ArtifactError
-from distillkit.sharing.parquet_view import check_parquet
+from distillkit.sharing.parquet_view import check_view
 from distillkit.sharing.push import PushOptions, plan_push
 from tests.artifact.small import write_small
 
 
 def check(folder):
     artifact = read_artifact(folder)
-    check_parquet(folder, artifact, ArtifactConfig.model_validate(artifact.config))
+    check_view(folder, artifact, ArtifactConfig.model_validate(artifact.config))
 
 
 def rewrite(folder, change, **options):

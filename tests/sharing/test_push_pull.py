@@ -25,7 +25,7 @@ from distillkit.errors import (
     PrivateSourceWarning,
     StorageError,
 )
-from distillkit.hub import client
+from distillkit.hub import upload
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
 from distillkit.networks.convnet import ConvNet
@@ -860,9 +860,11 @@ def test_push__the_hubs_own_reason_is_told(hub, copy, status, error, message):
 def test_push__three_equal_ones_at_once_are_one(hub, made, tmp_path, monkeypatch):
     folders = [shutil.copytree(made, tmp_path / f"copy-{number}") for number in range(3)]
     commit_at_once, tag_at_once = threading.Barrier(3), threading.Barrier(3)
-    upload, create_tag = client.upload, client.create_tag
-    monkeypatch.setattr(client, "upload", lambda *args, **more: (commit_at_once.wait(60), upload(*args, **more))[1])
-    monkeypatch.setattr(client, "create_tag", lambda *args: (tag_at_once.wait(60), create_tag(*args))[1])
+    commit_folder, create_tag = upload.commit_folder, upload.create_tag
+    monkeypatch.setattr(
+        upload, "commit_folder", lambda *args, **more: (commit_at_once.wait(60), commit_folder(*args, **more))[1]
+    )
+    monkeypatch.setattr(upload, "create_tag", lambda *args: (tag_at_once.wait(60), create_tag(*args))[1])
     hub.repos[REPO] = Repository()
     hub.repos[REPO].commit("main", {".gitattributes": b""}, "initial commit")
     with ThreadPoolExecutor(3) as pool:

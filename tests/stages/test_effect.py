@@ -7,7 +7,7 @@ from distillkit import compress
 from distillkit.config import compose, known_keys
 from distillkit.errors import ConfigError
 from distillkit.lab import LABELS, Part
-from distillkit.methods import METHODS, Layer
+from distillkit.methods import METHODS, SettingsLayer
 from distillkit.settings import DistillSettings, ExpertSettings, TrajectorySettings
 from distillkit.stages.effect import check_effect, effective_keys
 
@@ -35,7 +35,7 @@ WITHOUT_EFFECT = {
 @pytest.mark.parametrize("key", WITHOUT_EFFECT)
 def test_setting_without_effect__is_refused_with_the_part_that_would_read_it(key):
     value, method, words = WITHOUT_EFFECT[key]
-    composed = compose("digits", 1, method, "smoke", "cpu", [Layer("--set", asked=True, values={key: value})])
+    composed = compose("digits", 1, method, "smoke", "cpu", [SettingsLayer("--set", asked=True, values={key: value})])
     with pytest.raises(ConfigError) as error:
         check_effect(composed.settings, composed.asked)
     assert str(error.value).startswith(f"{key}={value} has no effect here: ")
@@ -44,16 +44,16 @@ def test_setting_without_effect__is_refused_with_the_part_that_would_read_it(key
 
 def test_setting_without_effect__may_come_from_a_method_or_be_the_default():
     composed = compose(
-        "digits", 1, "mtt", "smoke", "cpu", [Layer("--set", asked=True, values={"distill.mask_ratio": 0.0})]
+        "digits", 1, "mtt", "smoke", "cpu", [SettingsLayer("--set", asked=True, values={"distill.mask_ratio": 0.0})]
     )
     check_effect(composed.settings, composed.asked)
-    preset = compose("digits", 1, "mtt", "smoke", "cpu", [Layer("quick preset", {"distill.mask_ratio": 0.5})])
+    preset = compose("digits", 1, "mtt", "smoke", "cpu", [SettingsLayer("quick preset", {"distill.mask_ratio": 0.5})])
     check_effect(preset.settings, preset.asked)
 
 
 def test_learning_rate_beside_an_artifact_that_brings_its_own__is_refused():
     layers = [
-        Layer(
+        SettingsLayer(
             "--set",
             asked=True,
             values={"distill.init": "artifact", "distill.init_from": "there", "distill.lr_init": 0.5},
@@ -100,7 +100,7 @@ def test_effective_keys__cover_all_that_a_run_looks_at(method, tiny, tmp_path, m
 
         return get
 
-    settings = compose("digits", 1, method, "smoke", "cpu", [Layer("test", tiny)]).settings
+    settings = compose("digits", 1, method, "smoke", "cpu", [SettingsLayer("test", tiny)]).settings
     from distillkit.distill import loop
 
     step = loop.outer_step

@@ -6,7 +6,7 @@ from distillkit.distill.state import EngineChoice, OuterState
 from distillkit.distill.step_functions import CompiledFunctions
 from distillkit.stages import distillation, engine_trials
 from distillkit.stages.engine import choose_engine
-from tests.test_pipeline import Notes, run
+from tests.helpers import Notes, run
 
 COMPILED = {"distill.compile": "always", "distill.inner_steps": 3}
 

@@ -14,7 +14,7 @@ from distillkit.training.batches import batch_sizes, in_batches
 from distillkit.training.fit import fit
 from distillkit.training.loader import TensorLoader
 from distillkit.training.recipe import Recipe, Sgd, cross_entropy, shuffle
-from distillkit.training.stack import Form, Stack, fit_stack
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
 
 
 @pytest.mark.parametrize("size", range(1, 8))
@@ -63,7 +63,7 @@ def test_stack__cuts_like_one_network_alone():
 
     images, labels, alone = torch.randn(7, 1, 2, 2), torch.arange(7) % 3, linear()
     list(fit(alone, images, labels, recipe(3), 0, "t"))
-    stack = Stack([linear(), linear()], cross_entropy, Form(2))
+    stack = Stack([linear(), linear()], cross_entropy, TrainingForm(2))
     list(fit_stack(stack, [images] * 2, [labels] * 2, recipe(3), 0, [("t",), ("u",)]))
     assert torch.allclose(stack.unstacked()[0][1].weight, alone[1].weight, atol=1e-6)
 

@@ -11,12 +11,12 @@ from distillkit.errors import ConfigError
 from distillkit.evaluation import protocol
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.experts.recipe import expert_recipe
-from distillkit.experts.train import ExpertData, train_experts
+from distillkit.experts.train import ExpertData, fit_experts
 from distillkit.networks.build import build_network
 from distillkit.settings import ExpertSettings, NetworkSettings
 from distillkit.training import stack
-from distillkit.training.stack import Form, stackable
-from tests.test_pipeline import run
+from distillkit.training.stack import TrainingForm, stackable
+from tests.helpers import run
 
 NETWORK = NetworkSettings(width=4, depth=2)
 DSA = Augmentation.parse("color_crop_cutout_flip_scale_rotate")
@@ -37,16 +37,14 @@ def data(n=22):
     return ExpertData(images, labels, images[:9], labels[:9], 3)
 
 
-def experts(settings, groups, form=Form()):  # noqa: B008 - it is frozen
+def experts(settings, groups, form=TrainingForm()):  # noqa: B008 - it is frozen
     """Snapshots [T, P] and curve by expert, trained in groups; the last batch of an epoch is a short one."""
     recipe = expert_recipe(ExpertSettings(**{"epochs": 3, "batch_size": 8, "lr": 0.1, **settings}), DSA)
     found = {}
     for group in groups:
         snapshots = [[] for _ in group]
         keep = [lambda epoch, parameters, own=own: own.append(parameters) for own in snapshots]
-        runs = train_experts(
-            group, data(), NETWORK, recipe, 0, keep, lambda loss, accuracy: None, form, nn.Module.double
-        )
+        runs = fit_experts(group, data(), NETWORK, recipe, 0, keep, lambda loss, accuracy: None, form, nn.Module.double)
         found |= {index: (torch.stack(own), one.curve) for index, own, one in zip(group, snapshots, runs, strict=True)}
     return found
 
@@ -70,7 +68,7 @@ def test_experts__side_by_side_end_where_they_end_alone(name):
 def test_experts__compiled():
     settings = {"loss": "clipping", "momentum": 0.9, "batch_size": 22}
     alone = experts(settings, [[0], [1]])
-    assert_same(experts(settings, [[0, 1]], Form(2, compiled=True, must=True)), alone, 1e-9)
+    assert_same(experts(settings, [[0, 1]], TrainingForm(2, compiled=True, must=True)), alone, 1e-9)
 
 
 def test_experts__what_cannot_be_compiled_is_trained_eagerly_and_says_so(monkeypatch):
@@ -82,11 +80,11 @@ def test_experts__what_cannot_be_compiled_is_trained_eagerly_and_says_so(monkeyp
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     notes = []
-    found = experts({}, [[0, 1]], Form(2, compiled=True, note=notes.append))
+    found = experts({}, [[0, 1]], TrainingForm(2, compiled=True, note=notes.append))
     assert notes == ["the training step cannot be compiled here (RuntimeError: no g++ here); training eagerly"]
     assert_same(found, experts({}, [[0], [1]]), 1e-9)
     with pytest.raises(ConfigError, match=r"compile=always, but the training step cannot be compiled here \(Runtime"):
-        experts({}, [[0, 1]], Form(2, compiled=True, must=True))
+        experts({}, [[0, 1]], TrainingForm(2, compiled=True, must=True))
 
 
 def test_evaluation__fewer_at_a_time_where_memory_ends(monkeypatch):
@@ -106,7 +104,7 @@ def test_evaluation__fewer_at_a_time_where_memory_ends(monkeypatch):
         return build_network(NETWORK, (1, 8, 8), 3, 0, "t", index)
 
     recipe = expert_recipe(ExpertSettings(epochs=1), None)
-    found = evaluate_networks(build, sets, exam, recipe, 0, 5, form=Form(5, note=notes.append))
+    found = evaluate_networks(build, sets, exam, recipe, 0, 5, form=TrainingForm(5, note=notes.append))
     assert (sizes, len(found.accuracies)) == ([5, 2, 2, 1], 5)
     assert notes == ["5 networks at once do not fit into memory; taking 2"]
 
@@ -127,7 +125,7 @@ def test_evaluation__side_by_side_scores_as_one_by_one(own_sets):
 
     heard = []
     one_by_one = evaluate_networks(build, training, exam, recipe, 0, 5)
-    together = evaluate_networks(build, training, exam, recipe, 0, 5, heard.append, form=Form(2))
+    together = evaluate_networks(build, training, exam, recipe, 0, 5, heard.append, form=TrainingForm(2))
     assert len(set(one_by_one.accuracies)) > 1
     assert together == one_by_one
     assert heard == list(together.accuracies)
@@ -151,7 +149,7 @@ def test_evaluation__networks_with_batch_statistics_are_trained_one_by_one():
         return build_network(replace_norm("batch"), (1, 8, 8), 3, 0, "t", index).double()
 
     exam = Examination(whole.images, whole.labels)
-    assert evaluate_networks(build, sets, exam, recipe, 0, 2, form=Form(2)) == evaluate_networks(
+    assert evaluate_networks(build, sets, exam, recipe, 0, 2, form=TrainingForm(2)) == evaluate_networks(
         build, sets, exam, recipe, 0, 2
     )
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from distillkit.config import compose
-from distillkit.methods import Layer
+from distillkit.methods import SettingsLayer
 from distillkit.stages import threads
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.threads import fitting_threads, sample_flop, settle_threads
-from tests.conftest import TINY
+from tests.helpers import TINY
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def counted(monkeypatch):
 
 
 def settled(**changes):
-    layers = [Layer("test", TINY | changes)]
+    layers = [SettingsLayer("test", TINY | changes)]
     run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"))
     settle_threads(run, prepare(run))
 

@@ -1,10 +1,8 @@
-"""``load_distilled`` and what it returns: a distilled set that trains networks."""
+"""A distilled set that trains networks, what ``load_distilled`` returns."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +13,33 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from distillkit import rng
-from distillkit.artifact.layout import LOADED
-from distillkit.artifact.read import Artifact, check_unchanged, read_artifact
+from distillkit.artifact.read import Artifact
 from distillkit.artifact.source import asked_data
 from distillkit.artifact.views import eight_bit, parquet_bytes
 from distillkit.data.augment import parse_augmentation
-from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
 from distillkit.data.inputs import Inputs, LazyInputs, inputs_of
 from distillkit.data.load import BOTH, load_data
 from distillkit.data.preprocess import to_inputs
+from distillkit.distilled.files import Origin, whole_folder
+from distillkit.distilled.real_images import check_pixels, from_pillow, with_ids_of
+from distillkit.distilled.training import check_can_train, overridden, train, training_targets, warn_of_batch_norm
 from distillkit.environment import made_on_the_host, resolve_device
-from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning, StorageError
+from distillkit.errors import ConfigError
 from distillkit.evaluation.choice import BATCH_NORM_NEEDS, choose_recipe, fitting_network
 from distillkit.evaluation.recipe import recipe_from_json
-from distillkit.hub.address import Address, is_folder, looks_like_address, parse_address
-from distillkit.hub.client import Cache, Token, sources_read_with
+from distillkit.hub.client import Token
+from distillkit.hub.sources import sources_read_with
 from distillkit.interchange.export import export
 from distillkit.networks.build import build_network
-from distillkit.networks.kinds import has_batch_norm, needs_several
+from distillkit.networks.kinds import has_batch_norm
 from distillkit.progress import Progress, Silent
 from distillkit.records import ImageSet, SourceData
 from distillkit.settings import NetworkSettings
-from distillkit.sharing.pull import copy_files, fetch
+from distillkit.sharing.pull import copy_files
 from distillkit.sharing.push import PushOptions, PushReport, push
-from distillkit.training.fit import accuracy, fit, in_training_form
-from distillkit.training.given import check_outputs, check_trainable, device_of, positive, seed_number, whole
+from distillkit.training.fit import accuracy, in_training_form
+from distillkit.training.given import check_outputs, device_of, seed_number, whole
 from distillkit.training.loader import TensorLoader
-from distillkit.training.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where on the Hub a set was loaded from, and how."""
-
-    address: Address
-    cache: Cache
 
 
 class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -112,8 +102,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ConfigError: a tensor of another dtype or shape.
         """
         if isinstance(images, Image.Image):
-            images = self._from_pillow(images)
-        self._check_pixels(images.dtype, images.shape)
+            resize = self.config["settings"]["dataset"].get("resize", "crop")
+            images = from_pillow(images, self.image_shape, resize)
+        check_pixels(images.dtype, images.shape, self.image_shape)
         batch = images if images.dim() == 4 else images[None]
         inputs = to_inputs(self._artifact.preprocess, batch, images.device)
         return inputs if images.dim() == 4 else inputs[0]
@@ -125,22 +116,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ConfigError: images of another dtype or shape.
         """
-        self._check_pixels(images.pixels.stored.dtype, images.pixels.shape)
+        check_pixels(images.pixels.stored.dtype, images.pixels.shape, self.image_shape)
         return inputs_of(self._artifact.preprocess, images.pixels, device)
-
-    def _check_pixels(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
-        if dtype != torch.uint8 or tuple(shape[-3:]) != self.image_shape:
-            raise ConfigError(
-                f"preprocess expects uint8 images of shape {self.image_shape}, got {dtype} {tuple(shape)}"
-            )
-
-    def _from_pillow(self, image: Image.Image) -> Tensor:
-        from torchvision.transforms.functional import pil_to_tensor
-
-        channels, size, _ = self.image_shape
-        resize = RESIZES.get(self.config["settings"]["dataset"].get("resize", "crop"), resize_and_crop)
-        tensor: Tensor = pil_to_tensor(resize(to_mode(image, gray=channels == 1), size))
-        return tensor
 
     @made_on_the_host
     def augment(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -231,72 +208,19 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         place = resolve_device(str(device)) if device is not None else device_of(model)
         seed = seed_number(seed)
         chosen = self.recipe_for(model) if recipe is None else dict(recipe)
-        how = recipe_from_json(self._overridden(chosen, lr, epochs, batch_size, augment))
-        self._check_can_train(model, place, how.batch_size)
-        self._warn_of_batch_norm(model)
+        how = recipe_from_json(overridden(chosen, lr, epochs, batch_size, augment))
+        check_can_train(model, self.images, self.num_classes, place, how.batch_size)
+        if self._ipc < BATCH_NORM_NEEDS and has_batch_norm(model):
+            warn_of_batch_norm(self._ipc)
         seen = in_training_form(model, place, amp=amp, compiled=compiled)
-        self._fit(seen, how, seed, self._training_targets(hard_labels, how).to(place), progress)
+        targets = training_targets(self._chosen(hard_labels), how, self.num_classes)
+        train(seen, self.images.to(place), targets.to(place), how, seed, progress)
         return model.eval()
-
-    def _check_can_train(self, model: nn.Module, place: torch.device, batch_size: int) -> None:
-        """Does the model, which is moved to ``place``, take the set's images, can it be trained on such batches?
-
-        Raises:
-            ConfigError: no.
-        """
-        device_of(model)
-        check_trainable(model)
-        check_outputs(model.to(place), self.images[:2].to(place), self.num_classes)
-        if batch_size == 1 and needs_several(model, self.image_shape):
-            raise ConfigError(
-                "the model has batch normalisation on a map of one pixel, which a batch of one image gives no "
-                "statistics; batch_size=2 or more"
-            )
-
-    def _training_targets(self, hard_labels: bool, recipe: Recipe) -> Tensor:
-        """Class ids [n] or label probabilities [n, K], which alone can be mixed."""
-        targets = self._chosen(hard_labels)
-        if hard_labels and recipe.mixing is not None:
-            return F.one_hot(targets, self.num_classes).to(self.images.dtype)
-        return targets
-
-    def _fit(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        seed: int,
-        targets: Tensor,
-        progress: Callable[[int, float], None] | None,
-    ) -> None:
-        """Train where ``targets`` are.
-
-        Raises:
-            DivergenceError: the loss did not stay finite.
-        """
-        finite = torch.ones((), dtype=torch.bool, device=targets.device)
-        for summary in fit(model, self.images.to(targets.device), targets, recipe, seed, "train"):
-            finite &= torch.isfinite(summary.loss)
-            if progress is not None:
-                progress(summary.epoch, float(summary.loss))
-        if not finite:
-            raise DivergenceError(
-                f"the loss did not stay finite at lr {recipe.lr:g}; begin with a fresh model, and less"
-            )
 
     @made_on_the_host
     def recipe_for(self, model: nn.Module | str) -> dict[str, Any]:
         """The recipe that ``train`` takes for a model, or an architecture by name, in the form of ``recipe.json``."""
         return choose_recipe(model, self.recipe, self.recipes, self.image_shape, self.num_classes, len(self))
-
-    def _warn_of_batch_norm(self, model: nn.Module) -> None:
-        if self._ipc < BATCH_NORM_NEEDS and has_batch_norm(model):
-            warnings.warn(
-                f"this network has batch normalisation, which {self._ipc} images a class train badly: take "
-                "distillkit.prepare_model(..., norm='instance'), or a set of "
-                f"{BATCH_NORM_NEEDS} images a class or more",
-                FewImagesWarning,
-                stacklevel=3,
-            )
 
     @made_on_the_host
     def fitting(self, network: NetworkSettings, *, keep: bool) -> tuple[NetworkSettings, str | None]:
@@ -310,21 +234,6 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """A fresh network of the architecture that the headline figure belongs to; another one for every ``seed``."""
         settings = NetworkSettings.model_validate(self.recipe["architecture"])
         return build_network(settings, self.image_shape, self.num_classes, seed_number(seed), "network")
-
-    def _overridden(
-        self, recipe: Mapping[str, Any], lr: float | None, epochs: int | None, batch_size: int | None, augment: bool
-    ) -> dict[str, Any]:
-        value = dict(recipe)
-        value["lr"] = positive("lr", lr) or value["lr"]
-        value["batch_size"] = whole("batch_size", batch_size) or value["batch_size"]
-        if not augment:
-            value["augmentation"] = {"name": "none"}
-        epochs = whole("epochs", epochs)
-        if epochs is not None:
-            schedule = dict(value["schedule"])
-            drops = [round(drop * epochs / schedule["epochs"]) for drop in schedule["lr_drop_epochs"]]
-            value["schedule"] = {**schedule, "epochs": epochs, "lr_drop_epochs": drops}
-        return value
 
     @made_on_the_host
     def evaluate(
@@ -350,7 +259,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         test = self.test_images(dataset, data_root)
         device = device_of(model)
         check_outputs(model, self.images[:2].to(device), self.num_classes)
-        self._check_pixels(test.pixels.stored.dtype, test.pixels.shape)
+        check_pixels(test.pixels.stored.dtype, test.pixels.shape, self.image_shape)
         inputs = LazyInputs(test.pixels, self._artifact.preprocess, device)  # whitened too, in chunks of ``accuracy``
         return accuracy(model, inputs, test.labels.to(device))
 
@@ -367,32 +276,11 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ConfigError, DataError: as ``evaluate`` says.
         """
         if isinstance(dataset, ImageSet):
-            return self._by_own_ids(dataset)
+            return with_ids_of(self.classes, dataset)
         if isinstance(dataset, SourceData):
-            return self._by_own_ids(dataset.test)
-        return self._by_own_ids(self.load_source(dataset, data_root, parts=("test",), progress=progress).test)
-
-    def _by_own_ids(self, images: ImageSet) -> ImageSet:
-        """``images`` with this set's class ids: classes are the same if their names are, in whatever order.
-
-        Raises:
-            ConfigError: they are others.
-        """
-        if images.classes == self.classes:
-            return images
-        missing, further = (
-            sorted(set(self.classes) - set(images.classes)),
-            sorted(set(images.classes) - set(self.classes)),
-        )
-        if missing or further or len(set(images.classes)) != len(images.classes):
-            words = [
-                f"{what} {', '.join(map(repr, names[:5]))}"
-                for what, names in (("without", missing), ("with", further))
-                if names
-            ]
-            raise ConfigError(f"these images have other classes than the set: {' and '.join(words) or 'names twice'}")
-        own = torch.tensor([self.classes.index(name) for name in images.classes])
-        return ImageSet(images.source, own[images.labels], self.classes)
+            return with_ids_of(self.classes, dataset.test)
+        source = self.load_source(dataset, data_root, parts=("test",), progress=progress)
+        return with_ids_of(self.classes, source.test)
 
     @made_on_the_host
     def load_source(
@@ -456,24 +344,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         path = Path(folder)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} is there already and not an empty folder; choose another one")
-        copy_files(self._whole_folder(), path)
+        copy_files(whole_folder(self._artifact, self._origin, self.revision), path)
         return path
-
-    def _whole_folder(self) -> Path:
-        """Where all files of the artifact are, which are what was loaded; loading from the Hub fetches what it needs.
-
-        Raises:
-            StorageError: a file is gone, or another than was loaded.
-        """
-        missing = [name for name in LOADED if not (self.folder / name).is_file()]
-        if missing and self._origin is None:
-            raise StorageError(f"could not save: {self.folder / missing[0]} is gone since the set was loaded")
-        if self._origin is None:
-            now = read_artifact(self.folder)
-        else:
-            now = fetch(Address(self._origin.address.repo, self.revision), self._origin.cache, whole=True).artifact
-        check_unchanged(self._artifact, now)
-        return now.folder
 
     @property
     def folder(self) -> Path:
@@ -481,14 +353,14 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         return self._artifact.folder
 
     @made_on_the_host
-    def export(self, form: str, folder: str | Path, *, replace: bool = False) -> list[Path]:
-        """Write the set in another form, ``pt`` (MTT's files), ``ddranking`` or ``imagefolder``; return the files.
+    def export(self, format: str, folder: str | Path, *, replace: bool = False) -> list[Path]:
+        """Write the set in another format, ``pt`` (MTT's files), ``ddranking`` or ``imagefolder``; return the files.
 
         Raises:
-            ConfigError: unknown form, or the folder holds something and ``replace`` is False.
+            ConfigError: unknown format, or the folder holds something and ``replace`` is False.
             StorageError: it cannot be written.
         """
-        return export(self._artifact, form, Path(folder), replace=replace)
+        return export(self._artifact, format, Path(folder), replace=replace)
 
     def push_to_hub(
         self,
@@ -519,41 +391,5 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             DistillkitError: as ``distillkit.sharing.push.push`` says.
         """
         options = PushOptions(private, revision, tag, create_pr, commit_message, replace)
-        return push(self._whole_folder(), repo_id, options, token, update_folder=self._origin is None)
-
-
-@made_on_the_host
-def load_distilled(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> DistilledDataset:
-    """Load an artifact from a folder or from the Hub; everything read is checked, nothing in it is executed.
-
-    Args:
-        source: a folder, ``org/name``, ``org/name@revision`` or ``hf://datasets/org/name@revision``; a folder that is
-            there takes precedence over a repository of the same name.
-        revision: branch, tag or commit; resolved once, ``.revision`` of the result is the commit.
-        token: of the Hub; default the saved one, False for none.
-        cache_dir: instead of the Hub client's own cache.
-        local_files_only: never ask the Hub, read what the cache holds.
-        force_download: fetch again what the cache holds.
-
-    Raises:
-        ArtifactError: not an artifact, damaged, or of a newer format.
-        ConfigError: not an address, or a revision of a folder.
-        AuthError: a wrong token.
-        NotFoundError: no such repository (or a private one), or no such revision.
-        NetworkError: the Hub is out of reach and the cache does not have it.
-    """
-    if isinstance(source, Path) or is_folder(source) or not looks_like_address(source):
-        if revision is not None:
-            raise ConfigError(f"{source} is a folder and has no revisions; leave out revision={revision!r}")
-        return DistilledDataset(read_artifact(Path(source)))
-    origin = Origin(parse_address(source, revision), Cache(token, cache_dir, local_files_only, force_download))
-    fetched = fetch(origin.address, origin.cache)
-    return DistilledDataset(fetched.artifact, fetched.commit, origin)
+        folder = whole_folder(self._artifact, self._origin, self.revision)
+        return push(folder, repo_id, options, token, update_folder=self._origin is None)

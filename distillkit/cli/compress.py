@@ -1,0 +1,144 @@
+"""``distillkit compress``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillkit.cli import console
+from distillkit.cli import options as opt
+from distillkit.cli.command_line import command_line
+from distillkit.cli.plan import print_plan
+from distillkit.cli.running import running_together
+
+if TYPE_CHECKING:
+    from distillkit.distilled import DistilledDataset
+    from distillkit.interrupt import StopRequest
+    from distillkit.progress import Progress
+
+
+@console.guarded
+def compress(
+    dataset: opt.Dataset,
+    ipc: opt.Ipc,
+    method: opt.MethodName = "mtt",
+    preset: opt.Preset = "quick",
+    out: opt.NewFolder = None,
+    settings: opt.Set = None,
+    config: opt.ConfigFile = None,
+    seed: opt.Seed = None,
+    device: opt.Device = "auto",
+    precision: opt.Precision = "auto",
+    time_budget: opt.TimeBudget = None,
+    plan: opt.Plan = False,
+    world: opt.PlannedWorld = 1,
+    data_root: opt.DataRoot = None,
+    image_column: opt.ImageColumn = None,
+    label_column: opt.LabelColumn = None,
+    train_split: opt.TrainSplit = None,
+    test_split: opt.TestSplit = None,
+    class_names: opt.ClassNames = None,
+    image_size: opt.ImageSize = None,
+    skip_corrupt: opt.SkipCorrupt = False,
+    license_: opt.License = None,
+    classes: opt.Classes = None,
+    without_classes: opt.WithoutClasses = None,
+    paper_protocol: opt.PaperProtocol = False,
+    dtype: opt.StoredDtype = None,
+    tracker: opt.Tracker = None,
+    arch: opt.TunedFor = None,
+    seconds: opt.TuneBudget = "10m",
+    replace: opt.Yes = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Distil DATASET: experts, distillation, evaluation, artifact. Run again, an interrupted one continues.
+
+    Started by torchrun, its processes share the work.
+    """
+    data = opt.DataOptions(
+        data_root=data_root,
+        image_column=image_column,
+        label_column=label_column,
+        train_split=train_split,
+        test_split=test_split,
+        class_names=class_names,
+        image_size=image_size,
+        skip_corrupt=skip_corrupt,
+        license=license_,
+        classes=classes,
+        without_classes=without_classes,
+    )
+    from distillkit.config import compose, find_method
+
+    flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
+    flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
+    budget = opt.seconds_of(seconds, "--tune-budget")
+    layers = opt.layers(settings, config, seed, precision, data, flags)
+    record = find_method(method)
+    compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
+
+    from distillkit import pipeline
+    from distillkit.environment import resolve_device
+    from distillkit.networks.build import check_architecture
+
+    for text in arch or ():
+        check_architecture(text)
+    composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
+    name = composed.settings.dataset.name
+    if plan:
+        print_plan(composed, device, world, quiet, as_json)
+        return
+    folder = out or pipeline.default_out(name, ipc, record.name)
+    with running_together(quiet) as (progress, stop, processes):
+        ds = pipeline.compress(
+            dataset,
+            ipc=ipc,
+            method=record,
+            preset=preset,
+            out=folder,
+            device=device,
+            overrides=layers,
+            replace=replace,
+            progress=progress,
+            stop=stop,
+            command=command_line(),
+            tracker=tracker,
+            world=processes,
+        )
+        if processes.leads:
+            ds = _tuned(ds, folder, arch or [], budget, name, device, data_root, progress, stop)
+    console.print_set(ds, folder, as_json)
+
+
+def _tuned(
+    ds: DistilledDataset,
+    folder: Path,
+    architectures: list[str],
+    seconds: float,
+    dataset: str,
+    device: str,
+    data_root: str | None,
+    progress: Progress,
+    stop: StopRequest,
+) -> DistilledDataset:
+    """The set with a recipe for each architecture that has none yet."""
+    from distillkit import load_distilled
+    from distillkit.stages.tune import TuneOptions, keep_recipe, name_on, tune
+
+    for name in architectures:
+        if name_on(ds, name) not in ds.recipes:
+            found = tune(
+                ds,
+                name,
+                TuneOptions(seconds),
+                dataset=dataset,
+                device=device,
+                data_root=data_root,
+                progress=progress,
+                stop=stop,
+            )
+            keep_recipe(folder, found)
+            ds = load_distilled(folder)
+    return ds

@@ -1,0 +1,42 @@
+"""``compress --plan``: what a run would cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from distillkit.cli import console
+from distillkit.cli.running import running
+
+if TYPE_CHECKING:
+    from distillkit.config import Composed
+
+
+def print_plan(composed: Composed, device: str, processes: int, quiet: bool, as_json: bool) -> None:
+    """Print what the run would cost so many processes."""
+    from distillkit.environment import resolve_device
+    from distillkit.plan import make_plan
+    from distillkit.stages.context import make_run
+
+    with running(quiet) as (progress, stop), stop.at_once("while planning", "nothing was made"):
+        planned = make_plan(make_run(composed, resolve_device(device), progress, stop), processes=processes)
+    if as_json:
+        console.print_json(planned)
+        return
+    console.print_table("Plan", ["", "steps", "seconds each", "minutes"], planned_rows(planned))
+    for line in planned["notes"]:
+        console.results.print(line, markup=False)
+
+
+def planned_rows(planned: dict[str, Any]) -> list[list[str]]:
+    """The rows of the plan's table."""
+    rows = []
+    for stage in planned["stages"]:
+        rows.append(
+            [
+                stage["name"],
+                str(stage["steps"]),
+                f"{stage['seconds_each']:.4f}",
+                f"{stage['seconds'] / 60:.1f}",
+            ]
+        )
+    return [*rows, ["all", "", "", f"{planned['seconds'] / 60:.1f}"]]

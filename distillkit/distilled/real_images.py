@@ -1,0 +1,53 @@
+"""Real images as a distilled set needs them: its shape, its class ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
+from distillkit.errors import ConfigError
+from distillkit.records import ImageSet
+
+
+def check_pixels(dtype: torch.dtype, shape: Sequence[int], image_shape: tuple[int, int, int]) -> None:
+    """Are these uint8 images [..., C, H, W] of ``image_shape``?
+
+    Raises:
+        ConfigError: no.
+    """
+    if dtype != torch.uint8 or tuple(shape[-3:]) != image_shape:
+        raise ConfigError(f"preprocess expects uint8 images of shape {image_shape}, got {dtype} {tuple(shape)}")
+
+
+def from_pillow(image: Image.Image, image_shape: tuple[int, int, int], resize: str) -> Tensor:
+    """A Pillow image of any mode and size as uint8 [C, H, W] of ``image_shape``, resized as the data set was."""
+    from torchvision.transforms.functional import pil_to_tensor
+
+    channels, size, _ = image_shape
+    resized = RESIZES.get(resize, resize_and_crop)(to_mode(image, gray=channels == 1), size)
+    tensor: Tensor = pil_to_tensor(resized)
+    return tensor
+
+
+def with_ids_of(classes: tuple[str, ...], images: ImageSet) -> ImageSet:
+    """``images`` with the class ids that ``classes`` gives their names: they are the same in whatever order.
+
+    Raises:
+        ConfigError: they are others.
+    """
+    if images.classes == classes:
+        return images
+    missing, further = sorted(set(classes) - set(images.classes)), sorted(set(images.classes) - set(classes))
+    if missing or further or len(set(images.classes)) != len(images.classes):
+        words = [
+            f"{what} {', '.join(map(repr, names[:5]))}"
+            for what, names in (("without", missing), ("with", further))
+            if names
+        ]
+        raise ConfigError(f"these images have other classes than the set: {' and '.join(words) or 'names twice'}")
+    own = torch.tensor([classes.index(name) for name in images.classes])
+    return ImageSet(images.source, own[images.labels], classes)

@@ -1,0 +1,96 @@
+"""Training any torch module on a distilled set: the recipe with the user's numbers, the checks, the loop."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning
+from distillkit.evaluation.choice import BATCH_NORM_NEEDS
+from distillkit.networks.kinds import needs_several
+from distillkit.training.fit import fit
+from distillkit.training.given import check_outputs, check_trainable, device_of, positive, whole
+from distillkit.training.recipe import Recipe
+
+
+def overridden(
+    recipe: Mapping[str, Any], lr: float | None, epochs: int | None, batch_size: int | None, augment: bool
+) -> dict[str, Any]:
+    """A recipe in the form of ``recipe.json`` with the numbers that were given; drops of the lr move with ``epochs``.
+
+    Raises:
+        ConfigError: a number is not positive.
+    """
+    value = dict(recipe)
+    value["lr"] = positive("lr", lr) or value["lr"]
+    value["batch_size"] = whole("batch_size", batch_size) or value["batch_size"]
+    if not augment:
+        value["augmentation"] = {"name": "none"}
+    epochs = whole("epochs", epochs)
+    if epochs is not None:
+        schedule = dict(value["schedule"])
+        drops = [round(drop * epochs / schedule["epochs"]) for drop in schedule["lr_drop_epochs"]]
+        value["schedule"] = {**schedule, "epochs": epochs, "lr_drop_epochs": drops}
+    return value
+
+
+def check_can_train(model: nn.Module, images: Tensor, num_classes: int, place: torch.device, batch_size: int) -> None:
+    """Does the model, which is moved to ``place``, take ``images`` [n, C, H, W], can it be trained on such batches?
+
+    Raises:
+        ConfigError: no.
+    """
+    device_of(model)
+    check_trainable(model)
+    check_outputs(model.to(place), images[:2].to(place), num_classes)
+    channels, height, width = images.shape[1:]
+    if batch_size == 1 and needs_several(model, (channels, height, width)):
+        raise ConfigError(
+            "the model has batch normalisation on a map of one pixel, which a batch of one image gives no "
+            "statistics; batch_size=2 or more"
+        )
+
+
+def warn_of_batch_norm(ipc: int) -> None:
+    """Say, to who calls the caller, that ``ipc`` images a class are too few for batch normalisation."""
+    warnings.warn(
+        f"this network has batch normalisation, which {ipc} images a class train badly: take "
+        "distillkit.prepare_model(..., norm='instance'), or a set of "
+        f"{BATCH_NORM_NEEDS} images a class or more",
+        FewImagesWarning,
+        stacklevel=4,  # this function, ``DistilledDataset.train``, its decorator, who called it
+    )
+
+
+def training_targets(targets: Tensor, recipe: Recipe, num_classes: int) -> Tensor:
+    """Label probabilities [n, K], or class ids [n] as they are unless the recipe mixes, which takes probabilities."""
+    if recipe.mixing is not None and targets.dim() == 1:
+        return F.one_hot(targets, num_classes).float()
+    return targets
+
+
+def train(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    seed: int,
+    progress: Callable[[int, float], None] | None,
+) -> None:
+    """Train in place on ``images`` [n, C, H, W] and ``targets`` of one device; ``progress`` hears epoch and mean loss.
+
+    Raises:
+        DivergenceError: the loss did not stay finite.
+    """
+    finite = torch.ones((), dtype=torch.bool, device=targets.device)
+    for summary in fit(model, images, targets, recipe, seed, "train"):
+        finite &= torch.isfinite(summary.loss)
+        if progress is not None:
+            progress(summary.epoch, float(summary.loss))
+    if not finite:
+        raise DivergenceError(f"the loss did not stay finite at lr {recipe.lr:g}; begin with a fresh model, and less")
