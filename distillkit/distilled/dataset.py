@@ -195,7 +195,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             batch_size: instead of the recipe's.
             augment: False trains without the recipe's augmentation.
             hard_labels: True trains on class ids instead of the set's label probabilities.
-            progress: called with epoch and mean loss after each epoch.
+            progress: called with epoch and mean loss after each epoch; default a bar, where standard error is a
+                terminal.
             recipe: another one, in the form of ``recipe.json``: ``recipe=ds.recipe`` is the headline's.
             amp: compute in bfloat16 where torch's autocast thinks it safe.
             compiled: compile the model's forward pass; it pays from thousands of steps on.

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillkit.distilled.bar import told_to
 from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning
 from distillkit.evaluation.choice import BATCH_NORM_NEEDS
 from distillkit.networks.kinds import needs_several
@@ -82,15 +83,16 @@ def train(
     seed: int,
     progress: Callable[[int, float], None] | None,
 ) -> None:
-    """Train in place on ``images`` [n, C, H, W] and ``targets`` of one device; ``progress`` hears epoch and mean loss.
+    """Train in place on ``images`` [n, C, H, W] and ``targets`` of one device; ``progress`` hears epoch and mean loss,
+    a bar on the terminal if it is None.
 
     Raises:
         DivergenceError: the loss did not stay finite.
     """
     finite = torch.ones((), dtype=torch.bool, device=targets.device)
-    for summary in fit(model, images, targets, recipe, seed, "train"):
-        finite &= torch.isfinite(summary.loss)
-        if progress is not None:
-            progress(summary.epoch, float(summary.loss))
+    with told_to(progress, recipe.epochs) as told:
+        for summary in fit(model, images, targets, recipe, seed, "train"):
+            finite &= torch.isfinite(summary.loss)
+            told(summary.epoch, summary.loss)
     if not finite:
         raise DivergenceError(f"the loss did not stay finite at lr {recipe.lr:g}; begin with a fresh model, and less")
