@@ -1,6 +1,6 @@
 """The ``run`` folder inside an output folder: what a run needs to continue, and what a person may want to look at.
 
-``config.json``  the effective settings and their fingerprint: another run is not continued by mistake
+``config.json``  the effective settings with a checksum: another run is not continued by mistake
 ``checkpoint.safetensors``  the outer loop's state, ``checkpoint-before.safetensors`` the one before
 ``synthetic.safetensors``  the selected set, once distillation is over
 ``evaluation.json``  rows of the results table that are done
@@ -14,18 +14,17 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillkit import storage
+from distillkit import metrics_file, storage
 from distillkit.artifact.layout import FILES, PUBLISHED
-from distillkit.errors import ConfigError, StorageError
+from distillkit.errors import ConfigError, DamagedError, StorageError
 from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.settings import SECTIONS, RunSettings, defaults
@@ -80,15 +79,32 @@ class RunFolder:
 
     def stored_settings(self) -> dict[str, Any] | None:
         """The settings of the run that the folder holds, if it holds one."""
-        try:
-            stored = completed(storage.read_json(self.path / "config.json")).get("settings")
-        except StorageError:  # absent, or damaged: claiming the folder will say so
+        if not self._config.is_file():
             return None
+        stored = self._stored_identity().get("settings")
         return stored if isinstance(stored, dict) else None
+
+    @property
+    def _config(self) -> Path:
+        return self.path / "config.json"
 
     def identity(self) -> dict[str, Any]:
         """Of the run that the folder is claimed for."""
-        return completed(storage.read_json(self.path / "config.json"))
+        return completed(storage.read_sealed_json(self._config, or_plain=True))
+
+    def _stored_identity(self) -> dict[str, Any]:
+        """Of the run that the folder holds, as most of its files say, the config first; empty if none can be read.
+
+        Raises:
+            StorageError: the config cannot be read now; another try may.
+        """
+        said = []
+        with contextlib.suppress(DamagedError):
+            said.append(self.identity())
+        for path in (self.checkpoint, self.older_checkpoint, self.path / "synthetic.safetensors"):
+            with contextlib.suppress(StorageError, KeyError, TypeError):  # absent, damaged, or of an older version
+                said.append(completed(storage.read_metadata(path)["owner"]))
+        return max(said, key=said.count, default={})
 
     def is_own(self, about: Any) -> bool:
         """Whether a file, from what it says of itself, is this run's; those of older versions do not say it."""
@@ -101,7 +117,7 @@ class RunFolder:
         recipes = [f"{FILES.recipes}/{path.name}" for path in (self.out / FILES.recipes).glob("*.json")]
         return [name for name in (*PUBLISHED, *recipes, *own) if (self.out / name).is_file()]
 
-    @contextmanager
+    @contextlib.contextmanager
     def claimed(self, identity: dict[str, Any], replace: bool) -> Iterator[None]:
         """Hold the folder for the run called ``identity``; continue it if it is that run's already.
 
@@ -116,7 +132,7 @@ class RunFolder:
                     self._remove_run()
                 for folder in (self.out, self.out / "data", self.path, self.path / "images"):
                     storage.remove_leftovers(folder)
-                storage.write_json(self.path / "config.json", identity)
+                storage.write_sealed_json(self._config, identity)
                 yield
         except BusyError:
             raise ConfigError(
@@ -131,26 +147,17 @@ class RunFolder:
         """True if the folder holds another run that is to be replaced."""
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"`out` {self.out} is a file; expected a folder")
-        config = self.path / "config.json"
-        if config.is_file():
-            try:
-                other = storage.read_json(config)
-            except StorageError:
-                other = {}
-            other = completed(other)
-            if other == identity:
-                return False
-            if not self._has_results():
-                return True
+        if not self._config.is_file():
+            return self._check_others(replace)
+        other = self._stored_identity()
+        if other == identity:
+            return False
+        if self._has_results() and not replace:
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
-            if not replace:
-                difference = _difference(other, identity)
-                raise ConfigError(
-                    f"{self.out} holds another run ({what}; differs in {difference}); "
-                    "choose another `out`, or `replace=True` to replace it"
-                )
-            return True
-        return self._check_others(replace)
+            known = f"another run ({what}; differs in {_difference(other, identity)})"
+            held = known if other else f"a run whose settings cannot be read any more ({self._config} is damaged)"
+            raise ConfigError(f"{self.out} holds {held}; choose another `out`, or `replace=True` to replace it")
+        return True
 
     def _has_results(self) -> bool:
         """Whether the run that the folder is of has left anything: one that was refused at its beginning has not."""
@@ -201,25 +208,20 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line."""
-        storage.append_text(self.metrics, json.dumps(row, allow_nan=False) + "\n")
+        storage.append_text(self.metrics, metrics_file.line_of(row))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; one torn by a kill is left out."""
+        """All whole lines; one that was torn by a kill, or is damaged, is left out."""
         if not self.metrics.exists():
             return []
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        with storage.storage_errors(self.metrics, "read"):
+            return metrics_file.rows_of(self.metrics.read_bytes())
 
     def truncate_metrics(self, step: int, *, keep_selection: bool) -> None:
         """Drop what came after the checkpoint at ``step``, and its selection if that is due; they are made again."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         kept = [
-            json.dumps(row) + "\n"
+            metrics_file.line_of(row)
             for row in rows
             if keep_selection or row["step"] < step or "validation_accuracy" not in row
         ]
@@ -233,7 +235,7 @@ class RunFolder:
 
     def test_checkpoints(self) -> dict[str, float]:
         """Test accuracies by outer step, under the paper protocol only."""
-        return self._read_own("test_checkpoints.json")
+        return self._numbers_of("test_checkpoints.json")
 
     def save_synthetic(self, synthetic: SyntheticSet, selection: dict[str, Any]) -> None:
         """Keep the selected set; distillation is over."""
@@ -245,20 +247,31 @@ class RunFolder:
     def load_synthetic(self) -> tuple[SyntheticSet, dict[str, Any]] | None:
         """The selected set and how it was selected; None before distillation is over, or if the file is damaged or
         another run's.
+
+        Raises:
+            StorageError: it cannot be read now; another try may.
         """
+        path = self.path / "synthetic.safetensors"
+        if not path.exists():
+            return None
         try:
-            tensors, numbers = storage.read_tensors(self.path / "synthetic.safetensors")
-        except StorageError:
+            tensors, numbers = storage.read_tensors(path)
+        except DamagedError:
             return None  # the checkpoint of the last step gives it again
         if not isinstance(numbers, dict) or not self.is_own(numbers):
             return None
-        images, labels, ids = (tensors[name].clone() for name in ("images", "labels", "class_ids"))
-        return SyntheticSet(images, labels, ids, numbers["lr"], numbers["label_kind"]), numbers["selection"]
+        try:
+            images, labels, ids = (tensors[name].clone() for name in ("images", "labels", "class_ids"))
+            return SyntheticSet(images, labels, ids, numbers["lr"], numbers["label_kind"]), numbers["selection"]
+        except KeyError:
+            return None  # another file in its place
 
     def rows(self) -> dict[str, EvalReport]:
-        """Rows of the results table that are done."""
-        found = self._read_own("evaluation.json")
-        return {name: EvalReport.from_json(row) for name, row in found.items()}
+        """Rows of the results table that are done; none if the file is damaged."""
+        try:
+            return {name: EvalReport.from_json(row) for name, row in self._read_own("evaluation.json").items()}
+        except (KeyError, TypeError, IndexError, AttributeError):
+            return {}  # another file in its place
 
     def add_row(self, name: str, report: EvalReport) -> None:
         """Keep a row."""
@@ -267,7 +280,7 @@ class RunFolder:
 
     # time
 
-    @contextmanager
+    @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the block's wall time to ``stage``, also when it is interrupted."""
         begin = time.perf_counter()
@@ -276,34 +289,52 @@ class RunFolder:
         finally:
             seconds = self.seconds()
             seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - begin, 3)
-            storage.write_json(self.path / "seconds.json", seconds)
+            self.save_seconds(seconds)
+
+    def save_seconds(self, seconds: dict[str, float]) -> None:
+        """Keep wall times by stage."""
+        self._write_own("seconds.json", seconds)
 
     def seconds(self) -> dict[str, float]:
-        """Wall time by stage."""
-        return self._read_or_empty("seconds.json")
+        """Wall time by stage; what a damaged file said is lost."""
+        return self._numbers_of("seconds.json")
+
+    # experts
+
+    def save_experts_report(self, report: dict[str, Any]) -> None:
+        """Keep what became of the experts, and under ``pulled_from`` where they came from."""
+        self._write_own("experts.json", report)
+
+    def expert_origins(self) -> list[str] | None:
+        """The Hub revisions that the run's experts came from; None if its report is not there, or damaged."""
+        found = self._read_own("experts.json").get("pulled_from")
+        return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
 
     def _write_own(self, name: str, content: dict[str, Any]) -> None:
         """A JSON object that is a part of this run's result."""
-        storage.write_sealed_json(self.path / name, {"owner": self.identity(), "content": content})
+        storage.write_sealed_json(self.path / name, {"owner": self.identity(), "of": name, "content": content})
 
     def _read_own(self, name: str) -> dict[str, Any]:
-        """What ``_write_own`` wrote; empty if it is absent, damaged or another run's."""
+        """What ``_write_own`` wrote; empty if it is absent, damaged or another run's.
+
+        Raises:
+            StorageError: it cannot be read now; another try may.
+        """
+        if not (self.path / name).exists():
+            return {}
         try:
             found = storage.read_sealed_json(self.path / name)
-        except StorageError:
+        except DamagedError:
             return {}
-        if not isinstance(found, dict) or not self.is_own(found):
+        if not isinstance(found, dict) or not self.is_own(found) or found.get("of", name) != name:
             return {}
-        content = found["content"] if {*found} == {"owner", "content"} else found  # older versions had no owner
+        content = found.get("content")
         return content if isinstance(content, dict) else {}
 
-    def _read_or_empty(self, name: str) -> dict[str, Any]:
-        """A JSON object of the run; empty if it is absent or damaged, for what it held can be made again."""
-        try:
-            found = storage.read_json(self.path / name)
-        except StorageError:
-            return {}
-        return found if isinstance(found, dict) else {}
+    def _numbers_of(self, name: str) -> dict[str, float]:
+        """What ``_write_own`` wrote, if it is numbers by name."""
+        found = self._read_own(name)
+        return found if all(type(value) in (int, float) for value in found.values()) else {}
 
 
 def completed(identity: Any) -> dict[str, Any]:

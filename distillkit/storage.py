@@ -289,13 +289,17 @@ def open_tensors(path: Path) -> Iterator[Any]:
         raise DamagedError(f"{path} is damaged: {error}") from error
 
 
-def read_tensors(path: Path, compared: Collection[str] | None = None) -> tuple[dict[str, Tensor], Any]:
+def read_tensors(
+    path: Path, compared: Collection[str] | None = None, *, sealed: bool = False
+) -> tuple[dict[str, Tensor], Any]:
     """All tensors of a file (memory-mapped: pages are read when touched) and its metadata.
 
     Args:
         path: of the file.
         compared: names of the tensors of a sealed file that are compared with their checksums, which reads them; None:
             all of them. The metadata always are.
+        sealed: whether the file was written with checksums, so that one without them is damaged; else it may be that
+            of an older version.
 
     Raises:
         StorageError: missing or damaged.
@@ -304,6 +308,8 @@ def read_tensors(path: Path, compared: Collection[str] | None = None) -> tuple[d
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         digests, metadata = _unsealed(_metadata_of(file, path), path)
     if digests is None:
+        if sealed:
+            raise DamagedError(f"{path} is damaged: it has no checksums")
         return tensors, metadata
     if {*digests} != {*tensors}:
         raise DamagedError(f"{path} is damaged: its tensors are not those that were written")
@@ -333,26 +339,28 @@ def sealed(value: Any) -> dict[str, Any]:
     return {SEAL: _digest_of_json(value), SEALED: value}
 
 
-def unsealed(found: Any, path: Path) -> Any:
-    """The inverse of ``sealed``; what has no checksum, since an older version wrote it, as it is.
+def unsealed(found: Any, path: Path, *, or_plain: bool = False) -> Any:
+    """The inverse of ``sealed``; ``or_plain``: what has no checksum, since an older version wrote it, as it is.
 
     Raises:
         DamagedError: it is not what was sealed.
     """
     if not isinstance(found, dict) or not {SEAL, SEALED} & set(found):
-        return found
+        if or_plain:
+            return found
+        raise DamagedError(f"{path} is damaged: it has no checksum")
     if SEALED not in found or found.get(SEAL) != _digest_of_json(found[SEALED]):
         raise DamagedError(f"{path} is damaged: it is not what was written")
     return found[SEALED]
 
 
-def read_sealed_json(path: Path) -> Any:
-    """What ``write_sealed_json`` wrote; a file of an older version, which has no checksum, as it is.
+def read_sealed_json(path: Path, *, or_plain: bool = False) -> Any:
+    """What ``write_sealed_json`` wrote; ``or_plain``: a file of an older version, which has no checksum, as it is.
 
     Raises:
         StorageError: missing or damaged.
     """
-    return unsealed(read_json(path), path)
+    return unsealed(read_json(path), path, or_plain=or_plain)
 
 
 def sha256_file(path: Path) -> str:

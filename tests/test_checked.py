@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from distillkit import load_distilled, pipeline, storage
-from distillkit.config import compose
+from distillkit.config import Layer, compose
 from distillkit.errors import ConfigError, DamagedError, Interrupted
 from distillkit.interrupt import StopRequest, early_signals, stop_on_signals
 from distillkit.run_folder import RunFolder
 from distillkit.stages import contest
+from distillkit.stages.context import make_run, prepare
+from distillkit.stages.fingerprints import expert_setup
 from distillkit.trajectories.store import TrajectoryStore
+from tests.conftest import TINY
 
 
 def flip(path, position):
@@ -59,13 +62,62 @@ def test_run_files__of_another_run_are_refused(copy, made, monkeypatch):
     from tests.test_pipeline import Notes
 
     folder, config = RunFolder(copy), copy / "run" / "config.json"
-    config.write_text(config.read_text().replace('"ipc": 2', '"ipc": 3'))  # what lies here is that of another one now
+    storage.write_sealed_json(config, {**folder.identity(), "ipc": 3})  # what lies here is that of another one now
     assert folder.load_synthetic() is None
     assert folder.rows() == {}
     run = Namespace(device=torch.device("cpu"), progress=Notes())
     assert _last_state(run, folder) is None
     assert "is that of another run" in run.progress.notes[0]
     assert (copy / "run" / "checkpoint.safetensors.damaged-1").is_file()
+
+
+def test_config__a_damaged_one_costs_nothing(copy, tiny):
+    """The other files of the run say whose it is; nothing has to be deleted by hand."""
+    folder, config = RunFolder(copy), copy / "run" / "config.json"
+    identity, settings = folder.identity(), folder.stored_settings()
+    for content in (b"", b"{", b"[1]", config.read_bytes().replace(b'"mtt"', b'"dm"')):
+        config.write_bytes(content)
+        assert folder.stored_settings() == settings
+        with pytest.raises(ConfigError, match="holds another run"), folder.claimed({**identity, "ipc": 3}, False):
+            pass
+        with folder.claimed(identity, replace=False):
+            assert folder.identity() == identity
+    for name in ("checkpoint", "checkpoint-before", "synthetic"):
+        (copy / "run" / f"{name}.safetensors").unlink()
+    config.write_bytes(b"{")
+    with pytest.raises(ConfigError, match=r"settings cannot be read any more .* or `replace=True`"):
+        folder.claimed(identity, replace=False).__enter__()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"pulled_from": 3}'])
+def test_experts_report__a_damaged_one_ends_no_run(copy, content):
+    from distillkit.stages.package import _pulled_from
+    from tests.test_pipeline import Notes
+
+    composed = compose("digits", 2, "mtt", "smoke", "cpu", [Layer("test", TINY)])
+    run = make_run(composed, torch.device("cpu"), Notes())
+    prepared = prepare(run)
+    store = TrajectoryStore.for_setup(expert_setup(run, prepared))
+    for index, origin in enumerate(("org/a@1", "org/b@2")):
+        store.write(index, {"epoch-0000": torch.zeros(3)}, 3, {"curve": {}, "pulled_from": origin})
+    (copy / "run" / "experts.json").write_bytes(content)
+    assert _pulled_from(run, prepared, RunFolder(copy)) == ["org/a@1", "org/b@2"]
+
+
+def test_metrics__damaged_lines_go_and_the_others_stay(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.path.mkdir()
+    rows = [{"step": step, "loss": 0.5 * step} for step in range(1, 5)]
+    for row in rows:
+        folder.append_metrics(row)
+    lines = folder.metrics.read_bytes().splitlines(keepends=True)
+    for damaged in (b"3\n", b"\xff\n", lines[1].replace(b"1.0", b"1.5"), lines[1].replace(b"crc32", b"crc33")):
+        folder.metrics.write_bytes(lines[0] + damaged + lines[2] + lines[3][:-9])
+        assert folder.read_metrics() == [rows[0], rows[2]]
+    folder.metrics.write_text('{"step": 1, "loss": 0.5}\n{"step": 2}\n{"st')  # an older version's
+    folder.truncate_metrics(1, keep_selection=True)
+    assert folder.read_metrics() == rows[:1]
+    assert b"crc32" in folder.metrics.read_bytes()
 
 
 def test_experts__a_changed_record_or_setup_is_noticed(tmp_path):
