@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit import metrics_file, storage
+from distillkit.artifact import own_section
 from distillkit.artifact.layout import FILES, PUBLISHED
 from distillkit.errors import ConfigError, DamagedError, StorageError
 from distillkit.locks import BusyError, locked
@@ -66,11 +67,6 @@ class RunFolder:
     def older_checkpoint(self) -> Path:
         """The state before that one."""
         return self.path / "checkpoint-before.safetensors"
-
-    @property
-    def experts_report(self) -> Path:
-        """Accuracy and parameter change of each expert, and where they came from."""
-        return self.path / "experts.json"
 
     @property
     def metrics(self) -> Path:
@@ -177,10 +173,12 @@ class RunFolder:
                     "replace it"
                 )
             return True
-        if self.path.exists() and any(path.name not in (".lock", "images") for path in self.path.iterdir()):
+        if self.path.exists() and any(
+            path.name not in (".lock", "images") and not storage.is_leftover(path) for path in self.path.iterdir()
+        ):
             raise ConfigError(f"{self.path} holds files that are no run of distillkit; choose another `out`")
         others = [path.name for path in self.out.iterdir() if path.name != FILES.run]
-        taken = sorted(name for name in PUBLISHED if (self.out / name).exists())
+        taken = sorted(name for name in PUBLISHED if (self.out / name).exists() and not self._is_left_card(name))
         if taken:  # never written over, whatever was said
             raise ConfigError(f"{self.out} holds a {taken[0]} that is no artifact's; choose another `out`")
         if others and not replace:
@@ -189,9 +187,14 @@ class RunFolder:
             )
         return False
 
+    def _is_left_card(self, name: str) -> bool:
+        """Whether a file is the card of an artifact that was being replaced: it goes on, with the user's section."""
+        card = self.out / name
+        return name == FILES.card and card.is_file() and own_section.BEGIN.encode() in card.read_bytes()
+
     def _remove_run(self) -> None:
-        """Delete the other run's files, and no others; its config goes last, so that a kill on the way leaves it its
-        run, incomplete, and never makes it another's.
+        """Delete the other run's files, and no others, but for its config, which is written over next: a kill on the
+        way leaves it its run, incomplete, and never makes it another's.
         """
         shutil.rmtree(self.path / "images", ignore_errors=True)
         for name in OWN_FILES:
@@ -202,7 +205,6 @@ class RunFolder:
         for path in self.out.glob(f"{FILES.recipes}/*.json"):
             path.unlink()
         (self.out / FILES.config).unlink(missing_ok=True)
-        (self.path / "config.json").unlink(missing_ok=True)
 
     # metrics
 

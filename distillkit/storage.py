@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -123,6 +124,11 @@ def append_text(path: Path, text: str) -> None:
     """
     with storage_errors(path, "write"), path.open("a", encoding="utf-8") as file:
         file.write(text)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether it is named as a temporary file is that a killed writer may have left."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) is not None
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:

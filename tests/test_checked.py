@@ -1,6 +1,7 @@
 """What a run reads back of its own files: never what was changed, never another run's."""
 
 import os
+import shutil
 import signal
 from argparse import Namespace
 
@@ -87,6 +88,29 @@ def test_config__a_damaged_one_costs_nothing(copy, tiny):
     config.write_bytes(b"{")
     with pytest.raises(ConfigError, match=r"settings cannot be read any more .* or `replace=True`"):
         folder.claimed(identity, replace=False).__enter__()
+
+
+@pytest.mark.parametrize("begun", ["nothing", "a run", "an artifact alone"])
+def test_config__a_kill_while_it_is_written_is_in_nobodys_way(copy, tmp_path, monkeypatch, begun):
+    """Whatever was replaced is gone then but for its card; the same command goes on, and nobody deletes by hand."""
+    folder = RunFolder(tmp_path / "new" if begun == "nothing" else copy)
+    if begun == "an artifact alone":
+        shutil.rmtree(copy / "run")
+    identity = {"method": "dm", "ipc": 1}
+
+    def killed(path, content):
+        path.with_name(f".{path.name}.0123abcd.tmp").write_bytes(content[:9])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.claimed(identity, replace=True).__enter__()
+    assert begun == "nothing" or not (copy / "distilled.safetensors").exists()
+    with folder.claimed(identity, replace=begun != "nothing"):
+        assert folder.identity() == identity
+    assert not [*folder.path.glob(".*.tmp")]
+    assert begun == "nothing" or (copy / "README.md").is_file()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"pulled_from": 3}'])
