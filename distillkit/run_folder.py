@@ -100,7 +100,7 @@ class RunFolder:
         for path in (self.checkpoint, self.older_checkpoint, self.path / "synthetic.safetensors"):
             with contextlib.suppress(StorageError, KeyError, TypeError):  # absent, damaged, or of an older version
                 said.append(completed(storage.read_metadata(path)["owner"]))
-        return max(said, key=said.count, default={})
+        return max(filter(None, said), key=said.count, default={})
 
     def is_own(self, about: Any) -> bool:
         """Whether a file, from what it says of itself, is this run's; those of older versions do not say it."""
