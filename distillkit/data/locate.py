@@ -218,7 +218,7 @@ def _hub_revision(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
         found = source_revision(hub_id, wanted)
     except NetworkError:
         if key in seen:
-            return tuple(seen[key])  # type: ignore[return-value]
+            return tuple(seen[key])
         cached = cached_source(hub_id, wanted)
         if cached is None:
             raise
