@@ -10,7 +10,6 @@ what determines an epoch; how many there are is no part of it, each expert has i
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -107,7 +106,7 @@ class TrajectoryStore:
 
     def _is_damaged(self, path: Path) -> bool:
         try:
-            return bool(storage.read_json(path) != json.loads(storage.canonical_json(self.setup)))
+            return storage.canonical_json(storage.read_json(path)) != storage.canonical_json(self.setup)
         except DamagedError:
             return True
 
