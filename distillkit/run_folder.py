@@ -1,6 +1,6 @@
 """The ``run`` folder inside an output folder: what a run needs to continue, and what a person may want to look at.
 
-``config.json``  the effective settings and their fingerprint: another run is not continued by mistake
+``config.json``  the effective settings with a checksum: another run is not continued by mistake
 ``checkpoint.safetensors``  the outer loop's state, ``checkpoint-before.safetensors`` the one before
 ``synthetic.safetensors``  the selected set, once distillation is over
 ``evaluation.json``  rows of the results table that are done
@@ -15,18 +15,18 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from distillkit import storage
+from distillkit import metrics_file, storage
+from distillkit.artifact import own_section
 from distillkit.artifact.layout import FILES, PUBLISHED
-from distillkit.errors import ConfigError, StorageError
+from distillkit.errors import ConfigError, DamagedError, StorageError
 from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.settings import SECTIONS, RunSettings, defaults
@@ -86,26 +86,38 @@ class RunFolder:
         return self.path / RUN_FILES.older_checkpoint
 
     @property
-    def experts_report(self) -> Path:
-        """Accuracy and parameter change of each expert, and where they came from."""
-        return self.path / RUN_FILES.experts
-
-    @property
     def metrics(self) -> Path:
         """A JSON line per outer step."""
         return self.path / RUN_FILES.metrics
 
     def stored_settings(self) -> dict[str, Any] | None:
         """The settings of the run that the folder holds, if it holds one."""
-        try:
-            stored = completed(storage.read_json(self.path / RUN_FILES.config)).get("settings")
-        except StorageError:  # absent, or damaged: claiming the folder will say so
+        if not self._config.is_file():
             return None
+        stored = self._stored_identity().get("settings")
         return stored if isinstance(stored, dict) else None
+
+    @property
+    def _config(self) -> Path:
+        return self.path / RUN_FILES.config
 
     def identity(self) -> dict[str, Any]:
         """Of the run that the folder is claimed for."""
-        return completed(storage.read_json(self.path / RUN_FILES.config))
+        return completed(storage.read_sealed_json(self._config, or_plain=True))
+
+    def _stored_identity(self) -> dict[str, Any]:
+        """Of the run that the folder holds, as most of its files say, the config first; empty if none can be read.
+
+        Raises:
+            StorageError: the config cannot be read now; another try may.
+        """
+        said = []
+        with contextlib.suppress(DamagedError):
+            said.append(self.identity())
+        for path in (self.checkpoint, self.older_checkpoint, self.path / RUN_FILES.synthetic):
+            with contextlib.suppress(StorageError, KeyError, TypeError):  # absent, damaged, or of an older version
+                said.append(completed(storage.read_metadata(path)["owner"]))
+        return max(filter(None, said), key=said.count, default={})
 
     def is_own(self, about: Any) -> bool:
         """Whether a file, from what it says of itself, is this run's; those of older versions do not say it."""
@@ -118,7 +130,7 @@ class RunFolder:
         recipes = [f"{FILES.recipes}/{path.name}" for path in (self.out / FILES.recipes).glob("*.json")]
         return [name for name in (*PUBLISHED, *recipes, *own) if (self.out / name).is_file()]
 
-    @contextmanager
+    @contextlib.contextmanager
     def claimed(self, identity: dict[str, Any], replace: bool) -> Iterator[None]:
         """Hold the folder for the run called ``identity``; continue it if it is that run's already.
 
@@ -133,7 +145,7 @@ class RunFolder:
                     self._remove_run()
                 for folder in (self.out, self.out / "data", self.path, self.path / "images"):
                     storage.remove_leftovers(folder)
-                storage.write_json(self.path / RUN_FILES.config, identity)
+                storage.write_sealed_json(self._config, identity)
                 yield
         except BusyError:
             raise ConfigError(
@@ -148,26 +160,17 @@ class RunFolder:
         """True if the folder holds another run that is to be replaced."""
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"`out` {self.out} is a file; expected a folder")
-        config = self.path / RUN_FILES.config
-        if config.is_file():
-            try:
-                other = storage.read_json(config)
-            except StorageError:
-                other = {}
-            other = completed(other)
-            if other == identity:
-                return False
-            if not self._has_results():
-                return True
+        if not self._config.is_file():
+            return self._check_others(replace)
+        other = self._stored_identity()
+        if other == identity:
+            return False
+        if self._has_results() and not replace:
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
-            if not replace:
-                difference = _difference(other, identity)
-                raise ConfigError(
-                    f"{self.out} holds another run ({what}; differs in {difference}); "
-                    "choose another `out`, or `replace=True` to replace it"
-                )
-            return True
-        return self._check_others(replace)
+            known = f"another run ({what}; differs in {_difference(other, identity)})"
+            held = known if other else f"a run whose settings cannot be read any more ({self._config} is damaged)"
+            raise ConfigError(f"{self.out} holds {held}; choose another `out`, or `replace=True` to replace it")
+        return True
 
     def _has_results(self) -> bool:
         """Whether the run that the folder is of has left anything: one that was refused at its beginning has not."""
@@ -187,10 +190,12 @@ class RunFolder:
                     "replace it"
                 )
             return True
-        if self.path.exists() and any(path.name not in (".lock", "images") for path in self.path.iterdir()):
+        if self.path.exists() and any(
+            path.name not in (".lock", "images") and not storage.is_leftover(path) for path in self.path.iterdir()
+        ):
             raise ConfigError(f"{self.path} holds files that are no run of distillkit; choose another `out`")
         others = [path.name for path in self.out.iterdir() if path.name != FILES.run]
-        taken = sorted(name for name in PUBLISHED if (self.out / name).exists())
+        taken = sorted(name for name in PUBLISHED if (self.out / name).exists() and not self._is_left_card(name))
         if taken:  # never written over, whatever was said
             raise ConfigError(f"{self.out} holds a {taken[0]} that is no artifact's; choose another `out`")
         if others and not replace:
@@ -199,9 +204,14 @@ class RunFolder:
             )
         return False
 
+    def _is_left_card(self, name: str) -> bool:
+        """Whether a file is the card of an artifact that was being replaced: it goes on, with the user's section."""
+        card = self.out / name
+        return name == FILES.card and card.is_file() and own_section.BEGIN.encode() in card.read_bytes()
+
     def _remove_run(self) -> None:
-        """Delete the other run's files, and no others; its config goes last, so that a kill on the way leaves it its
-        run, incomplete, and never makes it another's.
+        """Delete the other run's files, and no others, but for its config, which is written over next: a kill on the
+        way leaves it its run, incomplete, and never makes it another's.
         """
         shutil.rmtree(self.path / "images", ignore_errors=True)
         for name in OWN_FILES:
@@ -212,31 +222,25 @@ class RunFolder:
         for path in self.out.glob(f"{FILES.recipes}/*.json"):
             path.unlink()
         (self.out / FILES.config).unlink(missing_ok=True)
-        (self.path / RUN_FILES.config).unlink(missing_ok=True)
 
     # metrics
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a line."""
-        storage.append_text(self.metrics, json.dumps(row, allow_nan=False) + "\n")
+        storage.append_text(self.metrics, metrics_file.line_of(row))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; one torn by a kill is left out."""
+        """All whole lines; one that was torn by a kill, or is damaged, is left out."""
         if not self.metrics.exists():
             return []
-        rows = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        with storage.storage_errors(self.metrics, "read"):
+            return metrics_file.rows_of(self.metrics.read_bytes())
 
     def truncate_metrics(self, step: int, *, keep_selection: bool) -> None:
         """Drop what came after the checkpoint at ``step``, and its selection if that is due; they are made again."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         kept = [
-            json.dumps(row) + "\n"
+            metrics_file.line_of(row)
             for row in rows
             if keep_selection or row["step"] < step or "validation_accuracy" not in row
         ]
@@ -250,7 +254,7 @@ class RunFolder:
 
     def test_checkpoints(self) -> dict[str, float]:
         """Test accuracies by outer step, under the paper protocol only."""
-        return self._read_own(RUN_FILES.test_checkpoints)
+        return self._numbers_of(RUN_FILES.test_checkpoints)
 
     def keep_earlier_runs(self, runs: list[dict[str, Any]]) -> None:
         """Remember who made what this run begins with: its artifact may be gone when this one is packed."""
@@ -271,20 +275,31 @@ class RunFolder:
     def load_synthetic(self) -> tuple[SyntheticSet, dict[str, Any]] | None:
         """The selected set and how it was selected; None before distillation is over, or if the file is damaged or
         another run's.
+
+        Raises:
+            StorageError: it cannot be read now; another try may.
         """
+        path = self.path / RUN_FILES.synthetic
+        if not path.exists():
+            return None
         try:
-            tensors, numbers = storage.read_tensors(self.path / RUN_FILES.synthetic)
-        except StorageError:
+            tensors, numbers = storage.read_tensors(path)
+        except DamagedError:
             return None  # the checkpoint of the last step gives it again
         if not isinstance(numbers, dict) or not self.is_own(numbers):
             return None
-        images, labels, ids = (tensors[name].clone() for name in ("images", "labels", "class_ids"))
-        return SyntheticSet(images, labels, ids, numbers["lr"], numbers["label_kind"]), numbers["selection"]
+        try:
+            images, labels, ids = (tensors[name].clone() for name in ("images", "labels", "class_ids"))
+            return SyntheticSet(images, labels, ids, numbers["lr"], numbers["label_kind"]), numbers["selection"]
+        except KeyError:
+            return None  # another file in its place
 
     def rows(self) -> dict[str, EvalReport]:
-        """Rows of the results table that are done."""
-        found = self._read_own(RUN_FILES.evaluation)
-        return {name: EvalReport.from_json(row) for name, row in found.items()}
+        """Rows of the results table that are done; none if the file is damaged."""
+        try:
+            return {name: EvalReport.from_json(row) for name, row in self._read_own(RUN_FILES.evaluation).items()}
+        except (KeyError, TypeError, IndexError, AttributeError):
+            return {}  # another file in its place
 
     def add_row(self, name: str, report: EvalReport) -> None:
         """Keep a row."""
@@ -293,7 +308,7 @@ class RunFolder:
 
     # time
 
-    @contextmanager
+    @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the block's wall time to ``stage``, also when it is interrupted."""
         begin = time.perf_counter()
@@ -302,34 +317,52 @@ class RunFolder:
         finally:
             seconds = self.seconds()
             seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - begin, 3)
-            storage.write_json(self.path / RUN_FILES.seconds, seconds)
+            self.save_seconds(seconds)
+
+    def save_seconds(self, seconds: dict[str, float]) -> None:
+        """Keep wall times by stage."""
+        self._write_own(RUN_FILES.seconds, seconds)
 
     def seconds(self) -> dict[str, float]:
-        """Wall time by stage."""
-        return self._read_or_empty(RUN_FILES.seconds)
+        """Wall time by stage; what a damaged file said is lost."""
+        return self._numbers_of(RUN_FILES.seconds)
+
+    # experts
+
+    def save_experts_report(self, report: dict[str, Any]) -> None:
+        """Keep what became of the experts, and under ``pulled_from`` where they came from."""
+        self._write_own(RUN_FILES.experts, report)
+
+    def expert_origins(self) -> list[str] | None:
+        """The Hub revisions that the run's experts came from; None if its report is not there, or damaged."""
+        found = self._read_own(RUN_FILES.experts).get("pulled_from")
+        return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
 
     def _write_own(self, name: str, content: dict[str, Any]) -> None:
         """A JSON object that is a part of this run's result."""
-        storage.write_sealed_json(self.path / name, {"owner": self.identity(), "content": content})
+        storage.write_sealed_json(self.path / name, {"owner": self.identity(), "of": name, "content": content})
 
     def _read_own(self, name: str) -> dict[str, Any]:
-        """What ``_write_own`` wrote; empty if it is absent, damaged or another run's."""
+        """What ``_write_own`` wrote; empty if it is absent, damaged or another run's.
+
+        Raises:
+            StorageError: it cannot be read now; another try may.
+        """
+        if not (self.path / name).exists():
+            return {}
         try:
             found = storage.read_sealed_json(self.path / name)
-        except StorageError:
+        except DamagedError:
             return {}
-        if not isinstance(found, dict) or not self.is_own(found):
+        if not isinstance(found, dict) or not self.is_own(found) or found.get("of", name) != name:
             return {}
-        content = found["content"] if {*found} == {"owner", "content"} else found  # older versions had no owner
+        content = found.get("content")
         return content if isinstance(content, dict) else {}
 
-    def _read_or_empty(self, name: str) -> dict[str, Any]:
-        """A JSON object of the run; empty if it is absent or damaged, for what it held can be made again."""
-        try:
-            found = storage.read_json(self.path / name)
-        except StorageError:
-            return {}
-        return found if isinstance(found, dict) else {}
+    def _numbers_of(self, name: str) -> dict[str, float]:
+        """What ``_write_own`` wrote, if it is numbers by name."""
+        found = self._read_own(name)
+        return found if all(type(value) in (int, float) for value in found.values()) else {}
 
 
 def completed(identity: Any) -> dict[str, Any]:

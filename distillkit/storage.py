@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -123,6 +124,11 @@ def append_text(path: Path, text: str) -> None:
     """
     with storage_errors(path, "write"), path.open("a", encoding="utf-8") as file:
         file.write(text)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether it is named as a temporary file is that a killed writer may have left."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) is not None
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
@@ -289,13 +295,17 @@ def open_tensors(path: Path) -> Iterator[Any]:
         raise DamagedError(f"{path} is damaged: {error}") from error
 
 
-def read_tensors(path: Path, compared: Collection[str] | None = None) -> tuple[dict[str, Tensor], Any]:
+def read_tensors(
+    path: Path, compared: Collection[str] | None = None, *, sealed: bool = False
+) -> tuple[dict[str, Tensor], Any]:
     """All tensors of a file (memory-mapped: pages are read when touched) and its metadata.
 
     Args:
         path: of the file.
         compared: names of the tensors of a sealed file that are compared with their checksums, which reads them; None:
             all of them. The metadata always are.
+        sealed: whether the file was written with checksums, so that one without them is damaged; else it may be that
+            of an older version.
 
     Raises:
         StorageError: missing or damaged.
@@ -304,6 +314,8 @@ def read_tensors(path: Path, compared: Collection[str] | None = None) -> tuple[d
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         digests, metadata = _unsealed(_metadata_of(file, path), path)
     if digests is None:
+        if sealed:
+            raise DamagedError(f"{path} is damaged: it has no checksums")
         return tensors, metadata
     if {*digests} != {*tensors}:
         raise DamagedError(f"{path} is damaged: its tensors are not those that were written")
@@ -333,26 +345,28 @@ def sealed(value: Any) -> dict[str, Any]:
     return {SEAL: _digest_of_json(value), SEALED: value}
 
 
-def unsealed(found: Any, path: Path) -> Any:
-    """The inverse of ``sealed``; what has no checksum, since an older version wrote it, as it is.
+def unsealed(found: Any, path: Path, *, or_plain: bool = False) -> Any:
+    """The inverse of ``sealed``; ``or_plain``: what has no checksum, since an older version wrote it, as it is.
 
     Raises:
         DamagedError: it is not what was sealed.
     """
     if not isinstance(found, dict) or not {SEAL, SEALED} & set(found):
-        return found
+        if or_plain:
+            return found
+        raise DamagedError(f"{path} is damaged: it has no checksum")
     if SEALED not in found or found.get(SEAL) != _digest_of_json(found[SEALED]):
         raise DamagedError(f"{path} is damaged: it is not what was written")
     return found[SEALED]
 
 
-def read_sealed_json(path: Path) -> Any:
-    """What ``write_sealed_json`` wrote; a file of an older version, which has no checksum, as it is.
+def read_sealed_json(path: Path, *, or_plain: bool = False) -> Any:
+    """What ``write_sealed_json`` wrote; ``or_plain``: a file of an older version, which has no checksum, as it is.
 
     Raises:
         StorageError: missing or damaged.
     """
-    return unsealed(read_json(path), path)
+    return unsealed(read_json(path), path, or_plain=or_plain)
 
 
 def sha256_file(path: Path) -> str:

@@ -1,6 +1,7 @@
 """What a run reads back of its own files: never what was changed, never another run's."""
 
 import os
+import shutil
 import signal
 from argparse import Namespace
 
@@ -8,12 +9,15 @@ import pytest
 import torch
 
 from distillkit import load_distilled, pipeline, storage
-from distillkit.config import compose
+from distillkit.config import Layer, compose
 from distillkit.errors import ConfigError, DamagedError, Interrupted
 from distillkit.interrupt import StopRequest, early_signals, stop_on_signals
 from distillkit.run_folder import RunFolder
 from distillkit.stages import contest
+from distillkit.stages.context import make_run, prepare
+from distillkit.stages.fingerprints import expert_setup
 from distillkit.trajectories.store import TrajectoryStore
+from tests.conftest import TINY
 
 
 def flip(path, position):
@@ -59,13 +63,85 @@ def test_run_files__of_another_run_are_refused(copy, made, monkeypatch):
     from tests.helpers import Notes
 
     folder, config = RunFolder(copy), copy / "run" / "config.json"
-    config.write_text(config.read_text().replace('"ipc": 2', '"ipc": 3'))  # what lies here is that of another one now
+    storage.write_sealed_json(config, {**folder.identity(), "ipc": 3})  # what lies here is that of another one now
     assert folder.load_synthetic() is None
     assert folder.rows() == {}
     run = Namespace(device=torch.device("cpu"), progress=Notes())
     assert _last_state(run, folder) is None
     assert "is that of another run" in run.progress.notes[0]
     assert (copy / "run" / "checkpoint.safetensors.damaged-1").is_file()
+
+
+def test_config__a_damaged_one_costs_nothing(copy, tiny):
+    """The other files of the run say whose it is; nothing has to be deleted by hand."""
+    folder, config = RunFolder(copy), copy / "run" / "config.json"
+    identity, settings = folder.identity(), folder.stored_settings()
+    for content in (b"", b"{", b"[1]", config.read_bytes().replace(b'"mtt"', b'"dm"')):
+        config.write_bytes(content)
+        assert folder.stored_settings() == settings
+        with pytest.raises(ConfigError, match="holds another run"), folder.claimed({**identity, "ipc": 3}, False):
+            pass
+        with folder.claimed(identity, replace=False):
+            assert folder.identity() == identity
+    for name in ("checkpoint", "checkpoint-before", "synthetic"):
+        (copy / "run" / f"{name}.safetensors").unlink()
+    config.write_bytes(b"{")
+    with pytest.raises(ConfigError, match=r"settings cannot be read any more .* or `replace=True`"):
+        folder.claimed(identity, replace=False).__enter__()
+
+
+@pytest.mark.parametrize("begun", ["nothing", "a run", "an artifact alone"])
+def test_config__a_kill_while_it_is_written_is_in_nobodys_way(copy, tmp_path, monkeypatch, begun):
+    """Whatever was replaced is gone then but for its card; the same command goes on, and nobody deletes by hand."""
+    folder = RunFolder(tmp_path / "new" if begun == "nothing" else copy)
+    if begun == "an artifact alone":
+        shutil.rmtree(copy / "run")
+    identity = {"method": "dm", "ipc": 1}
+
+    def killed(path, content):
+        path.with_name(f".{path.name}.0123abcd.tmp").write_bytes(content[:9])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.claimed(identity, replace=True).__enter__()
+    assert begun == "nothing" or not (copy / "distilled.safetensors").exists()
+    with folder.claimed(identity, replace=begun != "nothing"):
+        assert folder.identity() == identity
+    assert not [*folder.path.glob(".*.tmp")]
+    assert begun == "nothing" or (copy / "README.md").is_file()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"pulled_from": 3}'])
+def test_experts_report__a_damaged_one_ends_no_run(copy, content):
+    from distillkit.stages.package import _pulled_from
+    from tests.test_pipeline import Notes
+
+    composed = compose("digits", 2, "mtt", "smoke", "cpu", [Layer("test", TINY)])
+    run = make_run(composed, torch.device("cpu"), Notes())
+    prepared = prepare(run)
+    store = TrajectoryStore.for_setup(expert_setup(run, prepared))
+    for index, origin in enumerate(("org/a@1", "org/b@2")):
+        store.write(index, {"epoch-0000": torch.zeros(3)}, 3, {"curve": {}, "pulled_from": origin})
+    (copy / "run" / "experts.json").write_bytes(content)
+    assert _pulled_from(run, prepared, RunFolder(copy)) == ["org/a@1", "org/b@2"]
+
+
+def test_metrics__damaged_lines_go_and_the_others_stay(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.path.mkdir()
+    rows = [{"step": step, "loss": 0.5 * step} for step in range(1, 5)]
+    for row in rows:
+        folder.append_metrics(row)
+    lines = folder.metrics.read_bytes().splitlines(keepends=True)
+    for damaged in (b"3\n", b"\xff\n", lines[1].replace(b"1.0", b"1.5"), lines[1].replace(b"crc32", b"crc33")):
+        folder.metrics.write_bytes(lines[0] + damaged + lines[2] + lines[3][:-9])
+        assert folder.read_metrics() == [rows[0], rows[2]]
+    folder.metrics.write_text('{"step": 1, "loss": 0.5}\n{"step": 2}\n{"st')  # an older version's
+    folder.truncate_metrics(1, keep_selection=True)
+    assert folder.read_metrics() == rows[:1]
+    assert b"crc32" in folder.metrics.read_bytes()
 
 
 def test_experts__a_changed_record_or_setup_is_noticed(tmp_path):
@@ -80,8 +156,10 @@ def test_experts__a_changed_record_or_setup_is_noticed(tmp_path):
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(DamagedError, match=f"is not the set-up .* 'distillkit experts clear {store.folder.name}'"):
         TrajectoryStore.open(store.folder)
-    store.describe()
-    assert TrajectoryStore.open(store.folder).setup == setup
+    for damaged in ("1", "false"):  # which Python takes for 0
+        path.write_text(path.read_text().replace('"seed": 0', f'"seed": {damaged}'))
+        store.describe()
+        assert TrajectoryStore.open(store.folder).setup == setup
 
 
 def test_leftovers__of_killed_writers_go_once_they_are_old(tmp_path):

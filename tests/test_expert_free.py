@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from distillkit import compress, load_distilled, plan
+from distillkit import compress, load_distilled, plan, storage
 from distillkit.artifact import layout
 from distillkit.artifact.read import read_artifact
 from distillkit.config import compose
@@ -236,7 +236,7 @@ def test_plan__measures_students_side_by_side(settings):
 def test_completed__settings_added_since_are_at_their_defaults(tmp_path, settings):
     run(tmp_path / "set", "dm", settings)
     config = tmp_path / "set" / "run" / "config.json"
-    stored = json.loads(config.read_text())
+    stored = storage.read_sealed_json(config)
     assert completed(stored) == stored
     assert stored["format"] == "1.0"  # as before there were such settings
     del stored["settings"]["distill"]["student"], stored["settings"]["evaluate"]["lengths"]

@@ -65,7 +65,7 @@ def decode_into(
         for name, part in parts.items():
             _decode_split(name, part, form, settings.skip_corrupt, partial, progress)
         left = [words for name, part in parts.items() if (words := partial.left(name, part))]
-        facts = facts_of(raw, location, [*notes, *left])
+        facts = {**facts_of(raw, location, [*notes, *left]), "of": path.name}
         partial.finish({name: part.labels for name, part in parts.items()}, (channels, form.size, form.size), facts)
     finally:
         partial.close()
@@ -175,11 +175,13 @@ class Partial:
             try:
                 entry = storage.unsealed(json.loads(line), self._journal)
                 if about is None:
+                    if entry.pop("of") != self._target.name:
+                        break
                     about, self._header = entry, 8 + int(entry["header"])
                     self._end = self._header
                 elif not self._take(entry):
                     break
-            except (ValueError, KeyError, TypeError, DamagedError):  # torn, or damaged
+            except (ValueError, KeyError, TypeError, AttributeError, DamagedError):  # torn, or damaged
                 break
             lines.append(line)
         if about is None:
@@ -207,7 +209,7 @@ class Partial:
         self.close()
         self._data = self._open("w+b")
         self._header = self._end = 8 + about["header"]
-        storage.write_bytes(self._journal, _line(about).encode())
+        storage.write_bytes(self._journal, _line({**about, "of": self._target.name}).encode())
 
     def _open(self, mode: str) -> BinaryIO:
         with storage.storage_errors(self._path, "write"):

@@ -204,7 +204,9 @@ def _opened(path: Path, parts: Collection[str]) -> Decoded:
     facts = storage.read_metadata(path)
     if not isinstance(facts, dict) or not {"sha256", "test_split"} <= set(facts):
         raise DamagedError(f"{path} is damaged: it does not say what it holds")
-    tensors, _ = storage.read_tensors(path, names if facts["test_split"] else None)
+    if facts.get("of", path.name) != path.name:  # older versions do not say it
+        raise DamagedError(f"{path} is damaged: it holds another data set")
+    tensors, _ = storage.read_tensors(path, names if facts["test_split"] else None, sealed=True)
     return _decoded(tensors, facts)
 
 

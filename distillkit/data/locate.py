@@ -218,22 +218,26 @@ def _hub_revision(hub_id: str, wanted: str | None) -> tuple[str, str | None]:
         found = source_revision(hub_id, wanted)
     except NetworkError:
         if key in seen:
-            last = seen[key]
-            return (last, None) if isinstance(last, str) else (last[0], last[1])  # older versions knew no licence
+            return tuple(seen[key])
         cached = cached_source(hub_id, wanted)
         if cached is None:
             raise
         return cached.name, _card_license(cached / "README.md")
     if seen.get(key) != [*found]:
         with contextlib.suppress(StorageError):  # a cache that is read only: it is asked again next time
-            storage.write_json(memory, {**seen, key: [*found]})
+            remember(memory, {**seen, key: [*found]})
     return found
 
 
+def remember(memory: Path, seen: dict[str, Any]) -> None:
+    """Keep the revisions that were seen."""
+    storage.write_sealed_json(memory, {"of": memory.name, "seen": seen})
+
+
 def _remembered(memory: Path) -> dict[str, Any]:
-    """Revisions that were seen; none if the file is absent or damaged."""
+    """Revisions that were seen; none if the file is absent, damaged or of an older version."""
     try:
-        found = storage.read_json(memory)
-    except StorageError:
+        found = storage.read_sealed_json(memory)
+        return dict(found["seen"]) if found["of"] == memory.name else {}
+    except (StorageError, KeyError, TypeError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}

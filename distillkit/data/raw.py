@@ -25,6 +25,8 @@ class RawSplit:
 
     def cells(self, begin: int = 0) -> Iterator[dict[str, Any]]:
         """Image cells ``{"bytes", "path", "file"}`` in order, from row ``begin``; ``path`` is a name for people."""
+        if begin >= len(self.labels):  # an empty selection is refused
+            return
         table = self.table.select_columns([self.image_column])
         table = table.select(range(begin, len(table))) if begin else table
         for batch in table.iter(batch_size=64):

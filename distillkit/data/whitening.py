@@ -45,10 +45,14 @@ def fitted(kind: str, images: Pixels, zca_eps: float, source: str, progress: Pro
         found = _read(kind, path, progress)
         if found is None:
             found = fit(kind, images, zca_eps)
-            tensors = {field.name: getattr(found, field.name) for field in fields(found)}
-            place = ["folder" if Path(source).exists() else "hub", source]
-            storage.write_tensors(path, tensors, {"place": place, "holds": kind}, sealed=True)
+            keep(path, kind, found, ["folder" if Path(source).exists() else "hub", source])
     return found
+
+
+def keep(path: Path, kind: str, found: Preprocess, place: list[str]) -> None:
+    """Write a matrix into the cache, with the name of its file: that of other images is never taken for it."""
+    tensors = {field.name: getattr(found, field.name) for field in fields(found)}
+    storage.write_tensors(path, tensors, {"place": place, "holds": kind, "of": path.name}, sealed=True)
 
 
 def _key(kind: str, images: Pixels, zca_eps: float) -> str:
@@ -65,7 +69,9 @@ def _read(kind: str, path: Path, progress: Progress) -> Preprocess | None:
     if not path.exists():
         return None
     try:
-        tensors, _ = storage.read_tensors(path)
+        tensors, about = storage.read_tensors(path, sealed=True)
+        if not isinstance(about, dict) or (about.get("holds"), about.get("of")) != (kind, path.name):
+            raise DamagedError(f"{path} does not hold what its name says")
     except DamagedError:
         progress.note(f"the whitening in {path} is damaged; fitting it again")
         return None

@@ -74,16 +74,29 @@ def difficulty_scores(run: Run, prepared: Prepared, setup: dict[str, Any], seed:
 
 def _measured_scores(run: Run, prepared: Prepared, seed: int, path: Path, chosen: dict[str, Any]) -> Tensor:
     settings = run.settings.experts
-    try:
-        return storage.read_tensors(path)[0]["scores"].clone()
-    except (StorageError, KeyError):  # absent or damaged: measured again
-        pass
+    cached = cached_scores(path)
+    if cached is not None:
+        return cached
     run.progress.stage("scoring difficulty", settings.difficulty_networks * settings.difficulty_epochs)
     with arithmetic(run.steady_precision, run.device):
         scores = torch.stack([_scores_of(run, prepared, seed, index) for index in range(settings.difficulty_networks)])
     with suppress(StorageError):  # a cache that is read only: they are measured again next time
-        storage.write_tensors(path, {"scores": scores.mean(0)}, {**chosen, "seed": seed}, sealed=True)
+        keep_scores(path, scores.mean(0), {**chosen, "seed": seed})
     return scores.mean(0)
+
+
+def keep_scores(path: Path, scores: Tensor, about: dict[str, Any]) -> None:
+    """Write scores [n] into the cache, with the name of their file: those of other images are never taken for them."""
+    storage.write_tensors(path, {"scores": scores}, {**about, "of": path.name}, sealed=True)
+
+
+def cached_scores(path: Path) -> Tensor | None:
+    """What ``keep_scores`` wrote; None if it is absent, damaged or another's: it is measured again."""
+    try:
+        tensors, about = storage.read_tensors(path, sealed=True)
+        return tensors["scores"].clone() if about.get("of", path.name) == path.name else None
+    except (StorageError, KeyError, AttributeError):
+        return None
 
 
 _DETERMINE = (

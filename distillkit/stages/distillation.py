@@ -51,6 +51,8 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     done = folder.load_synthetic()
     if done is not None:
         return done
+    if (folder.path / "synthetic.safetensors").exists():
+        run.progress.note("the selected set in run/synthetic.safetensors is damaged; selecting it again")
     store = _experts(run, prepared, folder) if needs_experts(run.settings) else None
     with folder.timed("distill"):
         synthetic, selection = distill_set(run, prepared, store, folder)
@@ -71,7 +73,7 @@ def _experts(run: Run, prepared: Prepared, folder: RunFolder) -> TrajectoryStore
 def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None:
     numbers = expert_reach(run.settings).trained
     report = expert_report([store.record(index) for index in numbers])
-    storage.write_json(folder.experts_report, {**report, "pulled_from": pulled_from(store, numbers)})
+    folder.save_experts_report({**report, "pulled_from": pulled_from(store, numbers)})
     curves = plots.experts_png({run.settings.method: report["experts"]})
     storage.write_bytes(folder.path / RUN_FILES.experts_picture, curves)
     if is_ranked(store.setup["recipe"]["order"]):

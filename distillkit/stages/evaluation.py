@@ -177,10 +177,18 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
     return max(scores, key=scores.__getitem__)
 
 
+def keep_row(path: Path, row: dict[str, Any]) -> None:
+    """Write a row of all images into the cache, with the name of its file: another run's is never taken for it."""
+    storage.write_sealed_json(path, {**row, "of": path.name})
+
+
 def _cached_row(path: Path) -> dict[str, Any] | None:
+    """What ``keep_row`` wrote; None if it is absent, damaged or another's: it is measured again."""
     try:
-        return EvalReport.from_json(storage.read_sealed_json(path)).to_json()
-    except (StorageError, KeyError, TypeError):  # absent or damaged: measured again
+        row = storage.read_sealed_json(path)
+        of = row.pop("of", path.name)  # older versions do not say it
+        return EvalReport.from_json(row).to_json() if of == path.name else None
+    except (StorageError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -205,7 +213,7 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
         run.world,
     )
     try:
-        storage.write_sealed_json(path, report.to_json())
+        keep_row(path, report.to_json())
     except StorageError as error:  # the run's own folder keeps the row
         run.progress.note(f"other runs will train on the full data again: {error}")
     return report

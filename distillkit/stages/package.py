@@ -19,8 +19,10 @@ from distillkit.settings import RunSettings
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.evaluation import HARD, RANDOM_SOFT, set_rows, stored_row
+from distillkit.stages.experts import pulled_from
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.repack import KeptResults, kept
+from distillkit.trajectories.store import TrajectoryStore
 from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, __version__
 
 
@@ -154,7 +156,7 @@ def _config_json(
         experts = {
             "count": settings.experts.count,
             "fingerprint": storage.fingerprint(expert_setup(run, prepared)),
-            "pulled_from": _pulled_from(folder),
+            "pulled_from": _pulled_from(run, prepared, folder),
         }
     return {
         "format_version": _needed_format(settings, synthetic, learned and experts is None),
@@ -189,12 +191,15 @@ def _needed_format(settings: RunSettings, synthetic: SyntheticSet, without_exper
     return FORMAT_VERSION if new or synthetic.label_kind == "weights" else FIRST_FORMAT
 
 
-def _pulled_from(folder: RunFolder) -> list[str]:
-    """Hub revisions that the run's experts came from, as its own report says: the cache may be cleared by now."""
-    if not folder.experts_report.is_file():
-        return []
-    origins: list[str] = storage.read_json(folder.experts_report).get("pulled_from", [])
-    return origins
+def _pulled_from(run: Run, prepared: Prepared, folder: RunFolder) -> list[str]:
+    """Hub revisions that the run's experts came from, as its own report says: the cache may be cleared by now. Where
+    the report is lost, as the experts that are still there say.
+    """
+    origins = folder.expert_origins()
+    if origins is not None:
+        return origins
+    store = TrajectoryStore.for_setup(expert_setup(run, prepared))
+    return pulled_from(store, (index for index in store.experts() if store.state(index) != "damaged"))
 
 
 def _source_json(info: SourceInfo) -> dict[str, Any]:

@@ -247,7 +247,7 @@ class Workshop:
                 builder.restore(items, standing.parameters)
         self.store.describe()
         if begun and not group.path.is_dir():
-            group.keep(0, remembered)
+            group.keep(0, remembered, until=begun)
         journals = [_Journal(builders) for builders in each]
         last = list(standings)
 

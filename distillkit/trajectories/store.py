@@ -10,14 +10,13 @@ what determines an epoch; how many there are is no part of it, each expert has i
 from __future__ import annotations
 
 import contextlib
-import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from distillkit import storage
@@ -26,6 +25,8 @@ from distillkit.locks import BusyError, locked
 
 SETUP = "setup.json"
 """The file of a folder of trajectories that says what determines them."""
+OF = "expert"
+"""Key of a record: whose it is."""
 
 
 def experts_root() -> Path:
@@ -106,7 +107,7 @@ class TrajectoryStore:
 
     def _is_damaged(self, path: Path) -> bool:
         try:
-            return bool(storage.read_json(path) != json.loads(storage.canonical_json(self.setup)))
+            return storage.canonical_json(storage.read_json(path)) != storage.canonical_json(self.setup)
         except DamagedError:
             return True
 
@@ -133,7 +134,8 @@ class TrajectoryStore:
             storage.write_bytes(self.state_path(expert), stands)
             record["state_sha256"] = storage.sha256_file(self.state_path(expert))
         storage.write_bytes(path, content)
-        storage.write_sealed_json(self.record_path(expert), {**record, "sha256": storage.sha256_file(path)})
+        record |= {"sha256": storage.sha256_file(path), OF: self._name(expert)}
+        storage.write_sealed_json(self.record_path(expert), record)
         if stands is None:
             self.state_path(expert).unlink(missing_ok=True)  # of a shorter one
 
@@ -171,10 +173,17 @@ class TrajectoryStore:
         Raises:
             StorageError: it cannot be read, or is not what was written.
         """
-        record = storage.read_sealed_json(self.record_path(expert))
-        if not isinstance(record, dict):
-            raise DamagedError(f"{self.record_path(expert)} is damaged: it is no record of an expert")
-        return record
+        path = self.record_path(expert)
+        record = storage.read_sealed_json(path, or_plain=True)
+        if not _is_record(record):
+            raise DamagedError(f"{path} is damaged: it is no record of an expert")
+        if record.pop(OF, self._name(expert)) != self._name(expert):
+            raise DamagedError(f"{path} is the record of another expert")
+        return record  # type: ignore[no-any-return]
+
+    def _name(self, expert: int) -> str:
+        """What a record says it is of; those of older versions do not."""
+        return f"{self.folder.name}/{expert:04d}"
 
     def raw(self, expert: int) -> Callable[[int], Tensor]:
         """Parameters [P] of an expert of the raw form by whole epoch, read into memory one by one."""
@@ -189,7 +198,8 @@ class TrajectoryStore:
 
     def experts(self) -> list[int]:
         """Numbers of the finished experts, ascending."""
-        return sorted(int(path.stem.removeprefix("expert-")) for path in self.folder.glob("expert-*.json"))
+        found = (re.fullmatch(r"expert-(\d{4,})\.json", path.name) for path in self.folder.glob("expert-*.json"))
+        return sorted(int(name[1]) for name in found if name)
 
     def size_bytes(self) -> int:
         """Bytes on disk."""
@@ -229,7 +239,14 @@ class RawTrajectories:
                 f"{epoch}"
             )
         if expert not in self._files:
-            path = str(self._store.tensors_path(expert))
-            self._files[expert] = self._open.enter_context(safe_open(path, framework="pt"))
+            self._files[expert] = self._open.enter_context(storage.open_tensors(self._store.tensors_path(expert)))
         tensor: Tensor = self._files[expert].get_tensor(f"epoch-{int(epoch):04d}")
         return tensor
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a value has what is read of every record."""
+    if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
+        return False
+    ends = (record.get("epochs"), record.get("last_point") or 0)
+    return all(type(end) is int and end >= 0 for end in ends) and isinstance(record.get("curve"), dict)

@@ -17,11 +17,20 @@ from typing import Any
 from torch import Tensor
 
 from distillkit import storage
-from distillkit.errors import StorageError
+from distillkit.errors import DamagedError, StorageError
 from distillkit.training.standing import Standing
 
 Items = dict[str, Tensor]
 """What one builder remembers, by name."""
+
+
+def _place(path: Path) -> str:
+    """Store, group and name of a file."""
+    return "/".join(path.parts[-3:])
+
+
+def _epoch_name(epoch: int) -> str:
+    return f"epoch-{epoch:04d}"
 
 
 def _tensors_of(standing: Standing) -> dict[str, Tensor]:
@@ -52,9 +61,11 @@ class Unfinished:
         for path in sorted(folder.glob("training-*/standing.safetensors")):
             try:
                 members = storage.read_metadata(path)["members"]
-                found.append(Unfinished(folder, tuple(int(member) for member in members)))
+                group = Unfinished(folder, tuple(int(member) for member in members))
             except (StorageError, KeyError, TypeError, ValueError):
                 continue  # damaged: what it says is not known, its experts begin anew
+            if members and group.path == path.parent:  # else it was copied from another group's
+                found.append(group)
         return found
 
     @property
@@ -72,17 +83,34 @@ class Unfinished:
             for name, value in _tensors_of(standing).items()
         }
         about = {"members": self.members, "epoch": epoch, "curves": [standing.curve for standing in standings]}
-        storage.write_tensors(self.path / "standing.safetensors", tensors, about, sealed=True)
+        self._write("standing", tensors, about)
 
-    def keep(self, epoch: int, remembered: Sequence[Sequence[Items]]) -> None:
-        """What the builders of each member remember of an epoch; 0 is the initialisation, or all before."""
+    def keep(self, epoch: int, remembered: Sequence[Sequence[Items]], until: int = 0) -> None:
+        """What the builders of each member remember of an epoch; of 0, the initialisation, and all up to ``until``."""
         items = {
             f"{member}/{position}/{name}": value.clone()  # two builders may keep the same vector
             for member, builders in zip(self.members, remembered, strict=True)
             for position, own in enumerate(builders)
             for name, value in own.items()
         }
-        storage.write_tensors(self.path / f"epoch-{epoch:04d}.safetensors", items, sealed=True)
+        self._write(_epoch_name(epoch), items, {"until": until})
+
+    def _write(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """A file that says where it belongs: the same names lie in the folders of other groups."""
+        path = self.path / f"{name}.safetensors"
+        storage.write_tensors(path, tensors, {**about, "of": _place(path)}, sealed=True)
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The inverse of ``_write``.
+
+        Raises:
+            StorageError: not there, damaged, or another group's.
+        """
+        path = self.path / f"{name}.safetensors"
+        tensors, about = storage.read_tensors(path, sealed=True)
+        if not isinstance(about, dict) or about.get("of") != _place(path):
+            raise DamagedError(f"{path} is not what was written there")
+        return tensors, about
 
     def load(self, builders: int) -> tuple[list[Standing], list[list[Items]]]:
         """Where each member stands, and what each of its so many builders remembers.
@@ -90,7 +118,7 @@ class Unfinished:
         Raises:
             StorageError: nothing there, or damaged.
         """
-        tensors, about = storage.read_tensors(self.path / "standing.safetensors")
+        tensors, about = self._read("standing")
         try:
             epoch, curves = int(about["epoch"]), about["curves"]
             standings = [
@@ -99,10 +127,9 @@ class Unfinished:
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{self.path} is damaged") from error
-        items: Items = {}
-        for path in sorted(self.path.glob("epoch-*.safetensors")):
-            if int(path.stem.removeprefix("epoch-")) <= epoch:
-                items |= storage.read_tensors(path)[0]
+        items, first = self._read(_epoch_name(0))
+        for number in range(int(first.get("until", 0)) + 1, epoch + 1):
+            items |= self._read(_epoch_name(number))[0]
         remembered = [[_under(f"{m}/{position}/", items) for position in range(builders)] for m in self.members]
         return standings, remembered
 

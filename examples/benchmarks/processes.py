@@ -29,6 +29,7 @@ from pathlib import Path
 from measuring import machine, table, write
 
 from distillkit.lab import effective
+from distillkit.run_folder import RunFolder
 
 TINY = {
     "dataset.max_train": 400,
@@ -179,7 +180,7 @@ def speed(args, work_folder):
             job = {"dataset": dataset, "ipc": 1, "method": "mtt", "settings": settings, "out": str(folder / "set")}
             shutil.copytree(work_folder / "decoded", folder / "cache") if (work_folder / "decoded").exists() else None
             world_of(size, [job], folder)
-            told = json.loads((folder / "set" / "run" / "seconds.json").read_text())
+            told = RunFolder(folder / "set").seconds()
             rows = [json.loads(line) for line in (folder / "set" / "run" / "metrics.jsonl").read_text().splitlines()]
             steps = [row["seconds"] for row in rows if "seconds" in row][1:]
             seconds[size].append({"experts": told["experts"], "step": statistics.median(steps)})

@@ -130,6 +130,21 @@ def test_decoding__a_signal_stops_it_at_once_and_it_goes_on_after_its_last_whole
     assert not files(tmp_path, ".*.decoding") + files(tmp_path, ".*.journal")
 
 
+def test_decoding__a_kill_after_the_last_chunk_of_a_split_is_gone_on_from(class_folders, tmp_path, monkeypatch):
+    def killed(partial, *given):
+        partial.close()
+        raise KeyboardInterrupt
+
+    folder = class_folders({"a": 4, "b": 4})
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding.Partial, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            read(folder)
+    (partial,) = files(tmp_path, ".*.decoding")
+    assert len(read(folder).train) > 0
+    assert not partial.exists()
+
+
 def test_listing__a_signal_stops_it_at_once(class_folders, monkeypatch):
     from distillkit.data import locate
 

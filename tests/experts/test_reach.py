@@ -176,6 +176,8 @@ def test_experts__of_an_older_version_are_taken_over(tiny, tmp_path, monkeypatch
     store = train_experts(run, prepared)
     setup = {**store.setup, "recipe": {**store.setup["recipe"], "epochs": 6}}
     older = experts_root() / storage.fingerprint(setup)
+    for index in store.experts():
+        storage.write_json(store.record_path(index), store.record(index))  # which did not say whose they are
     store.folder.rename(older)
     storage.write_json(older / "setup.json", setup)
     for path in older.glob("*.state.safetensors"):
