@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from distillkit import load_distilled, pipeline, storage
-from distillkit.config import Layer, compose
+from distillkit.config import SettingsLayer, compose
 from distillkit.errors import ConfigError, DamagedError, Interrupted
 from distillkit.interrupt import StopRequest, early_signals, stop_on_signals
 from distillkit.run_folder import RunFolder
@@ -118,7 +118,7 @@ def test_experts_report__a_damaged_one_ends_no_run(copy, content):
     from distillkit.stages.package import _pulled_from
     from tests.test_pipeline import Notes
 
-    composed = compose("digits", 2, "mtt", "smoke", "cpu", [Layer("test", TINY)])
+    composed = compose("digits", 2, "mtt", "smoke", "cpu", [SettingsLayer("test", TINY)])
     run = make_run(composed, torch.device("cpu"), Notes())
     prepared = prepare(run)
     store = TrajectoryStore.for_setup(expert_setup(run, prepared))

@@ -30,7 +30,7 @@ from measuring import machine, table, write
 from PIL import Image
 
 import distillkit
-from distillkit import lab, plots, storage
+from distillkit.lab import effective, plots, storage
 
 COMMON = {
     "network.width": 4,
@@ -132,7 +132,7 @@ class Place:
         plots.experts_png = plots.curves_png = lambda *drawn: repr(drawn).encode()
         dataset, method, own = RUNS[name]
         source = str(self.pictures) if dataset == "pictures" else dataset
-        settings = lab.effective(COMMON | own, source, 1, method, "smoke")
+        settings = effective(COMMON | own, source, 1, method, "smoke")
         distillkit.compress(
             source,
             ipc=1,

@@ -28,8 +28,7 @@ from pathlib import Path
 
 from measuring import machine, table, write
 
-from distillkit.lab import effective
-from distillkit.run_folder import RunFolder
+from distillkit.lab import RunFolder, effective
 
 TINY = {
     "dataset.max_train": 400,
