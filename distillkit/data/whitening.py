@@ -10,9 +10,9 @@ import torch
 
 from distillkit import storage
 from distillkit.data.preprocess import CHUNK, Preprocess, UnitWhiten, Whiten, fit
-from distillkit.errors import DamagedError
+from distillkit.errors import DamagedError, StorageError
 from distillkit.locks import locked
-from distillkit.progress import Progress
+from distillkit.progress import Progress, Silent
 from distillkit.records import Pixels
 
 KINDS: dict[str, type[Whiten] | type[UnitWhiten]] = {"zca": Whiten, "unit-zca": UnitWhiten}
@@ -30,23 +30,29 @@ def fitted(kind: str, images: Pixels, zca_eps: float, source: str, progress: Pro
         images: uint8 [n, C, H, W].
         zca_eps: as in ``fit``.
         source: where the images come from, for ``distillkit cache list``.
-        progress: hears of waiting and of damage.
+        progress: hears of waiting, of damage, and of a cache that cannot be written, in which nothing is kept.
 
     Raises:
         ConfigError: as ``fit``.
-        StorageError: the cache cannot be written.
     """
     if kind not in KINDS or images.numel() // len(images) < WORTH_KEEPING:
         return fit(kind, images, zca_eps)
-    folder = storage.make_folder(storage.cache_root() / "data")
-    path = folder / f"{_key(kind, images, zca_eps)}.safetensors"
+    path = storage.cache_root() / "data" / f"{_key(kind, images, zca_eps)}.safetensors"
     waiting = "waiting for another process that fits the same whitening"
-    with locked(folder / f".{path.stem}.lock", lambda: progress.note(waiting)):
+    found = None
+    try:
         found = _read(kind, path, progress)
-        if found is None:
-            found = fit(kind, images, zca_eps)
-            keep(path, kind, found, ["folder" if Path(source).exists() else "hub", source])
-    return found
+        if found is not None:
+            return found
+        storage.make_folder(path.parent)
+        with locked(path.parent / f".{path.stem}.lock", lambda: progress.note(waiting)):
+            found = _read(kind, path, Silent())  # another process may have made it
+            if found is None:
+                found = fit(kind, images, zca_eps)
+                keep(path, kind, found, ["folder" if Path(source).exists() else "hub", source])
+    except StorageError as error:
+        progress.note(f"the whitening is not kept: {error}")
+    return fit(kind, images, zca_eps) if found is None else found
 
 
 def keep(path: Path, kind: str, found: Preprocess, place: list[str]) -> None:

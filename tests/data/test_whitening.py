@@ -5,6 +5,7 @@ import torch
 
 from distillkit.data import cached, whitening
 from distillkit.data.preprocess import fit
+from distillkit.errors import StorageError
 from distillkit.progress import Silent
 from distillkit.records import Pixels
 from tests.helpers import Notes
@@ -70,3 +71,23 @@ def test_fitted__a_damaged_file_is_said_and_made_again(fits):
     assert notes.notes == [f"the whitening in {path} is damaged; fitting it again"]
     assert torch.equal(matrix("zca", drawn()), first)
     assert fits == ["zca", "zca"]
+
+
+@pytest.mark.parametrize("what", ["write_tensors", "make_folder"])
+def test_fitted__a_cache_that_cannot_be_written_costs_nothing_but_time(what, fits, monkeypatch):
+    def refuse(*arguments, **options):
+        raise StorageError("could not write the cache: read-only file system")
+
+    expected, notes = fit("zca", drawn(), 0.1).matrix, Notes()
+    monkeypatch.setattr(whitening.storage, what, refuse)
+    assert torch.equal(matrix("zca", drawn(), progress=notes), expected)
+    assert notes.notes == ["the whitening is not kept: could not write the cache: read-only file system"]
+    assert fits == ["zca"]
+
+
+def test_fitted__reads_a_cache_that_cannot_be_written(fits, monkeypatch):
+    first = matrix("zca", drawn())
+    monkeypatch.setattr(whitening.storage, "make_folder", lambda path: pytest.fail("writes"))
+    monkeypatch.setattr(whitening, "locked", lambda *arguments: pytest.fail("locks"))
+    assert torch.equal(matrix("zca", drawn()), first)
+    assert fits == ["zca"]
