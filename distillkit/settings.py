@@ -88,15 +88,17 @@ class DatasetSettings(Section):
     """Part of the training images that becomes the test split where a data set has none."""
     split_seed: int = 0
     """Seed of the splits made here; not the run's seed, so that runs stay comparable."""
-    preprocessing: Literal["standardise", "zca", "unit-zca", "none"] = "standardise"
+    preprocessing: Literal["standardise", "zca", "unit-zca", "unit-dct", "none"] = "standardise"
     """Per-channel mean and standard deviation, ZCA whitening (papers: CIFAR), ``unit-zca`` (RaT-BPTT: each image minus
-    its mean and to unit length, then ZCA), or [0, 1] pixels as they are."""
+    its mean and to unit length, then ZCA), ``unit-dct`` (the same by spatial frequency: a thousandth of the bytes,
+    images of any size), or [0, 1] pixels as they are."""
     mean: tuple[float, ...] | None = None
     """Channel means of pixels in [0, 1] to standardise with; default: those of the training images."""
     std: tuple[float, ...] | None = None
     """Channel standard deviations to standardise with; default: those of the training images."""
     zca_eps: float = Field(0.1, gt=0)
-    """Added to the eigenvalues of the covariance of [0, 1] pixels; ``unit-zca`` adds it times their mean."""
+    """Added to the eigenvalues of the covariance of [0, 1] pixels; ``unit-zca`` and
+    ``unit-dct`` add it times their mean."""
     augmentation: str = DSA
     """DSA operations joined by ``_``, one drawn per batch; ``none`` turns it off."""
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from distillkit import compress, load_distilled, plan, storage
 from distillkit.artifact import layout
@@ -91,8 +92,6 @@ def test_rat__recipe_preprocessing_and_format(tmp_path, settings, monkeypatch):
     flat = pixels.double().flatten(1)
     unit = flat - flat.mean(1, keepdim=True)
     unit = unit / unit.norm(dim=1, keepdim=True)
-    from safetensors.torch import load_file
-
     matrix = load_file(tmp_path / "set" / "preprocess.safetensors")["unit_zca_matrix"].double()
     assert torch.allclose(ds.preprocess(pixels).flatten(1).double(), unit @ matrix, atol=1e-4)
     card = (tmp_path / "set" / "README.md").read_text()
@@ -105,6 +104,26 @@ def test_rat__recipe_preprocessing_and_format(tmp_path, settings, monkeypatch):
     assert 0 <= ds.evaluate(trained) <= 1
     monkeypatch.setattr(layout, "FORMAT_VERSION", "1.0")  # an older reader
     with pytest.raises(ArtifactError, match=r"has format 2.0, this distillkit reads up to 1.0; upgrade it"):
+        load_distilled(tmp_path / "set")
+
+
+def test_unit_dct__in_an_artifact(tmp_path, settings, monkeypatch):
+    from scipy.fft import dctn, idctn
+
+    ds = run(tmp_path / "set", "rat", settings, settings={"dataset.preprocessing": "unit-dct"})
+    assert ds.config["format_version"] == "3.0"
+    matrices = load_file(tmp_path / "set" / "preprocess.safetensors")["unit_dct_matrices"].double()
+    pixels = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    unit = pixels.double() - pixels.double().mean((1, 2, 3), keepdim=True)
+    unit = unit / unit.flatten(1).norm(dim=1)[:, None, None, None]
+    mixed = dctn(unit.numpy(), axes=(2, 3), norm="ortho") * matrices[..., 0, 0].numpy()
+    expected = torch.from_numpy(idctn(mixed, axes=(2, 3), norm="ortho"))
+    assert torch.allclose(ds.preprocess(pixels).double(), expected, atol=1e-4)
+    assert "unit_dct_matrices" in (tmp_path / "set" / "README.md").read_text()
+    again = load_distilled(ds.save(tmp_path / "copy"))
+    assert torch.equal(again.images, ds.images)
+    monkeypatch.setattr(layout, "FORMAT_VERSION", "2.0")  # an older reader
+    with pytest.raises(ArtifactError, match=r"has format 3.0, this distillkit reads up to 2.0; upgrade it"):
         load_distilled(tmp_path / "set")
 
 
@@ -172,6 +191,11 @@ def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishe
     inverses = (read_artifact(tmp_path / name).preprocess.invert for name in ("unit", "unlike"))
     pixels, others = (inverse(images) for inverse, images in zip(inverses, (first.images, same.images), strict=True))
     assert torch.allclose(others, pixels, atol=1e-4)
+    frequency = {**unlike, "dataset.preprocessing": "unit-dct", "distill.lr_img": 0.0}
+    run(tmp_path / "frequency", "rat", settings, settings=frequency)
+    by_frequency = read_artifact(tmp_path / "frequency")
+    others = by_frequency.preprocess.invert(by_frequency.synthetic.images)
+    assert torch.allclose(others, pixels, atol=1e-4)  # lengths stay between both kinds of whitening
     with pytest.raises(ConfigError, match=r"has ipc 1, this run has 2"):
         run(tmp_path / "two", "rat", settings, settings=source, ipc=2)
     with pytest.raises(ConfigError, match=r"needs an artifact folder: `distill.init_from=FOLDER`"):

@@ -230,6 +230,12 @@ def _preprocessing(about: ArtifactConfig) -> str:
             "whitened pixels: each image minus its own mean, divided by its L2 norm, then "
             "`x.flatten() @ unit_zca_matrix`"
         )
+    if about.settings.dataset.preprocessing == "unit-dct":
+        return (
+            "whitened pixels: each image minus its own mean, divided by its L2 norm, then the channels of each of its "
+            "cosine coefficients (orthonormal DCT-II over rows and columns) times that frequency's matrix of "
+            "`unit_dct_matrices`, and back"
+        )
     if about.settings.dataset.preprocessing == "zca":
         return "ZCA-whitened pixels, `(x.flatten() - zca_mean) @ zca_matrix` of pixels x in [0, 1]"
     return "standardised pixels, `(x - mean) / std` per channel of pixels x in [0, 1]"

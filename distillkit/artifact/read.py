@@ -180,6 +180,9 @@ def preprocess_layout(config: ArtifactConfig) -> Layout:
     size, kind = math.prod(config.image_shape), config.settings.dataset.preprocessing
     if kind == "unit-zca":
         return {"unit_zca_matrix": ("F32", (size, size))}
+    if kind == "unit-dct":
+        channels, height, width = config.image_shape
+        return {"unit_dct_matrices": ("F32", (height, width, channels, channels))}
     if kind == "zca":
         return {"zca_mean": ("F32", (size,)), "zca_matrix": ("F32", (size, size))}
     return {"mean": ("F32", (config.image_shape[0],)), "std": ("F32", (config.image_shape[0],))}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillkit.data.preprocess import NATURAL_MEAN, NATURAL_STD, Preprocess, UnitWhiten
+from distillkit.data.preprocess import NATURAL_MEAN, NATURAL_STD, Preprocess, UnitLength
 from distillkit.records import SyntheticSet
 
 PREVIEW_COLUMNS = 10  # images of a class shown at most
@@ -72,7 +72,7 @@ def preview_png(synthetic: SyntheticSet, preprocess: Preprocess) -> bytes:
 def _for_eyes(images: Tensor, preprocess: Preprocess) -> Tensor:
     """Pixels of the inputs; of unit whitening, where lengths mean nothing, with the contrast of natural images."""
     pixels = preprocess.invert(images)
-    if not isinstance(preprocess, UnitWhiten):
+    if not isinstance(preprocess, UnitLength):
         return pixels
     offset = pixels - NATURAL_MEAN
     return NATURAL_MEAN + offset * (NATURAL_STD / offset.std(correction=0).clamp_min(1e-12))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from distillkit.data.preprocess import Preprocess, Standardise, to_inputs
+from distillkit.data.preprocess import WHITENED, Preprocess, Standardise, to_inputs
 from distillkit.errors import ConfigError
 from distillkit.memory import memory
 from distillkit.records import Pixels
@@ -82,7 +82,7 @@ def moves(size: int, device: torch.device) -> bool:
 def held_bytes(preprocessing: str, shape: tuple[int, ...], device: torch.device) -> int:
     """Memory of ``device`` that the inputs of images [n, C, H, W] take, besides what the system may take back."""
     values = torch.Size(shape).numel()
-    if preprocessing in ("zca", "unit-zca"):
+    if preprocessing in WHITENED:
         return 4 * values
     return values if moves(values, device) else 0
 
@@ -97,7 +97,7 @@ def check_fits(preprocessing: str, shape: tuple[int, ...], device: torch.device)
     if free is not None and wanted > free:
         raise ConfigError(
             f"{shape[0]:,} images of {shape[-1]}x{shape[-1]} pixels need {wanted / 2**30:.1f} GiB of memory"
-            f"{' as whitened floats' if 'zca' in preprocessing else ''}, {free / 2**30:.1f} are free; take "
+            f"{' as whitened floats' if preprocessing in WHITENED else ''}, {free / 2**30:.1f} are free; take "
             "dataset.preprocessing=standardise, a smaller `dataset.image_size` or dataset.max_train"
         )
 

@@ -34,7 +34,7 @@ from distillkit.trajectories.compact import decode
 from distillkit.trajectories.convex import waypoint_epochs
 from distillkit.trajectories.forms import FORMS
 from distillkit.trajectories.store import TrajectoryStore, experts_root
-from distillkit.version import FORMAT_VERSION, __version__
+from distillkit.version import SECOND_FORMAT, __version__
 
 LIST = "trajectories.json"
 HOME = "hub.json"
@@ -149,7 +149,7 @@ def _about(store: TrajectoryStore, records: list[dict[str, Any]], parameters: in
     source = records[0].get("source") or store.setup["dataset"]
     known = known if known and source in (known.hub_id, known.embedded_as) else None
     value = {
-        "format_version": FORMAT_VERSION,
+        "format_version": SECOND_FORMAT,
         "kind": "expert trajectories",
         "generator": f"distillkit {__version__}",
         "setup": store.setup,

@@ -10,7 +10,7 @@ from typing import Any
 from distillkit import storage
 from distillkit.artifact.encoding import as_stored
 from distillkit.data.coresets import select_coreset
-from distillkit.data.preprocess import UnitWhiten, Whiten
+from distillkit.data.preprocess import Standardise, UnitDct
 from distillkit.distill.labels import labels_ask_experts
 from distillkit.distill.synthetic_init import RealData
 from distillkit.errors import StorageError
@@ -223,9 +223,10 @@ def full_row_path(run: Run, prepared: Prepared) -> Path:
     """Where the cache keeps the row of training on all images, if it has been measured."""
     settings = run.settings.evaluate
     setup = data_setup(run, prepared) | {"seed": run.settings.seed, "precision": run.steady_precision}
-    if isinstance(prepared.preprocess, Whiten | UnitWhiten):  # fitted on more images for imported sets than for others
+    whitening = prepared.preprocess
+    if not isinstance(whitening, Standardise):  # fitted on more images for imported sets than for others
         digest = hashlib.sha256()
-        storage.sha256_tensor(digest, prepared.preprocess.matrix)
+        storage.sha256_tensor(digest, whitening.matrices if isinstance(whitening, UnitDct) else whitening.matrix)
         setup["zca"] = digest.hexdigest()
     keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "label_rows", "paper_protocol"}
     keys |= {name for name in ("together", "compile") if getattr(settings, name) in (None, "auto")}

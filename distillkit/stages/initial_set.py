@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distillkit.artifact.read import read_artifact
+from distillkit.data.preprocess import UnitLength
 from distillkit.distill.labels import label_part, labels_ask_experts
 from distillkit.distill.synthetic_init import ARTIFACT, RealData, initial_images
 from distillkit.errors import ConfigError
@@ -109,6 +110,7 @@ def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
     run.progress.note(f"{settings.init_from} has another preprocessing; its images come by way of their pixels")
     pixels = found.preprocess.invert(found.synthetic.images)
     # unit whitening gives away the length that a learned image had: back by the inverse of how it came
-    alike = type(prepared.preprocess) is type(found.preprocess)
+    both = prepared.preprocess, found.preprocess
+    alike = all(isinstance(one, UnitLength) for one in both) or type(both[0]) is type(both[1])
     to_inputs = prepared.preprocess.from_view if alike else prepared.preprocess
     return replace(found.synthetic, images=to_inputs(pixels))

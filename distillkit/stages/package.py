@@ -23,7 +23,7 @@ from distillkit.stages.experts import pulled_from
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.repack import KeptResults, kept
 from distillkit.trajectories.store import TrajectoryStore
-from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, __version__
+from distillkit.version import FIRST_FORMAT, FORMAT_VERSION, SECOND_FORMAT, __version__
 
 
 @dataclass(frozen=True)
@@ -185,10 +185,12 @@ def _config_json(
 
 def _needed_format(settings: RunSettings, synthetic: SyntheticSet, without_experts: bool) -> str:
     """The oldest format that can say all of this: a reader of an older one must not misunderstand it."""
+    if settings.dataset.preprocessing == "unit-dct":
+        return FORMAT_VERSION
     evaluate = settings.evaluate
     new = without_experts or settings.dataset.preprocessing == "unit-zca"
     new |= evaluate.optimizer != "sgd" or evaluate.momentum_after_drop is not None
-    return FORMAT_VERSION if new or synthetic.label_kind == "weights" else FIRST_FORMAT
+    return SECOND_FORMAT if new or synthetic.label_kind == "weights" else FIRST_FORMAT
 
 
 def _pulled_from(run: Run, prepared: Prepared, folder: RunFolder) -> list[str]:

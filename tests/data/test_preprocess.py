@@ -1,7 +1,17 @@
 import pytest
 import torch
 
-from distillkit.data.preprocess import fit, fit_standardise, fit_unit_whiten, fit_whiten, from_tensors, to_inputs
+from distillkit.data.preprocess import (
+    dct_matrix,
+    fit,
+    fit_standardise,
+    fit_unit_dct,
+    fit_unit_whiten,
+    fit_whiten,
+    from_tensors,
+    to_inputs,
+    unit_images,
+)
 from distillkit.errors import ArtifactError, ConfigError
 
 
@@ -52,7 +62,7 @@ def test_from_tensors__refuses_other_shapes():
 
 
 def test_zca__refuses_absurd_sizes():
-    with pytest.raises(ConfigError, match="standardise"):
+    with pytest.raises(ConfigError, match="unit-dct"):
         fit_whiten(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), 0.1)
 
 
@@ -75,9 +85,44 @@ def test_unit_zca__by_another_route():
     assert torch.allclose(whiten(new.double() / 255).flatten(1), alone @ matrix, atol=1e-9)
 
 
-def test_unit_zca__brightness_and_contrast_do_not_matter_and_pictures_come_back_without_them():
+def test_unit_dct__is_unit_zca_of_a_second_moment_without_what_couples_frequencies():
+    """As one D x D matrix, by SciPy's transform of the unit basis; height and width differ."""
+    from scipy.fft import dctn
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (200, 3, 4, 6), generator=generator, dtype=torch.uint8)
+    size = 3 * 4 * 6
+    basis = dctn(torch.eye(size).double().view(size, 3, 4, 6).numpy(), axes=(2, 3), norm="ortho")
+    basis = torch.from_numpy(basis).view(size, size).T  # coefficients of an image are basis @ image
+    unit = unit_images(x.double() / 255)
+    moment = basis @ (unit.T @ unit / len(x)) @ basis.T
+    frequency = torch.arange(24).repeat(3)
+    moment = torch.where(frequency[:, None] == frequency, moment, 0.0)
+    eigenvalues, vectors = torch.linalg.eigh(moment)
+    white = vectors @ torch.diag((eigenvalues + 0.1 * eigenvalues.mean()).rsqrt()) @ vectors.T
+    whiten = fit_unit_dct(x, 0.1)
+    assert torch.allclose(whiten(x.double() / 255).flatten(1), unit @ basis.T @ white @ basis, atol=1e-9)
+    assert torch.allclose(dct_matrix(5) @ dct_matrix(5).T, torch.eye(5).double(), atol=1e-12)
+
+
+def test_unit_dct__is_unit_zca_where_frequencies_are_not_coupled():
+    """Images and their mirror images: even and odd coefficients, of which 2 x 2 pixels have one each, do not mix."""
+    x = images(n=150, size=2)
+    x = torch.cat([x, x.flip(2), x.flip(3), x.flip(2, 3)])
+    pixels = x.double() / 255
+    assert torch.allclose(fit_unit_dct(x, 0.1)(pixels), fit_unit_whiten(x, 0.1)(pixels), atol=1e-9)
+
+
+def test_unit_dct__takes_images_of_any_size_in_few_bytes():
+    x = images(n=3, size=128)
+    tensors = fit("unit-dct", x, 0.1).to_tensors()
+    assert sum(tensor.numel() for tensor in tensors.values()) == 128 * 128 * 9
+
+
+@pytest.mark.parametrize("kind", ["unit-zca", "unit-dct"])
+def test_unit__brightness_and_contrast_do_not_matter_and_pictures_come_back_without_them(kind):
     x = images(n=200, size=4)
-    whiten = fit("unit-zca", x, 0.1)
+    whiten = fit(kind, x, 0.1)
     pixels = x[:20].double() / 255
     seen = whiten(pixels)
     assert torch.allclose(whiten(0.2 + 0.5 * pixels), seen, atol=1e-9)

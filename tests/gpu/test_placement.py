@@ -357,7 +357,7 @@ def test_evaluation(gpu, size):
 PIXEL_IMAGES = (drawn(12, 1, PIXELS, PIXELS, seed=9).sigmoid() * 255).to(torch.uint8)
 
 
-@pytest.mark.parametrize("kind", ["standardise", "zca", "unit-zca", "none"])
+@pytest.mark.parametrize("kind", ["standardise", "zca", "unit-zca", "unit-dct", "none"])
 def test_preprocessing(gpu, kind):
     preprocess = fit_preprocess(kind, PIXEL_IMAGES, 0.1)
     found, expected = to_inputs(preprocess, PIXEL_IMAGES, CUDA), to_inputs(preprocess, PIXEL_IMAGES)
