@@ -34,6 +34,7 @@ from distillkit.stages.engine import choose_engine
 from distillkit.stages.engine_trials import eager_engine
 from distillkit.stages.experts import pulled_from, train_experts
 from distillkit.stages.fingerprints import data_setup, expert_seed
+from distillkit.stages.image_length import as_long_as_real
 from distillkit.stages.initial_set import earlier_runs, initial_set, real_data
 from distillkit.stages.length import chosen_length
 from distillkit.stages.pool import pooled_task
@@ -56,6 +57,8 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     store = _experts(run, prepared, folder) if needs_experts(run.settings) else None
     with folder.timed("distill"):
         synthetic, selection = distill_set(run, prepared, store, folder)
+        synthetic, length = as_long_as_real(run, prepared, synthetic, selection.get("step", 0))
+        selection |= length
         if run.settings.evaluate.lengths:
             selection |= {"epochs": chosen_length(run, prepared, synthetic)}
     folder.save_synthetic(synthetic, selection)

@@ -1,0 +1,83 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distillkit import compress
+from distillkit.lab import effective
+from distillkit.networks.build import build_network, parse_architecture
+from distillkit.settings import NetworkSettings
+from distillkit.stages.image_length import sees_length
+
+OWN = NetworkSettings(name="convnet", width=8)
+
+
+def network(name, size=8):
+    return build_network(parse_architecture(name, OWN), (1, size, size), 10, 0, "init")
+
+
+def drawn(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "sees"),
+    [("convnet", False), ("convnet:norm=batch", True), ("convnet:norm=none", True), ("mlp", True), ("lenet", True)],
+)
+def test_sees_length(name, sees):
+    assert (
+        sees_length(
+            network(name, 32 if name == "lenet" else 8).double(), drawn(4, 1, *[32 if name == "lenet" else 8] * 2)
+        )
+        is sees
+    )
+
+
+def test_sees_length__of_a_residual_network():
+    assert not sees_length(network("resnet18", 32), drawn(2, 1, 32, 32).float())
+
+
+def trained_on(images, targets):
+    """Logits, for unseen images, of a ConvNet trained a few steps on ``images``."""
+    model = network("convnet").double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), targets).backward()
+        optimizer.step()
+    return model(3 * drawn(6, 1, 8, 8).flip(0)).detach()
+
+
+def test_training__is_that_on_images_of_any_other_length():
+    images, targets = drawn(10, 1, 8, 8), torch.arange(10)
+    factors = torch.linspace(5, 50, 10).double()[:, None, None, None]
+    one, other = trained_on(10 * images, targets), trained_on(factors * images, targets)
+    assert torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
+    assert not torch.allclose(one, trained_on(10 * images.flip(0), targets), rtol=0.1)
+
+
+@pytest.fixture
+def made(tmp_path, tiny):
+    tiny.pop("experts.count")
+    base = tiny | {"distill.real_batch": 30, "distill.horizon": 4, "distill.init": "noise", "evaluate.lengths": [2]}
+
+    def make(**settings):
+        wanted = effective(base | settings, "digits", 1, "rat", "smoke")
+        return compress("digits", ipc=1, method="rat", preset="smoke", settings=wanted, out=tmp_path / "set")
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["unit-zca", "unit-dct"])
+def test_learned_images__are_as_long_as_real_ones(made, kind):
+    ds = made(**{"dataset.preprocessing": kind, "dataset.validation_fraction": 0.0, "evaluate.lengths": []})
+    real = ds.preprocess(ds.load_source().train.images[:1000])
+    wanted = float(real.flatten(1).norm(dim=1).mean())
+    assert ds.images.flatten(1).norm(dim=1).tolist() == pytest.approx([wanted] * 10, rel=1e-2)
+    told = ds.results["selection"]["image_length"]
+    assert told["real"] == pytest.approx(wanted, rel=1e-2)
+    assert told["learned"] < wanted / 2  # they began as noise of unit length
+
+
+@pytest.mark.parametrize("settings", [{"dataset.preprocessing": "standardise"}, {"network.norm": "batch"}])
+def test_learned_images__keep_a_length_that_means_something(made, settings):
+    assert "image_length" not in made(**settings).results["selection"]
