@@ -35,6 +35,7 @@ from distillkit.stages.evaluation import BASELINE_LRS, full_row_path, set_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.experts import planned_trajectories
 from distillkit.stages.fingerprints import expert_setup
+from distillkit.stages.image_length import ADDS
 from distillkit.stages.probe import check_networks
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.room import PROBE_INNER_STEPS, check_step_fits, sizes
@@ -182,6 +183,7 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
         stages.append(
             StageCost("outer steps", settings.distill.outer_steps, costs.outer_step, settings.distill.segments)
         )
+        selections += held_out and ADDS in settings.dataset.augmentation.split("_")  # at another length of images
         selected = settings.distill.select_networks
         stages.append(StageCost("validation networks", selections * selected, fresh, selected))
     learned = label_part(settings.distill).learned and settings.evaluate.label_rows

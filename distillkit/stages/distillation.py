@@ -57,7 +57,7 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     store = _experts(run, prepared, folder) if needs_experts(run.settings) else None
     with folder.timed("distill"):
         synthetic, selection = distill_set(run, prepared, store, folder)
-        synthetic, length = as_long_as_real(run, prepared, synthetic, selection.get("step", 0))
+        synthetic, length = as_long_as_real(run, prepared, synthetic, selection)
         selection |= length
         if run.settings.evaluate.lengths:
             selection |= {"epochs": chosen_length(run, prepared, synthetic)}

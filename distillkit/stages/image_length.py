@@ -1,22 +1,25 @@
 """Learned images as long as real ones, where the network they were learned for cannot tell.
 
-Of unit whitening (``UnitLength``) all real images come out nearly equally long. A network that normalises each image
-after its first layer does not see lengths, so those of learned images say where they began: unit noise ends at an
-eighth of a real image's length. Other networks do see them: batch normalisation keeps statistics of the set, and fails
-on real images then.
+A network that normalises each image after its first layer does not see how long an input is (its L2 norm), so the
+lengths of learned images say nothing but how they were learned: at one image a class they come out two to four times as
+long as real ones, from unit noise an eighth. Other networks do see lengths: batch normalisation keeps statistics of the
+set, and fails on real images then.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distillkit.data.preprocess import UnitLength
+from distillkit.data.inputs import Inputs
+from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.validation import selecting_networks
 
 MEASURED = 1000
 """Real images whose mean length counts."""
@@ -25,26 +28,62 @@ ASKED = 16
 ALIKE = 1e-2
 """Relative difference of logits below which they are alike: normalisation adds a little to variances, so that they
 never are the same."""
+ADDS = "color"
+"""The operation of an augmentation that adds a constant (brightness), beside which a length shows."""
 
 
 def as_long_as_real(
-    run: Run, prepared: Prepared, synthetic: SyntheticSet, step: int
+    run: Run, prepared: Prepared, synthetic: SyntheticSet, selection: dict[str, Any]
 ) -> tuple[SyntheticSet, dict[str, Any]]:
-    """The learned set with each image of the mean length of real inputs, and what results.json says of it; as it is
-    where lengths mean something or nothing was learned (``step`` 0).
+    """The learned set with each image of the mean length of real inputs, and what results.json says of it.
 
-    The run's own networks give the same logits and learn the same, but for the constant that normalisation adds.
+    As it is where nothing was learned, where the network sees lengths, and where an augmentation by constants makes
+    the set worth less at that length: by validation data, by more than a standard error.
+
+    Args:
+        run: whose.
+        prepared: its data.
+        synthetic: the set that was kept.
+        selection: how it was selected, with its validation accuracy.
     """
-    if step == 0 or not isinstance(prepared.preprocess, UnitLength):
+    if run.settings.distill.outer_steps == 0 or selection.get("step", 0) == 0:
         return synthetic, {}
-    real = prepared.train_images[:MEASURED]
+    real = _some(prepared.train_images)
     model = prepared.build(prepared.network, run.settings.seed, "length")(0).to(real.device)
     if sees_length(model, real[:ASKED]):
         return synthetic, {}
     wanted, lengths = float(_lengths(real).mean()), _lengths(synthetic.images)
+    told: dict[str, Any] = {"learned": float(lengths.mean()), "real": wanted, "kept": "real"}
     factors = torch.where(lengths > 0, wanted / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), 1.0)
-    images = synthetic.images * factors[:, None, None, None]
-    return replace(synthetic, images=images), {"image_length": {"learned": float(lengths.mean()), "real": wanted}}
+    natural = replace(synthetic, images=synthetic.images * factors[:, None, None, None])
+    if prepared.augmentation is not None and ADDS in prepared.augmentation.operations:
+        accuracy = _validated(run, prepared, natural)
+        told["validation_accuracy"] = accuracy
+        if not _as_good(accuracy, selection["validation_accuracy"], len(prepared.validation.labels)):
+            return synthetic, {"image_length": told | {"kept": "learned"}}
+    return natural, {"image_length": told}
+
+
+def _validated(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> float | None:
+    """Mean validation accuracy, of the networks that selected; None if no images are held out."""
+    if not len(prepared.validation.labels):
+        return None
+    with arithmetic(run.steady_precision, run.device):
+        check = "while lengths of images are compared, with a checkpoint"
+        return selecting_networks(run, prepared, synthetic, prepared.validation, lambda: run.stop.check(check)).mean
+
+
+def _as_good(accuracy: float | None, before: float | None, images: int) -> bool:
+    """Whether ``accuracy`` on so many images is at most a standard error below ``before``; unmeasured ones are not."""
+    if accuracy is None or before is None:
+        return False
+    return accuracy >= before - math.sqrt(before * (1 - before) / images)
+
+
+def _some(images: Inputs) -> Tensor:
+    """``MEASURED`` of the images, spread over all of them: they may be in the order of their classes."""
+    count = min(MEASURED, len(images))
+    return images[torch.linspace(0, len(images) - 1, count, device=images.device).long()]
 
 
 @torch.no_grad()

@@ -11,13 +11,13 @@ from distillkit import storage
 from distillkit.artifact.views import preview_png
 from distillkit.distill.loop import StepRecord
 from distillkit.distill.state import OuterState
-from distillkit.evaluation.protocol import Examination, evaluate_networks, scores_by_epoch
+from distillkit.evaluation.protocol import Examination, scores_by_epoch
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.precision import arithmetic
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.training_form import evaluation_form
+from distillkit.stages.validation import selecting_networks
 from distillkit.tracking import Tracker
 
 
@@ -68,19 +68,10 @@ class Recorder:
         return sum(max(own) for own in found) / len(found)
 
     def _trained(self, synthetic: SyntheticSet, step: int, exam: Examination) -> EvalReport:
-        settings = self._run.settings
-        recipe = evaluation_recipe(settings.evaluate, synthetic.lr, self._prepared.augmentation)
-        return evaluate_networks(
-            self._prepared.build(self._prepared.network, settings.seed, "select"),
-            training_set(synthetic, self._run.device),
-            exam,
-            recipe,
-            settings.seed,
-            settings.distill.select_networks,
-            after_epoch=lambda: self._run.stop.check(f"while validating step {step}, with a checkpoint"),
-            form=evaluation_form(self._run, recipe, len(synthetic.images), settings.distill.select_networks),
-            world=self._run.world,
-        )
+        def check() -> None:
+            self._run.stop.check(f"while validating step {step}, with a checkpoint")
+
+        return selecting_networks(self._run, self._prepared, synthetic, exam, check)
 
     def on_step(self, record: StepRecord, state: OuterState) -> None:
         """Write the metrics line; checkpoint and picture when due; stop if asked to."""

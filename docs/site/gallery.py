@@ -34,6 +34,11 @@ class _Set:
         self.problem = (settings["dataset"]["name"], self.config["ipc"], settings["network"]["width"])
 
     @property
+    def label(self):
+        """Its method, and what else its folder's name says after data set and ipc: ``rat-zca``."""
+        return self.name.split("-", 2)[2]
+
+    @property
     def is_learned(self):
         told = self.config.get("learned_here")  # older ones name their experts
         return self.config.get("experts") is not None if told is None else told
@@ -66,7 +71,7 @@ def _section(problem, sets, made):
 def _entry(one, made):
     row, spent = one.row, _time(sum(one.config["wall_time_seconds"].values()))
     spread = f" ± {100 * row['std']:.1f}" if row["n"] > 1 else ""
-    text = [f"### {one.config['method']} {{ #{one.name} }}", ""]
+    text = [f"### {one.label} {{ #{one.name} }}", ""]
     if (one.folder / "preview.png").is_file():
         picture = f"gallery/{one.name}.png"
         made.append((picture, (one.folder / "preview.png").read_bytes()))
@@ -109,7 +114,7 @@ def _bars(sets):
     matplotlib.rcParams["svg.hashsalt"] = "distillkit"
     from matplotlib import pyplot as plt
 
-    rows = {one.config["method"]: (one.row["mean"], one.row["std"], one.is_learned) for one in sets}
+    rows = {one.label: (one.row["mean"], one.row["std"], one.is_learned) for one in sets}
     for one in sets:
         for name, row in one.results["baselines"].items():
             label = {"full": "all images", "random-soft": "random, soft labels"}.get(name, name)

@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from distillkit import compress
 from distillkit.lab import effective
 from distillkit.networks.build import build_network, parse_architecture
+from distillkit.records import EvalReport
 from distillkit.settings import NetworkSettings
+from distillkit.stages import image_length, recorder
 from distillkit.stages.image_length import sees_length
 
 OWN = NetworkSettings(name="convnet", width=8)
@@ -57,27 +59,53 @@ def test_training__is_that_on_images_of_any_other_length():
 
 @pytest.fixture
 def made(tmp_path, tiny):
-    tiny.pop("experts.count")
-    base = tiny | {"distill.real_batch": 30, "distill.horizon": 4, "distill.init": "noise", "evaluate.lengths": [2]}
-
-    def make(**settings):
-        wanted = effective(base | settings, "digits", 1, "rat", "smoke")
-        return compress("digits", ipc=1, method="rat", preset="smoke", settings=wanted, out=tmp_path / "set")
+    def make(method="rat", **settings):
+        base = dict(tiny)
+        if method == "rat":
+            base.pop("experts.count")
+            base |= {"distill.real_batch": 30, "distill.horizon": 4, "distill.init": "noise"}
+            base |= {"dataset.validation_fraction": 0.0, "evaluate.lengths": []}
+        wanted = effective(base | settings, "digits", 1, method, "smoke")
+        return compress("digits", ipc=1, method=method, preset="smoke", settings=wanted, out=tmp_path / "set")
 
     return make
 
 
-@pytest.mark.parametrize("kind", ["unit-zca", "unit-dct"])
+def real_length(ds):
+    return float(ds.preprocess(ds.load_source().train.images).flatten(1).norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("kind", ["unit-zca", "unit-dct", "standardise"])
 def test_learned_images__are_as_long_as_real_ones(made, kind):
-    ds = made(**{"dataset.preprocessing": kind, "dataset.validation_fraction": 0.0, "evaluate.lengths": []})
-    real = ds.preprocess(ds.load_source().train.images[:1000])
-    wanted = float(real.flatten(1).norm(dim=1).mean())
-    assert ds.images.flatten(1).norm(dim=1).tolist() == pytest.approx([wanted] * 10, rel=1e-2)
+    ds = made(**{"dataset.preprocessing": kind})
+    wanted = real_length(ds)
+    assert ds.images.flatten(1).norm(dim=1).tolist() == pytest.approx([wanted] * 10, rel=2e-2)
     told = ds.results["selection"]["image_length"]
-    assert told["real"] == pytest.approx(wanted, rel=1e-2)
+    assert (told["kept"], told["real"]) == ("real", pytest.approx(wanted, rel=2e-2))
     assert told["learned"] < wanted / 2  # they began as noise of unit length
 
 
-@pytest.mark.parametrize("settings", [{"dataset.preprocessing": "standardise"}, {"network.norm": "batch"}])
+@pytest.mark.parametrize("settings", [{"network.norm": "batch"}, {"distill.outer_steps": 0}])
 def test_learned_images__keep_a_length_that_means_something(made, settings):
     assert "image_length" not in made(**settings).results["selection"]
+
+
+@pytest.mark.parametrize(("accuracy", "kept"), [(0.97, "real"), (0.2, "learned")])
+def test_brightness__shows_lengths_so_validation_data_choose(made, monkeypatch, accuracy, kept):
+    """What the networks score is dictated: 0.3, then 0.5 of the validation images, and ``accuracy`` after it."""
+    scores = iter([0.3, *[0.5] * 20])
+    monkeypatch.setattr(recorder, "selecting_networks", lambda *_: EvalReport((next(scores),)))
+    monkeypatch.setattr(image_length, "_validated", lambda *_: accuracy)
+    ds = made("mtt", **{"dataset.augmentation": "color_flip"})
+    selection = ds.results["selection"]
+    told = selection["image_length"]
+    assert (selection["validation_accuracy"], told["validation_accuracy"], told["kept"]) == (0.5, accuracy, kept)
+    assert float(ds.images.flatten(1).norm(dim=1).mean()) == pytest.approx(told[kept], rel=1e-3)
+    assert told["learned"] != pytest.approx(told["real"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "before", "good"), [(0.4, 0.5, True), (0.38, 0.5, False), (None, 0.5, False), (0.4, None, False)]
+)
+def test_as_good__is_within_one_standard_error(accuracy, before, good):
+    assert image_length._as_good(accuracy, before, 20) is good  # sqrt(0.25 / 20) = 0.112
