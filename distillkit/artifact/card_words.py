@@ -163,7 +163,7 @@ def tuned_table(about: ArtifactConfig, measured: ResultsFile) -> str:
         f"| network | recipe | accuracy (%) |{columns} search (s) |",
         f"| --- | --- | --- |{' --- |' * len(beside)} --- |",
     ]
-    for architecture, row in measured.tuned.items():
+    for architecture, row in sorted(measured.tuned.items()):  # as the file has them, which sorts its keys
         others = "".join(f" {percent(row.baselines[name]) if name in row.baselines else '-'} |" for name in beside)
         words = f"`{one_line(architecture)}` | {plain(row.recipe)}{_stored(row, about)}"
         lines.append(f"| {words} | {percent(row)} |{others} {row.seconds:.0f} |")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from distillkit import load_distilled, prepare_model
+from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import is_published, recipe_file
 from distillkit.data.augment import ComposedAugmentation, CutMix, parse_augmentation
 from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning
@@ -187,6 +188,9 @@ def test_tune__keeps_a_recipe_with_what_it_was_found_by(tuned):
     assert "random, tuned alike" in card
     keep_recipe(folder, found)  # once more is the same
     assert load_distilled(folder).config["recipes"] == ["mlp"]
+    keep_recipe(folder, tune(ds, "convnet:width=3", TuneOptions(60.0, 1, 1, 10)))
+    both = load_distilled(folder)
+    assert (folder / "README.md").read_text() == render_card(both.config, both.recipe, both.results)
 
 
 def test_train__takes_the_recipe_of_the_network_its_family_its_kind_or_the_headline(tuned):
