@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distillkit.data.inputs import Inputs
 from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet
+from distillkit.stages.architectures import all_networks
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.validation import selecting_networks
 
@@ -37,7 +38,7 @@ def as_long_as_real(
 ) -> tuple[SyntheticSet, dict[str, Any]]:
     """The learned set with each image of the mean length of real inputs, and what results.json says of it.
 
-    As it is where nothing was learned, where the network sees lengths, and where an augmentation by constants makes
+    As it is where nothing was learned, where a network of the run sees lengths, and where an augmentation by constants makes
     the set worth less at that length: by validation data, by more than a standard error.
 
     Args:
@@ -49,8 +50,8 @@ def as_long_as_real(
     if run.settings.distill.outer_steps == 0 or selection.get("step", 0) == 0:
         return synthetic, {}
     real = _some(prepared.train_images)
-    model = prepared.build(prepared.network, run.settings.seed, "length")(0).to(real.device)
-    if sees_length(model, real[:ASKED]):
+    models = (prepared.build(one, run.settings.seed, "length")(0) for one in all_networks(run, prepared))
+    if any(sees_length(model.to(real.device), real[:ASKED]) for model in models):
         return synthetic, {}
     wanted, lengths = float(_lengths(real).mean()), _lengths(synthetic.images)
     told: dict[str, Any] = {"learned": float(lengths.mean()), "real": wanted, "kept": "real"}

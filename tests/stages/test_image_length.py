@@ -85,7 +85,15 @@ def test_learned_images__are_as_long_as_real_ones(made, kind):
     assert told["learned"] < wanted / 2  # they began as noise of unit length
 
 
-@pytest.mark.parametrize("settings", [{"network.norm": "batch"}, {"distill.outer_steps": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"network.norm": "batch"},
+        {"distill.outer_steps": 0},
+        {"network.pool": ["convnet", "mlp"]},
+        {"distill.student": "mlp"},
+    ],
+)
 def test_learned_images__keep_a_length_that_means_something(made, settings):
     assert "image_length" not in made(**settings).results["selection"]
 
