@@ -18,6 +18,7 @@ from distillkit.artifact.card_words import (
     curves_line,
     dtype_words,
     earlier_words,
+    length_words,
     license_words,
     limits,
     load_lines,
@@ -110,7 +111,7 @@ def render_card(config: dict[str, Any], recipe: dict[str, Any], results: dict[st
     about = ArtifactConfig.model_validate(config)
     how, measured = RecipeFile.model_validate(recipe), ResultsFile.model_validate(results)
     template = Template(resources.files("distillkit.artifact").joinpath("card_template.md").read_text("utf-8"))
-    values = _identity(about) | _training(about, how) | _figures(about, how, measured)
+    values = _identity(about) | _training(about, how, measured) | _figures(about, how, measured)
     return template.substitute(values, own_section=own_section.wrap(own))
 
 
@@ -205,7 +206,7 @@ def _made(about: ArtifactConfig) -> str:
     return f"{versions}. {plain(about.hardware)}; {whole}; seed {about.seed}. `{FILES.config}` holds every setting."
 
 
-def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
+def _training(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
     drops, momentum = ", ".join(map(str, how.schedule.lr_drop_epochs)), how.schedule.momentum_after_drop
     later = "" if momentum is None else f" of momentum {momentum:g}"
     factor = how.schedule.lr_drop_factor
@@ -221,6 +222,7 @@ def _training(about: ArtifactConfig, how: RecipeFile) -> dict[str, str]:
         "preprocessing": _preprocessing(about),
         "dtype_words": dtype_words(about),
         "label_words": LABEL_WORDS[about.label_kind],
+        "length_words": length_words(measured),
     }
 
 

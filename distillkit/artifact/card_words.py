@@ -170,6 +170,20 @@ def tuned_table(about: ArtifactConfig, measured: ResultsFile) -> str:
     return "\n\n" + "\n".join(lines)
 
 
+def length_words(measured: ResultsFile) -> str:
+    """How long the images are beside real ones, where that was looked at."""
+    found = measured.selection.image_length
+    if found is None:
+        return ""
+    if found.kept == "real":
+        return " Images are as long (L2 norm of an input) as real ones on average, for networks that see lengths."
+    times = found.learned / found.real
+    return (
+        f" Images are {times:.2g} times as long (L2 norm of an input) as real ones on average: networks that see lengths, "
+        "as those with batch normalisation do, learn less from them."
+    )
+
+
 def optimizer_words(how: RecipeFile) -> str:
     """What the set is trained with."""
     if how.optimizer.name == "adam":

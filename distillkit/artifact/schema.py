@@ -229,6 +229,14 @@ class Row(_Open):
         return self
 
 
+class ImageLength(_Open):
+    """Mean L2 norms of learned images as they were learned, and of real inputs; which of them the images have."""
+
+    learned: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    real: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    kept: Literal["learned", "real"]
+
+
 class Selection(_Open):
     """Which checkpoint was kept, and which split chose it."""
 
@@ -237,6 +245,7 @@ class Selection(_Open):
     step: Count | None = None
     outer_steps: Count | None = None
     epochs: dict[str, Any] | None = None
+    image_length: ImageLength | None = None
 
 
 class TunedRow(Row):

@@ -38,8 +38,8 @@ def as_long_as_real(
 ) -> tuple[SyntheticSet, dict[str, Any]]:
     """The learned set with each image of the mean length of real inputs, and what results.json says of it.
 
-    As it is where nothing was learned, where a network of the run sees lengths, and where an augmentation by constants makes
-    the set worth less at that length: by validation data, by more than a standard error.
+    As it is where nothing was learned, where a network of the run sees lengths, and where an augmentation by constants
+    makes the set worth less at that length: by validation data, by more than a standard error.
 
     Args:
         run: whose.

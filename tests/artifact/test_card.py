@@ -72,6 +72,15 @@ def test_limits__are_the_measured_losses():
     assert "whose accuracy was not measured" in card(measured=measured)
 
 
+def test_length__is_told_where_it_was_looked_at():
+    measured = small.results()
+    assert "as long" not in card(measured=measured)
+    measured["selection"]["image_length"] = {"learned": 30.0, "real": 10.0, "kept": "real"}
+    assert "Images are as long (L2 norm of an input) as real ones on average" in card(measured=measured)
+    measured["selection"]["image_length"]["kept"] = "learned"
+    assert "Images are 3 times as long" in card(measured=measured)
+
+
 def test_storage__its_loss_is_told_against_float32():
     measured = small.results() | {"float32": {"mean": 0.8, "std": 0.0, "n": 1, "accuracies": [0.8]}}
     text = card(config(dtype="float16"), measured)
