@@ -179,8 +179,8 @@ def length_words(measured: ResultsFile) -> str:
         return " Images are as long (L2 norm of an input) as real ones on average, for networks that see lengths."
     times = found.learned / found.real
     return (
-        f" Images are {times:.2g} times as long (L2 norm of an input) as real ones on average: networks that see lengths, "
-        "as those with batch normalisation do, learn less from them."
+        f" Images are {times:.2g} times as long (L2 norm of an input) as real ones on average: networks that see "
+        "lengths, as those with batch normalisation do, learn less from them."
     )
 
 

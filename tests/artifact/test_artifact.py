@@ -174,7 +174,7 @@ def test_read__refuses_what_is_no_artifact(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format_version="3.0"), "upgrade"),
+        (lambda c: c.update(format_version="99.0"), "upgrade"),
         (lambda c: c.update(format_version="x"), "format_version"),
         (lambda c: c.update(ipc=3), "the config says"),
         (lambda c: c.update(image_shape=[1, 8]), "image_shape"),
