@@ -78,7 +78,8 @@ def test_card__says_learned_and_nothing_of_experts(tmp_path, settings, method):
 
 
 def test_rat__recipe_preprocessing_and_format(tmp_path, settings, monkeypatch):
-    ds = run(tmp_path / "set", "rat", settings, settings={"evaluate.lengths": [2, 5], "distill.labels": "hard"})
+    own = {"evaluate.lengths": [2, 5], "distill.labels": "hard", "dataset.preprocessing": "unit-zca"}
+    ds = run(tmp_path / "set", "rat", settings, settings=own)
     assert ds.recipe["optimizer"]["name"] == "adam"
     assert ds.recipe["schedule"]["lr_drop_epochs"] == []
     chosen = ds.results["selection"]["epochs"]
