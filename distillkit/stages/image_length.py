@@ -1,8 +1,8 @@
 """Learned images as long as real ones, where the network they were learned for cannot tell.
 
 A network that normalises each image after its first layer does not see how long an input is (its L2 norm), so the
-lengths of learned images say nothing but how they were learned: at one image a class they come out two to four times as
-long as real ones, from unit noise an eighth. Other networks do see lengths: batch normalisation keeps statistics of the
+lengths of learned images say nothing but how they were learned: at one image a class most come out two to four times as
+long as real ones, ten that began as unit noise an eighth. Other networks do see lengths: batch normalisation keeps statistics of the
 set, and fails on real images then.
 """
 
