@@ -2,8 +2,8 @@
 
 A network that normalises each image after its first layer does not see how long an input is (its L2 norm), so the
 lengths of learned images say nothing but how they were learned: at one image a class most come out two to four times as
-long as real ones, ten that began as unit noise an eighth. Other networks do see lengths: batch normalisation keeps statistics of the
-set, and fails on real images then.
+long as real ones, ten that began as unit noise an eighth. Other networks do see lengths: batch normalisation keeps
+statistics of the set, and fails on real images then.
 """
 
 from __future__ import annotations
