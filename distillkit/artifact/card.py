@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from importlib import resources
 from string import Template
 from typing import Any
 
+from distillkit import licenses
 from distillkit.artifact import front_matter as head
 from distillkit.artifact import own_section
 from distillkit.artifact.card_words import (
@@ -42,69 +42,6 @@ from distillkit.artifact.layout import FILES
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile
 from distillkit.hub.address import REPOSITORY
 
-LICENSES = frozenset(
-    [
-        "apache-2.0",
-        "mit",
-        "openrail",
-        "bigscience-openrail-m",
-        "afl-3.0",
-        "artistic-2.0",
-        "bsl-1.0",
-        "bsd",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "bsd-3-clause-clear",
-        "c-uda",
-        "cc",
-        "cc0-1.0",
-        "cc-by-2.0",
-        "cc-by-2.5",
-        "cc-by-3.0",
-        "cc-by-4.0",
-        "cc-by-sa-3.0",
-        "cc-by-sa-4.0",
-        "cc-by-nc-2.0",
-        "cc-by-nc-3.0",
-        "cc-by-nc-4.0",
-        "cc-by-nd-4.0",
-        "cc-by-nc-nd-3.0",
-        "cc-by-nc-nd-4.0",
-        "cc-by-nc-sa-2.0",
-        "cc-by-nc-sa-3.0",
-        "cc-by-nc-sa-4.0",
-        "cdla-sharing-1.0",
-        "cdla-permissive-1.0",
-        "cdla-permissive-2.0",
-        "wtfpl",
-        "ecl-2.0",
-        "epl-1.0",
-        "epl-2.0",
-        "etalab-2.0",
-        "eupl-1.1",
-        "eupl-1.2",
-        "agpl-3.0",
-        "gfdl",
-        "gpl",
-        "gpl-2.0",
-        "gpl-3.0",
-        "lgpl",
-        "lgpl-2.1",
-        "lgpl-3.0",
-        "isc",
-        "mpl-2.0",
-        "ms-pl",
-        "odbl",
-        "odc-by",
-        "pddl",
-        "unlicense",
-        "zlib",
-        "unknown",
-        "other",
-    ]
-)
-"""Licence names that the Hub's validator accepts; another one is written as ``other`` with its name."""
-
 
 def render_card(config: dict[str, Any], recipe: dict[str, Any], results: dict[str, Any], own: str = "") -> str:
     """The card's text, YAML front matter included; every number comes from the arguments, ``own`` is the user's."""
@@ -120,7 +57,7 @@ def front_matter(about: ArtifactConfig) -> dict[str, Any]:
     count = about.size
     matter: dict[str, Any] = {
         "pretty_name": _title(about),
-        **_license(about),
+        **licenses.front_matter(about.source.license),
         "task_categories": ["image-classification"],
         "tags": [*TAGS, "dataset-compression", f"ipc-{about.ipc}", about.method],
         "size_categories": [_size_category(count)],
@@ -136,13 +73,6 @@ def front_matter(about: ArtifactConfig) -> dict[str, Any]:
 def _size_category(count: int) -> str:
     steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
     return next((name for limit, name in steps if count < limit), "1M<n<10M")
-
-
-def _license(about: ArtifactConfig) -> dict[str, str]:
-    name = (about.source.license or "unknown").strip().lower()
-    if name in LICENSES:
-        return {"license": name}
-    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", name).strip("-") or "stated-by-the-source"}
 
 
 def _features(about: ArtifactConfig) -> list[dict[str, Any]]:

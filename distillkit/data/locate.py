@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from distillkit import storage
+from distillkit import licenses, storage
 from distillkit.data.listing import files_below, first_part, is_image, suffix_of, version_of
 from distillkit.data.registry import DATASETS, KnownDataset
 from distillkit.errors import ConfigError, DistillkitError, NetworkError, NotFoundError, StorageError
@@ -180,9 +180,7 @@ def _card_license(card: Path) -> str | None:
         values = yaml.safe_load(head[1]) if head else None
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
-    stated = values.get("license") if isinstance(values, dict) else None
-    parts = stated if isinstance(stated, list) else [stated]
-    return ", ".join(map(str, parts)) if stated else None
+    return licenses.stated(values) if isinstance(values, dict) else None
 
 
 # the Hub

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+from distillkit import licenses
 from distillkit.hub.address import REVISION, Address
 from distillkit.hub.client import KIND, Token, api_of, clean_token, retried
 from distillkit.hub.failures import translated
@@ -40,8 +41,7 @@ def source_revision(repo: str, revision: str | None) -> tuple[str, str | None]:
     """
     with translated(str(Address(repo, revision))):
         info = retried(lambda: api_of(source_token()).dataset_info(repo, revision=revision))
-    stated = None if info.card_data is None else info.card_data.get("license")
-    return str(info.sha), ", ".join(map(str, stated)) if isinstance(stated, list) else stated
+    return str(info.sha), None if info.card_data is None else licenses.stated(info.card_data.to_dict())
 
 
 def cached_source(repo: str, revision: str | None) -> Path | None:
