@@ -30,7 +30,6 @@ from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Method, SettingsLayer
-from distillkit.plan import with_sizes, within_budget
 from distillkit.precision import candidates
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
@@ -50,6 +49,7 @@ from distillkit.stages.package import package
 from distillkit.stages.probe import check_networks
 from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settle_threads
+from distillkit.stages.time_budget import with_sizes, within_budget
 from distillkit.stages.workplace import workplace
 from distillkit.training.given import seed_number, whole
 

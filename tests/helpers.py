@@ -6,7 +6,10 @@ import signal
 import torch
 
 from distillkit import compress
+from distillkit.config import compose
+from distillkit.methods import SettingsLayer
 from distillkit.progress import Silent
+from distillkit.stages.context import make_run
 
 TINY = {
     "dataset.max_train": 200,
@@ -38,6 +41,12 @@ def run(out, tiny, **more):
     """A tiny set of digits at ``out``."""
     settings = {**tiny, **more.pop("settings", {})}
     return compress("digits", ipc=1, preset="smoke", settings=settings, out=out, device="cpu", command="x", **more)
+
+
+def made(tiny, **settings):
+    """A run of digits by ``mtt``, of which nothing is made yet."""
+    layers = [SettingsLayer("test", {**tiny, **settings})]
+    return make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"), Notes())
 
 
 class StopAfter(Silent):

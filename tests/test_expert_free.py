@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distillkit import compress, load_distilled, plan, storage
+from distillkit import compress, load_distilled, storage
 from distillkit.artifact import layout
 from distillkit.artifact.read import read_artifact
 from distillkit.config import compose
@@ -18,9 +18,14 @@ from distillkit.errors import ArtifactError, ConfigError, Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
+from distillkit.plan import make_plan
 from distillkit.run_folder import completed
+from distillkit.stages import step_times
 from distillkit.stages.context import make_run, prepare
+from distillkit.stages.costs import Costs, measured_costs
 from distillkit.stages.length import shortest_as_good
+from distillkit.stages.step_times import _unrolled_seconds
+from distillkit.stages.time_budget import within
 from tests.helpers import Notes, StopAfter, same_bytes
 
 METHODS = {
@@ -203,7 +208,7 @@ def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishe
 def test_plan__has_outer_steps_and_no_experts(settings, method):
     layers = [SettingsLayer("test", {**settings, **METHODS[method], "distill.outer_steps": 50})]
     composed = compose("digits", 1, method, "smoke", "cpu", layers)
-    made = plan.make_plan(make_run(composed, torch.device("cpu")))
+    made = make_plan(make_run(composed, torch.device("cpu")))
     names = [stage["name"] for stage in made["stages"]]
     assert "expert epochs" not in names
     assert made["stages"][names.index("outer steps")]["steps"] == 50
@@ -213,15 +218,14 @@ def test_plan__has_outer_steps_and_no_experts(settings, method):
 
 @each_method
 def test_time_budget__becomes_outer_steps(settings, method):
-    layers = [
-        SettingsLayer("test", {**settings, **METHODS[method], "distill.outer_steps": 100_000, "time_budget": 60.0})
-    ]
+    sizes = {"distill.outer_steps": 100_000, "time_budget": 60.0, "dataset.augmentation": "flip"}
+    layers = [SettingsLayer("test", {**settings, **METHODS[method], **sizes})]
     asked = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"))
-    costs = plan.Costs(expert_epoch=0.0, outer_step=0.5, fresh_network=1.0, missing={}, measuring=4.0)
-    found = plan.within(asked, costs, 60.0).settings
+    costs = Costs(expert_epoch=0.0, outer_step=0.5, fresh_network=1.0, missing={}, measuring=4.0)
+    found = within(asked, costs, 60.0).settings
     assert (found.experts.count, found.distill.outer_steps) == (0, math.floor((0.9 * 60 - 4 - 2) / (0.5 + 1 / 2)))
     with pytest.raises(ConfigError, match=r"is too little: here an outer step takes 0.50 s"):
-        plan.within(asked, costs, 5.0)
+        within(asked, costs, 5.0)
 
 
 def test_plan__steps_before_the_window_and_the_real_batch_are_counted_once(settings, monkeypatch):
@@ -233,7 +237,7 @@ def test_plan__steps_before_the_window_and_the_real_batch_are_counted_once(setti
     prepared = prepare(make_run(composed, torch.device("cpu")))
     assert len(prepared.train_labels) > 0
     told = iter([2.0, 3.0])
-    monkeypatch.setattr(plan, "_time", lambda action, device: next(told))
+    monkeypatch.setattr(step_times, "_time", lambda action, device: next(told))
 
     class Students:
         real = object()
@@ -243,7 +247,7 @@ def test_plan__steps_before_the_window_and_the_real_batch_are_counted_once(setti
         def begin(self, number):
             return Beginning(torch.zeros(1))
 
-    seconds = plan._unrolled_seconds(chosen, Students(), None, 8.0, 2, torch.device("cpu"))
+    seconds = _unrolled_seconds(chosen, Students(), None, 8.0, 2, torch.device("cpu"))
     assert seconds == pytest.approx(2 + 3 * 5 + 1.5 * 2.5)
 
 
@@ -251,7 +255,7 @@ def test_plan__measures_students_side_by_side(settings):
     changes = {**settings, **METHODS["rat"], "distill.together": "always", "distill.horizon": 9}
     composed = compose("digits", 1, "rat", "smoke", "cpu", [SettingsLayer("test", changes)])
     asked = make_run(composed, torch.device("cpu"))
-    assert plan.measured_costs(asked, prepare(asked)).outer_step > 0
+    assert measured_costs(asked, prepare(asked)).outer_step > 0
 
 
 def test_completed__settings_added_since_are_at_their_defaults(tmp_path, settings):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillkit import compress, plan, storage
+from distillkit import compress, storage
 from distillkit.config import compose
 from distillkit.distill.pooled import Pooled
 from distillkit.distill.state import OuterState
@@ -12,7 +12,9 @@ from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
 from distillkit.networks.build import build_network
+from distillkit.plan import make_plan
 from distillkit.settings import NetworkSettings
+from distillkit.stages import step_times
 from distillkit.stages.context import make_run, prepare
 from tests.helpers import Notes, StopAfter, same_bytes
 from tests.processes.worlds import in_threads
@@ -117,8 +119,8 @@ def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
     chosen = [SettingsLayer("test", {**settings, **METHODS["dm"], "network.pool": TWO})]
     asked = make_run(compose("digits", 1, "dm", "smoke", "cpu", chosen), torch.device("cpu"), Notes())
     seconds = {("convnet",): 1.0, (TWO[1],): 4.0}
-    monkeypatch.setattr(plan, "_seconds_of_a_step", lambda run, prepared: seconds[run.settings.network.pool])
-    found = plan.make_plan(asked, prepare(asked))
+    monkeypatch.setattr(step_times, "_seconds_of_a_step", lambda run, prepared: seconds[run.settings.network.pool])
+    found = make_plan(asked, prepare(asked))
     (steps,) = (stage for stage in found["stages"] if stage["name"] == "outer steps")
     assert steps["seconds_each"] == 2.5
 

@@ -1,0 +1,145 @@
+"""What the stages of a run cost: how many steps of each kind it takes, by the seconds of one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distillkit.distill.labels import label_part, labels_ask_experts
+from distillkit.precision import arithmetic
+from distillkit.settings import RunSettings
+from distillkit.stages.checks import needs_experts
+from distillkit.stages.context import Prepared, Run
+from distillkit.stages.evaluation import BASELINE_LRS, full_row_path, set_rows
+from distillkit.stages.expert_precision import expert_precision
+from distillkit.stages.fingerprints import expert_setup
+from distillkit.stages.image_length import ADDS
+from distillkit.stages.reach import expert_reach
+from distillkit.stages.room import check_step_fits
+from distillkit.stages.step_times import evaluation_seconds, expert_seconds, full_seconds, outer_seconds
+from distillkit.trajectories.store import TrajectoryStore
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """``steps`` of ``seconds_each``, in rounds of ``dealt`` pieces of work that several processes share."""
+
+    name: str
+    steps: int
+    seconds_each: float
+    dealt: int = 1
+
+    def seconds(self, processes: int = 1) -> float:
+        """Of so many processes."""
+        return self.steps * self.seconds_each * share(self.dealt, processes)
+
+    def to_json(self, processes: int = 1) -> dict[str, Any]:
+        """With the product."""
+        facts = {"name": self.name, "steps": self.steps, "seconds_each": self.seconds_each}
+        return {**facts, "seconds": self.seconds(processes)}
+
+
+def share(pieces: int, processes: int) -> float:
+    """The part of the time of one process that several take for equal pieces of work, the slowest of them."""
+    return -(-pieces // processes) / pieces
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of an epoch of one expert, of an outer step, of a fresh network, of measuring them; of the experts, by
+    number, how many epochs the cache lacks, none of those that it has; of a network trained on all images, 0 where
+    that row is not wanted or there already.
+    """
+
+    expert_epoch: float
+    outer_step: float
+    fresh_network: float
+    missing: Mapping[int, int]
+    measuring: float = 0.0
+    full_network: float = 0.0
+
+
+def measured_costs(run: Run, prepared: Prepared) -> Costs:
+    """By a few steps of each kind on this machine, now."""
+    begin, settings, missing = time.perf_counter(), run.settings, _missing_epochs(run, prepared)
+    run.progress.note("measuring a few steps")
+    expert = step = 0.0
+    if missing:
+        with arithmetic(expert_precision(run, prepared), run.device):
+            expert = expert_seconds(run, prepared, missing)
+    if settings.distill.outer_steps:
+        check_step_fits(run, prepared, now=True)
+        step = outer_seconds(run, prepared)
+    with arithmetic(run.steady_precision, run.device):
+        fresh = evaluation_seconds(run, prepared)
+        wants_full = "full" in settings.evaluate.baselines and not full_row_path(run, prepared).exists()
+        full = full_seconds(run, prepared) if wants_full else 0.0
+    return Costs(expert, step, fresh, missing, time.perf_counter() - begin, full)
+
+
+def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
+    """The costs as several processes have them, each doing its share."""
+    return replace(
+        costs,
+        expert_epoch=costs.expert_epoch * share(max(1, len(costs.missing)), processes),
+        outer_step=costs.outer_step * share(settings.distill.segments, processes),
+        fresh_network=costs.fresh_network * share(settings.distill.select_networks, processes),
+    )
+
+
+def validations(settings: RunSettings, regular: int) -> int:
+    """How often a set is validated: so many ``regular`` times, and at the length of real images where an augmentation
+    asks for it; never without held-out images.
+    """
+    longer = ADDS in settings.dataset.augmentation.split("_")
+    return (regular + longer) if settings.dataset.validation_fraction > 0 else 0
+
+
+def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
+    """The stages of a run with their costs."""
+    settings, fresh = run.settings, costs.fresh_network
+    stages = []
+    if costs.missing:
+        stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch, len(costs.missing)))
+    if settings.distill.outer_steps:
+        regular = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
+        selections = regular * settings.evaluate.paper_protocol + validations(settings, regular)
+        stages.append(
+            StageCost("outer steps", settings.distill.outer_steps, costs.outer_step, settings.distill.segments)
+        )
+        selected = settings.distill.select_networks
+        stages.append(StageCost("validation networks", selections * selected, fresh, selected))
+    learned = label_part(settings.distill).learned and settings.evaluate.label_rows
+    soft = learned and labels_ask_experts(settings.distill)
+    real = len(set(settings.evaluate.baselines) - {"full"})
+    rows = len(set_rows(settings)) + learned + soft + real
+    if settings.evaluate.lengths:
+        longer = max(settings.evaluate.lengths) / settings.evaluate.epochs
+        selected = settings.distill.select_networks
+        stages.append(StageCost("networks that choose the length", selected, longer * fresh, selected))
+    stages.append(
+        StageCost("evaluation networks", rows * settings.evaluate.networks, fresh, settings.evaluate.networks)
+    )
+    if settings.evaluate.lr is None and settings.dataset.validation_fraction > 0:
+        selected = settings.distill.select_networks
+        validated = (real + soft) * BASELINE_LRS * selected
+        stages.append(StageCost("baselines' validation networks", validated, fresh, selected))
+    if costs.full_network:
+        count = settings.evaluate.full_networks
+        stages.append(StageCost("networks on all images", count, costs.full_network, count))
+    return stages
+
+
+def _missing_epochs(run: Run, prepared: Prepared) -> dict[int, int]:
+    if run.settings.distill.outer_steps == 0 or not needs_experts(run.settings):
+        return {}
+    store = TrajectoryStore.for_setup(expert_setup(run, prepared))  # looks, makes nothing
+    if run.settings.experts.source is not None:
+        return {}
+    wanted = dict(enumerate(expert_reach(run.settings).epochs))
+    states = {index: store.state(index, epochs) for index, epochs in wanted.items() if epochs}
+    there = {index: int(store.record(index)["epochs"]) for index, state in states.items() if state == "short"}
+    return {index: wanted[index] - there.get(index, 0) for index, state in states.items() if state != "good"}

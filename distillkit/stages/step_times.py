@@ -1,0 +1,189 @@
+"""What a step of each kind takes, measured here and now by a few of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillkit.distill.labels import label_part
+from distillkit.distill.loop import OuterTask, outer_step, start_state
+from distillkit.distill.segments import PlannedTrajectories
+from distillkit.distill.state import OuterState
+from distillkit.distill.unrolled import UnrolledStudents
+from distillkit.distill.windows import mean_prefix_steps
+from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
+from distillkit.experts.recipe import expert_recipe
+from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.precision import arithmetic, in_precision
+from distillkit.settings import DistillSettings, NetworkSettings
+from distillkit.stages.architectures import student_pool
+from distillkit.stages.checks import needs_experts
+from distillkit.stages.context import Prepared, Run
+from distillkit.stages.distillation import distill_task
+from distillkit.stages.engine_trials import DEFAULT_KEPT
+from distillkit.stages.expert_precision import expert_precision
+from distillkit.stages.experts import planned_trajectories
+from distillkit.stages.room import PROBE_INNER_STEPS
+from distillkit.stages.training_form import evaluation_form, expert_form
+from distillkit.training.fit import fit, predict
+from distillkit.training.recipe import Recipe
+from distillkit.training.stack import Stack, TrainingForm, fit_stack
+
+PROBE_STEPS = 3  # steps timed after one that warms up
+
+
+def _time(action: Callable[[], None], device: torch.device) -> float:
+    action()
+    begin = time.perf_counter()
+    for _ in range(PROBE_STEPS):
+        action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - begin) / PROBE_STEPS
+
+
+def _step_seconds(run: Run, prepared: Prepared, recipe: Recipe, count: int, form: TrainingForm) -> float:
+    """One training step of one network on a batch of ``count`` real images, by the form that the run will use."""
+    build = prepared.build(prepared.network, 0, "plan")
+    models = [in_precision(build(index), expert_precision(run, prepared)).to(run.device) for index in range(form.size)]
+    images, labels = prepared.train_images[:count], prepared.train_labels[:count]
+    if form.plain:
+        epochs = fit(models[0], images, labels, recipe, 0, "plan")
+        return _time(lambda: _exhaust(next(epochs, None)), run.device)
+    names = [("plan", index) for index in range(form.size)]
+    stack = Stack(models, recipe.loss, form)
+    together = fit_stack(stack, [images] * form.size, [labels] * form.size, recipe, 0, names)
+    return _time(lambda: _exhaust(next(together, None)), run.device) / form.size
+
+
+def _exhaust(value: object) -> None:
+    del value
+
+
+def expert_seconds(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> float:
+    """An epoch of one expert, of as many side by side as the run will train for these ``missing`` epochs by number."""
+    settings = run.settings.experts
+    count = len(prepared.train_labels)
+    plain = settings.model_copy(update={"epochs": PROBE_STEPS + 1, "order": "shuffle"})
+    recipe = expert_recipe(plain, prepared.augmentation)
+    form = expert_form(run, prepared, len(missing), max(missing.values()))
+    return _step_seconds(run, prepared, recipe, min(count, settings.batch_size), form) * count / settings.batch_size
+
+
+def evaluation_seconds(run: Run, prepared: Prepared) -> float:
+    """One fresh network: all its steps, then the test images."""
+    settings = run.settings.evaluate
+    size = run.settings.ipc * prepared.num_classes
+    short = settings.model_copy(update={"epochs": PROBE_STEPS + 1})
+    recipe = evaluation_recipe(short, run.settings.distill.lr_init, prepared.augmentation)
+    batch = min(size, settings.batch_size)
+    form = evaluation_form(run, recipe, size, run.settings.distill.select_networks)  # the rows at the end are no slower
+    step = _step_seconds(run, prepared, recipe, batch, form)
+    model = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
+    probe = prepared.train_images[:512]
+    test = _time(lambda: _exhaust(predict(model, probe)), run.device) * len(prepared.data.test) / len(probe)
+    return settings.epochs * step * size / batch + test
+
+
+def full_seconds(run: Run, prepared: Prepared) -> float:
+    """One network trained on all training images, without its test."""
+    settings, count = run.settings.evaluate, len(prepared.train_labels)
+    shorter = settings.model_copy(update={"full_epochs": PROBE_STEPS + 1})
+    recipe = full_data_recipe(shorter, prepared.augmentation)
+    batch = min(count, recipe.batch_size)
+    form = evaluation_form(run, full_data_recipe(settings, prepared.augmentation), count, settings.full_networks)
+    return settings.full_epochs * _step_seconds(run, prepared, recipe, batch, form) * count / batch
+
+
+class _Walk:
+    """Experts that all walk straight on: as good as any to time a step with."""
+
+    def __init__(self, start: Tensor, planned: PlannedTrajectories) -> None:
+        self._start = start
+        self.count, self.final_epoch, self.continuous = planned.count, planned.final_epoch, planned.continuous
+
+    def end(self, expert: int) -> int:
+        return self.final_epoch
+
+    def point(self, expert: int, epoch: float) -> Tensor:
+        return self._start + 0.01 * epoch
+
+
+def outer_seconds(run: Run, prepared: Prepared) -> float:
+    """One outer step; where students of several architectures take turns, the mean over them."""
+    names = run.settings.network.pool
+    pools: list[tuple[str, ...]] = [(name,) for name in names] or [()]
+    network = run.settings.network
+    alone = [_with_network(run, network.model_copy(update={"pool": pool})) for pool in pools]
+    return sum(_seconds_of_a_step(one, prepared) for one in alone) / len(alone)
+
+
+def _with_network(run: Run, network: NetworkSettings) -> Run:
+    """The run with another network section."""
+    return replace(run, settings=run.settings.model_copy(update={"network": network}))
+
+
+def _seconds_of_a_step(run: Run, prepared: Prepared) -> float:
+    """With students of one architecture, in the form that the run will use, from a few of the inner steps."""
+    distill, size = run.settings.distill, run.settings.ipc * prepared.num_classes
+    unrolled = distill.objective == "unroll"
+    inner = min(PROBE_INNER_STEPS, distill.inner_steps) if unrolled else distill.inner_steps
+    same_work = max(1, distill.outer_steps * distill.inner_steps // inner)  # which decides whether compiling pays
+    kept = DEFAULT_KEPT if distill.keep_gib is None and run.device.type == "cpu" else distill.keep_gib
+    share = None if kept is None else kept * inner / distill.inner_steps  # of the steps, as many are kept as in the run
+    shorter: dict[str, Any] = {"inner_steps": inner, "horizon": None} if unrolled else {"network_epochs": 1}
+    # images are not ranked for a probe
+    short = distill.model_copy(update={"outer_steps": same_work, "keep_gib": share, "real_order": "shuffle", **shorter})
+    probe = replace(run, settings=run.settings.model_copy(update={"distill": short}))
+    network = prepared.build(student_pool(run, prepared)[0], 0, "plan")(0).to(run.device)
+    matched = needs_experts(run.settings)
+    walk = _Walk(flatten_parameters(network), planned_trajectories(run.settings)) if matched else None
+    class_ids = torch.arange(size) % prepared.num_classes
+    logits = torch.randn(1, size, prepared.num_classes, generator=torch.Generator().manual_seed(0))
+    part = label_part(distill)
+    images = prepared.train_images[(torch.arange(size) % len(prepared.train_images)).to(run.device)]
+    labels = part.initial(class_ids, prepared.num_classes, logits).to(run.device)
+    state = start_state(images, class_ids, labels, part.kind, distill.lr_init)
+    task = distill_task(probe, prepared, walk, FlatNetwork(network), state)
+    with arithmetic(state.precision or "fp32", run.device):
+        return _measured_step(run, distill, task, state, inner)
+
+
+def _measured_step(run: Run, distill: DistillSettings, task: OuterTask, state: OuterState, inner: int) -> float:
+    """Seconds of an outer step of the whole run, from one of ``task``, which takes ``inner`` inner steps."""
+    seconds = _time(lambda: _exhaust(outer_step(task, state)), run.device)
+    if isinstance(task.objective, UnrolledStudents):
+        return _unrolled_seconds(distill, task.objective, state, seconds, inner, run.device)
+    if distill.restart_every == 1 or distill.objective != "gradients":
+        return seconds
+    state.carried, state.step = outer_step(task, state).carried, 1
+    trained = _time(lambda: _exhaust(outer_step(task, state)), run.device) - seconds
+    return seconds + max(0.0, trained) * distill.network_epochs * (1 - 1 / distill.restart_every)
+
+
+def _unrolled_seconds(
+    settings: DistillSettings,
+    students: UnrolledStudents,
+    state: OuterState,
+    seconds: float,
+    inner: int,
+    device: torch.device,
+) -> float:
+    """An outer step whose students take all their steps, from ``seconds`` of one with ``inner`` of them.
+
+    The loss on real images is computed once, whatever the number of steps; steps before the window are cheaper.
+    """
+    real = before = 0.0
+    if students.real is not None:
+        theta = students.begin(0).theta_P.to(device)
+        real = settings.segments * _time(lambda: _exhaust(students.real_term_of(0)(1).adjoint(theta)), device)
+    if mean_prefix_steps(settings):
+        in_turn = 1 if students.engine.together else settings.segments
+        some = _time(lambda: _exhaust(students.advance(state, PROBE_INNER_STEPS)), device)
+        before = in_turn * some / PROBE_INNER_STEPS * mean_prefix_steps(settings)
+    return real + before + max(0.0, seconds - real) / inner * settings.inner_steps

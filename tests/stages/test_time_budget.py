@@ -1,0 +1,80 @@
+"""The time budget: arithmetic by hand, and a run that is continued with the sizes it was begun with."""
+
+import pytest
+
+from distillkit.errors import ConfigError
+from distillkit.stages import time_budget
+from distillkit.stages.costs import Costs
+from distillkit.stages.time_budget import _experts_within, within
+from tests.helpers import made, run
+
+
+def test_within__experts_get_half_at_most_and_steps_the_rest(tiny):
+    settings = {"experts.count": 10, "experts.epochs": 4, "distill.outer_steps": 1000, "distill.select_every": 10}
+    settings |= {"dataset.augmentation": "flip_scale"}
+    costs = Costs(expert_epoch=2.5, outer_step=0.5, fresh_network=1.0, missing=dict.fromkeys(range(2, 10), 4))
+    asked = made(tiny, **settings, **{"distill.select_networks": 2})
+    found = within(asked, costs, 100)  # 90 to plan for: 4 experts of 10 s, and (90 - 40 - 4) / (0.5 + 0.2) steps
+    assert (found.settings.experts.count, found.settings.distill.outer_steps) == (2 + 4, 65)
+    assert (found.origins["experts.count"], found.origins["distill.outer_steps"]) == ("time budget", "time budget")
+    plenty = within(asked, costs, 1e5).settings
+    assert (plenty.experts.count, plenty.distill.outer_steps) == (10, 1000)
+    one = within(asked, Costs(5.0, 0.5, 1.0, dict.fromkeys(range(10), 4)), 30).settings  # an expert takes 20 of 27
+    assert (one.experts.count, one.distill.outer_steps) == (1, 4)
+    measured = Costs(
+        2.5, 0.5, 1.0, dict.fromkeys(range(2, 10), 4), measuring=7.0
+    )  # leaves 83: 4 experts, 39 / 0.7 steps
+    assert within(asked, measured, 100).settings.distill.outer_steps == 55
+    assert within(asked, measured, 100).settings.budget_asked == (10, 1000)
+    with pytest.raises(ConfigError, match="`time_budget` of 20 s is too little: here an expert takes 20 s"):
+        within(asked, Costs(5.0, 0.5, 1.0, dict.fromkeys(range(10), 4)), 20)
+
+
+def test_experts_within__counts_the_missing_ones_that_a_count_takes_in():
+    assert _experts_within(4, {0: 30.0}, 40.0) == 1  # number 0 is dear, but without it there is none
+    assert _experts_within(4, {3: 30.0}, 40.0) == 3
+    assert _experts_within(4, {}, 1.0) == 4
+    assert _experts_within(4, dict.fromkeys(range(4), 10.0), 40.0) == 2
+    assert _experts_within(4, dict.fromkeys(range(4), 50.0), 40.0) == 0
+    assert _experts_within(4, {0: 12.0, 1: 4.0, 2: 4.0, 3: 4.0}, 40.0) == 3  # the first goes to the end
+
+
+def test_compress__goes_on_with_the_sizes_it_was_begun_with(tmp_path, tiny, monkeypatch):
+    measured = []
+
+    def costs(*arguments):
+        measured.append(arguments)
+        return Costs(0.5, 1.0, 0.5, {0: 2, 1: 2})
+
+    monkeypatch.setattr(time_budget, "measured_costs", costs)
+    settings = {**tiny, "time_budget": 12.0, "distill.outer_steps": 50, "distill.select_every": 50}
+    settings["distill.select_networks"] = 3
+    ds = run(tmp_path / "a", settings)
+    chosen = ds.config["settings"]
+    assert len(measured) == 1
+    assert 0 < chosen["distill"]["outer_steps"] < 50
+    monkeypatch.setattr(time_budget, "measured_costs", lambda *arguments: Costs(0.5, 3.0, 0.5, {0: 2, 1: 2}))
+    assert run(tmp_path / "a", settings).config["settings"] == chosen
+    with pytest.raises(ConfigError, match="holds another run"):  # other sizes were asked for
+        run(tmp_path / "a", {**settings, "distill.outer_steps": 40})
+    other = run(tmp_path / "b", settings).config["settings"]
+    assert other["distill"]["outer_steps"] < chosen["distill"]["outer_steps"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"dataset.augmentation": "flip_scale"}, 65),
+        ({"dataset.augmentation": "color_flip"}, 62),  # and two networks of the set at the length of real images
+        ({"dataset.augmentation": "color_flip", "dataset.validation_fraction": 0.0}, 100),
+    ],
+)
+def test_within__counts_the_validation_at_the_length_of_real_images(tiny, changes, steps):
+    settings = {
+        "experts.count": 4,
+        "distill.outer_steps": 1000,
+        "distill.select_every": 10,
+        "distill.select_networks": 2,
+    }
+    costs = Costs(expert_epoch=10.0, outer_step=0.5, fresh_network=1.0, missing=dict.fromkeys(range(4), 1))
+    assert within(made(tiny, **settings, **changes), costs, 100).settings.distill.outer_steps == steps
