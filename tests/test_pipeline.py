@@ -191,6 +191,12 @@ def test_evaluate__a_data_set_that_changed_is_refused(class_folders, tmp_path, t
         tune(ds, "convnet", dataset=elsewhere, device="cpu")
 
 
+def test_evaluate__data_of_other_classes_are_refused_before_images_are_decoded(whole, class_folders, monkeypatch):
+    monkeypatch.setattr("distillkit.data.load.decode_into", None)
+    with pytest.raises(ConfigError, match=r"other classes than the set: without '0', '1', .* and with 'a', 'b'"):
+        evaluate(whole, dataset=class_folders({"a": 30, "b": 30}), networks=1, device="cpu")
+
+
 def test_save_reports__does_not_overwrite_and_renews_the_card(whole):
     with pytest.raises(ConfigError, match="has results for convnet already"):
         save_reports(whole, {"convnet": EvalReport((0.5,), {"lr": 0.1})})

@@ -157,6 +157,22 @@ def named_classes(found: Sequence[str], settings: DatasetSettings) -> tuple[str,
     return tuple(given or found)
 
 
+def check_same_classes(wanted: Sequence[str], found: Sequence[str]) -> None:
+    """Are these the same names, each once, in whatever order?
+
+    Raises:
+        ConfigError: no; the first few that are missing or too many are named.
+    """
+    missing, further = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or further or len(set(found)) != len(found):
+        words = [
+            f"{what} {', '.join(map(repr, names[:5]))}"
+            for what, names in (("without", missing), ("with", further))
+            if names
+        ]
+        raise ConfigError(f"these images have other classes than the set: {' and '.join(words) or 'names twice'}")
+
+
 def chosen_classes(names: Sequence[str], settings: DatasetSettings) -> list[int]:
     """Positions in ``names`` of the classes that are wanted: ``dataset.classes``, in that order, or all of them,
     without ``dataset.without_classes``.

@@ -7,7 +7,7 @@ splits are views of it: a data set is held once, and shared by all processes tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from distillkit import storage
 from distillkit.data import decode, sources, splits
 from distillkit.data.decoding import content_hash, decode_into, decoded_images, facts_of
 from distillkit.data.form import form_of_all
-from distillkit.data.labels import chosen_classes, named_classes
+from distillkit.data.labels import check_same_classes, chosen_classes, named_classes
 from distillkit.data.locate import Location
 from distillkit.errors import DamagedError, DataError
 from distillkit.locks import locked
@@ -44,7 +44,12 @@ class Decoded:
 
 
 def load_data(
-    settings: DatasetSettings, progress: Progress, *, parts: Collection[str] = BOTH, each: int = 0
+    settings: DatasetSettings,
+    progress: Progress,
+    *,
+    parts: Collection[str] = BOTH,
+    each: int = 0,
+    classes: Sequence[str] | None = None,
 ) -> SourceData:
     """Read, decode (once) and split a data set.
 
@@ -54,9 +59,10 @@ def load_data(
         parts: the splits of the source that will be looked at, ``train`` and ``test``; checksums of the others are not
             compared.
         each: images that every class keeps, if it has them: ``max_train`` gives way to it.
+        classes: names that its classes must have, in whatever order.
 
     Raises:
-        ConfigError: the name, a column, a split or a size is not acceptable.
+        ConfigError: the name, a column, a split, a size or the classes are not acceptable; images are not decoded then.
         DataError: an image is corrupt, labels are unusable, or there is just one class.
         NotFoundError: no such data set, or no images in it.
     """
@@ -64,7 +70,9 @@ def load_data(
     if location.known is not None and settings.data_root is None and Path(settings.name).is_dir():
         progress.note(f"{settings.name!r} is the registered data set; for the folder here say ./{settings.name}")
     embedded = location.kind == "embedded"
-    decoded = _digits(settings) if embedded else _decoded_from_cache(location, settings, progress, parts)
+    decoded = _digits(settings) if embedded else _decoded_from_cache(location, settings, progress, parts, classes)
+    if classes is not None:
+        check_same_classes(classes, decoded.facts["classes"])
     return _split(decoded, location, settings, each)
 
 
@@ -153,11 +161,16 @@ def _decoded(tensors: dict[str, Tensor], facts: dict[str, Any]) -> Decoded:
 
 
 def _decoded_from_cache(
-    location: Location, settings: DatasetSettings, progress: Progress, parts: Collection[str]
+    location: Location,
+    settings: DatasetSettings,
+    progress: Progress,
+    parts: Collection[str],
+    classes: Sequence[str] | None,
 ) -> Decoded:
     """The decoded images, from the cache if they are there and whole; ``parts``: of the splits that will be looked at.
 
     Raises:
+        ConfigError: their classes are not ``classes``.
         StorageError: they are not there, and the cache cannot be written.
     """
     path = _path(location, settings)
@@ -171,7 +184,10 @@ def _decoded_from_cache(
         found = _cached(path, parts, progress, told=True)
         if found is not None:
             return found
-        decode_into(path, sources.read(location, settings), location, settings, progress, resumable=alone)
+        raw = sources.read(location, settings)
+        if classes is not None:
+            check_same_classes(classes, raw.classes)
+        decode_into(path, raw, location, settings, progress, resumable=alone)
     return _opened(path, parts)
 
 

@@ -304,13 +304,14 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             progress: listener.
 
         Raises:
-            ConfigError: the set was made of a folder, and ``dataset`` does not say where it is.
+            ConfigError: the set was made of a folder, and ``dataset`` does not say where it is; or the classes are
+                others, which is told before images are decoded.
             DataError: the data set is not what it was when it was distilled, so its test images may be others.
         """
         asked = asked_data(self.config, self.image_shape, dataset, data_root)
         listener = Silent() if progress is None else progress
         with sources_read_with(self._token if token is None else token):
-            data = load_data(asked.settings, listener, parts=parts, each=int(self.config["ipc"]))
+            data = load_data(asked.settings, listener, parts=parts, each=int(self.config["ipc"]), classes=self.classes)
         asked.check(data.info.fingerprint)
         return data
 

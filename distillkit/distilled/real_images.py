@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
+from distillkit.data.labels import check_same_classes
 from distillkit.errors import ConfigError
 from distillkit.records import ImageSet
 
@@ -41,13 +42,6 @@ def with_ids_of(classes: tuple[str, ...], images: ImageSet) -> ImageSet:
     """
     if images.classes == classes:
         return images
-    missing, further = sorted(set(classes) - set(images.classes)), sorted(set(images.classes) - set(classes))
-    if missing or further or len(set(images.classes)) != len(images.classes):
-        words = [
-            f"{what} {', '.join(map(repr, names[:5]))}"
-            for what, names in (("without", missing), ("with", further))
-            if names
-        ]
-        raise ConfigError(f"these images have other classes than the set: {' and '.join(words) or 'names twice'}")
+    check_same_classes(classes, images.classes)
     own = torch.tensor([classes.index(name) for name in images.classes])
     return ImageSet(images.source, own[images.labels], classes)
