@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.helpers import TINY
+from distillkit import plots
+from tests.helpers import TINY, sketch
 from tests.hub_stand_in import StandIn
 
 
@@ -27,6 +28,15 @@ def own_cache(tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+@pytest.fixture(autouse=True)
+def sketched(request, monkeypatch):
+    """A figure is a small picture whose comment says what its lines are: drawing text takes longer than a tiny run.
+    Tests that are marked ``drawn``, and other processes, draw.
+    """
+    if request.node.get_closest_marker("drawn") is None:
+        monkeypatch.setattr(plots, "_png", sketch)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -62,7 +72,9 @@ def made(tmp_path_factory):
     before = os.environ.get("DISTILLKIT_CACHE")
     os.environ["DISTILLKIT_CACHE"] = str(folder / "cache")
     words = "distillkit compress digits"
-    compress("digits", ipc=2, preset="smoke", settings=TINY, out=folder / "set", device="cpu", command=words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_png", sketch)
+        compress("digits", ipc=2, preset="smoke", settings=TINY, out=folder / "set", device="cpu", command=words)
     os.environ["DISTILLKIT_CACHE"] = before or str(folder / "cache")
     return folder / "set"
 

@@ -1,9 +1,11 @@
 """What several test files use: tiny settings and runs, listeners, comparisons."""
 
+import io
 import json
 import signal
 
 import torch
+from PIL import Image, PngImagePlugin
 
 from distillkit import compress
 from distillkit.config import compose
@@ -41,6 +43,15 @@ def run(out, tiny, **more):
     """A tiny set of digits at ``out``."""
     settings = {**tiny, **more.pop("settings", {})}
     return compress("digits", ipc=1, preset="smoke", settings=settings, out=out, device="cpu", command="x", **more)
+
+
+def sketch(figure):
+    """PNG bytes that differ where the lines of two figures differ."""
+    lines = [line.get_xydata().tolist() for axes in figure.axes for line in axes.lines]
+    words, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
+    words.add_text("Comment", json.dumps(lines))
+    Image.new("RGB", (4, 2)).save(buffer, format="png", pnginfo=words)
+    return buffer.getvalue()
 
 
 def made(tiny, **settings):

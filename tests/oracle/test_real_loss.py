@@ -237,10 +237,12 @@ def test_adam__only_entries_without_a_gradient_are_held_back():
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
-def test_prefix__what_is_alive_on_the_way_does_not_grow_with_it(optimizer):
+def test_prefix__what_is_alive_on_the_way_does_not_grow_with_it(request, optimizer):
     """Tensors of the size of the parameters, counted at every step, of 3 steps and of 30."""
     p, counts = problem(), {}
     plain = EagerFunctions(InnerLoss(FlatNetwork(p["module"]), HardLabels()))
+    gc.freeze()  # what is there already is not looked at again and again
+    request.addfinalizer(gc.unfreeze)
 
     def alive():
         gc.collect()
