@@ -85,7 +85,7 @@ package: install-dev  ## sdist and wheel, checked, and the wheel tried without e
 	$(BIN)/python -m twine check --strict dist/*
 	$(PYTHON) -m venv build/package
 	build/package/bin/python -m pip install --quiet dist/*.whl
-	cd build && package/bin/python ../tests/smoke_of_wheel.py ../cards/digits-ipc1-ast
+	cd build && package/bin/python ../tests/repository/smoke_of_wheel.py ../cards/digits-ipc1-ast
 
 format:  ## what ruff mends by itself
 	$(BIN)/ruff check --fix .

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BLOCK = """
 import sys
 BLOCKED = ("timm", "torchvision", "sklearn", "scipy", "matplotlib", "datasets", "pyarrow", "pandas", "huggingface_hub")

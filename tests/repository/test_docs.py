@@ -13,7 +13,7 @@ from distillkit.artifact.layout import FILES
 from distillkit.cli.app import app
 from distillkit.settings import NetworkSettings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 

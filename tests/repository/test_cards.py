@@ -10,7 +10,7 @@ from distillkit.artifact.card import render_card
 from distillkit.artifact.card_words import percent
 from distillkit.artifact.schema import ResultsFile
 
-ALL = sorted(path.parent for path in (Path(__file__).parent.parent / "cards").glob("*/distill_config.json"))
+ALL = sorted(path.parent for path in (Path(__file__).parents[2] / "cards").glob("*/distill_config.json"))
 WHOLE = [folder for folder in ALL if (folder / "distilled.safetensors").is_file()]
 
 

@@ -18,7 +18,7 @@ from distillkit import load_distilled
 from distillkit.sharing.push import PushOptions, push
 from tests.helpers import TINY
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 CARD = ROOT / "cards" / "digits-ipc1-mtt"
 

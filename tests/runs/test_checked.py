@@ -116,7 +116,7 @@ def test_config__a_kill_while_it_is_written_is_in_nobodys_way(copy, tmp_path, mo
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"pulled_from": 3}'])
 def test_experts_report__a_damaged_one_ends_no_run(copy, content):
     from distillkit.stages.package import _pulled_from
-    from tests.test_pipeline import Notes
+    from tests.helpers import Notes
 
     composed = compose("digits", 2, "mtt", "smoke", "cpu", [SettingsLayer("test", TINY)])
     run = make_run(composed, torch.device("cpu"), Notes())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-GPU = Path(__file__).parents[1] / "examples" / "gpu"
+GPU = Path(__file__).parents[2] / "examples" / "gpu"
 
 
 def acceptance(out, *words):
