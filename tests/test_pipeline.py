@@ -1,3 +1,5 @@
+"""The whole pipeline: stopped, damaged, repeated, refused; what it makes and what it leaves alone."""
+
 import json
 import os
 import shutil
@@ -8,7 +10,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from distillkit import compress, evaluate, load_distilled, storage
+from distillkit import compress, evaluate, load_distilled, plots, storage
 from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DataError, Interrupted, StorageError, TrajectoryError
 from distillkit.interrupt import StopRequest, stop_on_signals
@@ -19,15 +21,24 @@ from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
 from distillkit.stages.tune import tune
 from distillkit.trajectories.store import TrajectoryStore, experts_root
-from tests.helpers import Notes, StopAfter, run, same_bytes
+from tests.helpers import TINY, Notes, StopAfter, run, same_bytes, sketch
+
+
+@pytest.fixture(scope="module")
+def whole_once(tmp_path_factory):
+    """A finished run of tiny settings, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILLKIT_CACHE", str(folder / "cache"))
+        patch.setattr(plots, "_png", sketch)
+        run(folder / "set", TINY)
+    return folder / "set"
 
 
 @pytest.fixture
-def whole(tmp_path, tiny, monkeypatch):
-    monkeypatch.setenv("DISTILLKIT_CACHE", str(tmp_path / "other"))
-    run(tmp_path / "whole", tiny)
-    monkeypatch.setenv("DISTILLKIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "whole"
+def whole(whole_once, tmp_path):
+    """A copy of it, and a cache that is empty."""
+    return shutil.copytree(whole_once, tmp_path / "whole")
 
 
 def test_compress__stopped_at_every_step_in_turn_ends_at_the_same_bytes(whole, tmp_path, tiny):
