@@ -225,7 +225,7 @@ def test_data__names_that_tear_the_command_line(class_folders, tmp_path, monkeyp
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_sigterm__writes_a_checkpoint_exits_130_and_continues(tmp_path):
     out = tmp_path / "set"
-    changed = [part.replace("_steps=4", "_steps=400").replace("_every=2", "_every=400") for part in SETTINGS]
+    changed = [part.replace("_steps=4", "_steps=200").replace("_every=2", "_every=200") for part in SETTINGS]
     arguments = [
         "compress",
         "digits",

@@ -168,34 +168,33 @@ def test_start_to_artifact__seconds_of_each_stage(tmp_path):
     assert found["seconds"] > sum(found["stages"].values())
 
 
+def reference_arguments(folder):
+    """Of run.py, for two tiny sets below ``folder``."""
+    words = ["--only", "digits-ipc1", "--methods", "random,mtt", "--seeds", "0", "--networks", "2"]
+    words += ["--preset", "smoke", *tiny_settings("distill.outer_steps")]
+    return [*words, "--work", folder / "work", "--cards", folder / "cards", "--out", folder / "out"]
+
+
 def test_reference__sets_cards_and_a_table_and_nothing_twice(tmp_path):
-    work, cards, out = tmp_path / "work", tmp_path / "cards", tmp_path / "out"
-    arguments = ["--only", "digits-ipc1", "--methods", "random,mtt", "--seeds", "0", "--networks", "2"]
-    arguments += [
-        "--preset",
-        "smoke",
-        *tiny_settings("distill.outer_steps"),
-        "--work",
-        work,
-        "--cards",
-        cards,
-        "--out",
-        out,
-    ]
+    work, out, arguments = tmp_path / "work", tmp_path / "out", reference_arguments(tmp_path)
     run("reference/run.py", *arguments)
     rows = {row["method"]: row for row in json.loads((out / "results-cpu-part.json").read_text())["rows"]}
     assert set(rows) == {"random", "mtt"}
     assert len(rows["mtt"]["runs"][0]["accuracies"]) == 2
     assert "| mtt | " in (out / "results-cpu-part.md").read_text()
-    assert load_distilled(cards / "digits-ipc1-mtt").results["architectures"]["convnet"]["n"] == 2
+    assert load_distilled(tmp_path / "cards" / "digits-ipc1-mtt").results["architectures"]["convnet"]["n"] == 2
     made = (work / "digits-ipc1-mtt" / "seed0" / "results.json").stat().st_mtime_ns
     run("reference/run.py", *arguments)
     assert (work / "digits-ipc1-mtt" / "seed0" / "results.json").stat().st_mtime_ns == made
 
+
+@pytest.mark.study
+def test_cross__a_row_of_every_network(tmp_path):
+    run("reference/run.py", *reference_arguments(tmp_path))
     few = ["--only", "digits-ipc1", "--methods", "mtt,pad", "--networks", "1", "--test-images", "40"]
-    shown = run("reference/cross.py", *few, "--work", work, "--out", out)
+    shown = run("reference/cross.py", *few, "--work", tmp_path / "work", "--out", tmp_path / "out")
     assert re.search(r"\| mtt \|( [\d.]+ ± [\d.]+ \|){9} [\d.]+ \| [\d.]+ \|", shown)
-    found = json.loads((out / "cross-digits-ipc1.json").read_text())
+    found = json.loads((tmp_path / "out" / "cross-digits-ipc1.json").read_text())
     assert set(found["sets"]) == {"mtt"}  # of pad there is none
     rows = found["sets"]["mtt"]["rows"]
     assert rows["timm/resnet18"]["n"] == 1
