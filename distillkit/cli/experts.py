@@ -245,7 +245,7 @@ def push(
 ) -> None:
     """Publish compact (convex) trajectories as a data set repository of their own."""
     from distillkit.sharing.experts import plan_push_experts, push_experts
-    from distillkit.sharing.publish import PushOptions
+    from distillkit.sharing.publication import PushOptions
     from distillkit.trajectories.store import TrajectoryStore
 
     store = TrajectoryStore.open(_find(fingerprint))

@@ -29,7 +29,8 @@ from distillkit.settings import NetworkSettings, TrajectorySettings
 from distillkit.sharing.experts_card import front_matter, render_experts_card
 from distillkit.sharing.experts_schema import TrajectoriesFile
 from distillkit.sharing.private_source import private_source
-from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
+from distillkit.sharing.publication import PushOptions, PushReport, check_names
+from distillkit.sharing.publish import plan_publication, publish
 from distillkit.trajectories.compact import decode
 from distillkit.trajectories.convex import waypoint_epochs
 from distillkit.trajectories.forms import FORMS

@@ -10,132 +10,20 @@ from __future__ import annotations
 
 import re
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from distillkit import storage
-from distillkit.artifact import front_matter, own_section
 from distillkit.artifact.layout import FILES
-from distillkit.artifact.schema import Home
 from distillkit.errors import ConfigError, DistillkitError, StorageError
 from distillkit.hub import repository, upload
-from distillkit.hub.address import parse_address
 from distillkit.hub.client import Token
 from distillkit.hub.repository import References, RemoteState
 from distillkit.hub.upload import Commit
+from distillkit.sharing.publication import Publication, PushOptions, PushReport, check_names
+from distillkit.sharing.remote_card import RemoteCard, merged_section, remote_card
 
-TAG = re.compile(r"[A-Za-z0-9_](?:[\w-]|\.(?!\.))*(?<!\.)(?<!\.lock)", re.ASCII)
-LONGEST_TAG = 200
-"""Characters; the name of the file that Git keeps it in has room for no more than 255."""
-BRANCH_WORDS = ("main", "HEAD")
 OF_THE_HUB = (".gitattributes",)  # what a fresh repository holds
-
-
-class Publication(Protocol):
-    """What can be published: checked content with a card that names its own address.
-
-    Card and content hold no path of this machine, and nothing but what the kind consists of.
-    """
-
-    @property
-    def what(self) -> str:
-        """The kind in words, with its article."""
-
-    @property
-    def marker(self) -> str:
-        """Name of the file that says what a repository is."""
-
-    @property
-    def message(self) -> str:
-        """Commit message, unless another is given."""
-
-    @property
-    def own_section(self) -> str:
-        """The user's part of the folder's card."""
-
-    @property
-    def home(self) -> Home | None:
-        """Where the folder says it was pushed to."""
-
-    def metadata(self, marker: bytes) -> dict[str, Any]:
-        """The card's metadata as they are generated for a repository whose marker file is ``marker``.
-
-        Raises:
-            ValueError: that is not such a file.
-        """
-
-    def owns(self, name: str) -> bool:
-        """Whether a file of this name in the repository is part of the publication, to be deleted when it has none."""
-
-    def content(self, repo: str, revision: str | None, own: str) -> dict[str, bytes]:
-        """Exactly what is to be published, by file name: the card names ``repo`` and ``revision``, holds ``own``."""
-
-    def in_public(self, options: PushOptions) -> Publication:
-        """What is published where anybody may read it: nothing that says more of a private source than it must.
-
-        Raises:
-            ConfigError: it cannot be published so without being told to.
-        """
-
-    def settle(self, repo: str, revision: str | None, own: str) -> None:
-        """Let the folder say where it is published, if it can be written."""
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How to push.
-
-    ``private``: create the repository as a private one (None: as the account's settings say); ``branch``: where to
-    (None is main); ``tag``: on the commit, never moved (None: the next free v<n>); ``create_pr``: open a pull request
-    instead, with no tag; ``replace``: also into a repository that holds something else, and the folder's section of the
-    card wins where both were changed.
-    """
-
-    private: bool | None = None
-    branch: str | None = None
-    tag: str | None = None
-    create_pr: bool = False
-    message: str | None = None
-    replace: bool = False
-
-
-@dataclass(frozen=True)
-class PushReport:
-    """What was published; ``changed`` is False where all of it was there before."""
-
-    repo: str
-    url: str
-    commit: str
-    revision: str | None
-    changed: bool
-    files: dict[str, int]
-
-    @property
-    def load_line(self) -> str:
-        """The line that loads exactly this."""
-        return f'load_distilled("{self.repo}", revision="{self.commit}")'
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {**vars(self), "load": self.load_line}
-
-
-@dataclass(frozen=True)
-class _Card:
-    """The card on the Hub: its text, its metadata, and those that were generated for what is there (None: not ours)."""
-
-    text: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict)
-    generated: dict[str, Any] | None = None
-
-    def kept(self, card: str, options: PushOptions) -> str:
-        """A card of ours with the metadata of the owner of this one."""
-        if not self.metadata:
-            return card
-        ours = front_matter.read(card, "the card")
-        merged = front_matter.merge(ours, self.metadata, self.generated, ours_wins=options.replace)
-        return card if merged == ours else front_matter.replace(card, merged)
 
 
 @dataclass(frozen=True)
@@ -149,7 +37,7 @@ class _Push:
     own: str
     remote: RemoteState
     known: References
-    card: _Card
+    card: RemoteCard
 
     def content(self, revision: str | None) -> dict[str, bytes]:
         """The files with a card that names ``revision`` and keeps what the owner wrote into the one on the Hub."""
@@ -201,8 +89,8 @@ def _looked_at(publication: Publication, repo: str, options: PushOptions, token:
         upload.create_branch(repo, options.branch, token)
     remote = repository.remote_state(repo, options.branch, token)
     _check_repository(publication, repo, remote, options)
-    card = _remote_card(publication, repo, remote, options, token)
-    own = _merged_section(publication, repo, card, options)
+    card = remote_card(publication, repo, remote, options, token)
+    own = merged_section(publication, repo, card, options)
     shown = publication if remote.private else publication.in_public(options)
     return _Push(shown, repo, options, token, own, remote, known, card)
 
@@ -228,29 +116,6 @@ def _check_references(repo: str, options: PushOptions, known: References) -> Non
         raise ConfigError(f"{repo} has a branch {options.tag}; choose another `tag`")
 
 
-def check_names(repo: str, options: PushOptions) -> str:
-    """Are repository, branch and tag acceptable together? Returns the repository as ``org/name``.
-
-    Raises:
-        ConfigError: no.
-    """
-    address = parse_address(repo)
-    if address.revision is not None:
-        raise ConfigError(f"push expects org/name, got {repo!r}; name a branch with `revision`, a tag with `tag`")
-    if options.branch is not None:
-        parse_address(address.repo, options.branch)
-    if options.tag is not None and (
-        len(options.tag) > LONGEST_TAG or not TAG.fullmatch(options.tag) or options.tag in BRANCH_WORDS
-    ):
-        raise ConfigError(
-            f"{options.tag[:100]!r} is no tag; use letters, digits, dash, underscore and single dots, at most "
-            f"{LONGEST_TAG} of them"
-        )
-    if options.tag is not None and options.create_pr:
-        raise ConfigError("a pull request has no tag; leave out `tag`, and tag it after it is merged")
-    return address.repo
-
-
 def _check_repository(publication: Publication, repo: str, remote: RemoteState, options: PushOptions) -> None:
     """A repository that somebody fills with other things is not silently made ours."""
     others = sorted(name for name in remote.files if name not in OF_THE_HUB)
@@ -260,34 +125,6 @@ def _check_repository(publication: Publication, repo: str, remote: RemoteState, 
             f"{repo} is there and is not {publication.what}: it holds {shown}; choose another name, or `replace=True` "
             "to push among them (its README.md would be replaced)"
         )
-
-
-def _remote_card(publication: Publication, repo: str, remote: RemoteState, options: PushOptions, token: Token) -> _Card:
-    content = repository.remote_file(repo, FILES.card, remote.head, token) if FILES.card in remote.files else None
-    if content is None:
-        return _Card()
-    text = content.decode("utf-8", errors="replace")
-    try:
-        metadata = front_matter.read(text, f"the card of {repo}")
-    except ConfigError:
-        if not options.replace:
-            raise
-        metadata = {}
-    if publication.marker not in remote.files:
-        return _Card(text, metadata)
-    marker = repository.remote_file(repo, publication.marker, remote.head, token) or b""
-    try:
-        return _Card(text, metadata, publication.metadata(marker))
-    except (ValueError, RecursionError):  # of a newer version, or damaged: what is not as we would write it stays
-        return _Card(text, metadata, {})
-
-
-def _merged_section(publication: Publication, repo: str, card: _Card, options: PushOptions) -> str:
-    if options.replace or not card.text:
-        return publication.own_section
-    theirs = own_section.find(card.text, f"the card of {repo}")
-    home = publication.home
-    return own_section.merge(publication.own_section, theirs, home.own_section if home else None, ours_wins=False)
 
 
 def _sizes(content: dict[str, bytes]) -> dict[str, int]:

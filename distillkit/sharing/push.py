@@ -15,7 +15,8 @@ from distillkit.artifact.schema import ArtifactConfig, Home
 from distillkit.errors import StorageError
 from distillkit.hub.client import Token
 from distillkit.sharing.private_source import private_source, warn_of, without_source
-from distillkit.sharing.publish import PushOptions, PushReport, check_names, plan_publication, publish
+from distillkit.sharing.publication import PushOptions, PushReport, check_names
+from distillkit.sharing.publish import plan_publication, publish
 from distillkit.sharing.validate import Checked, validate
 
 __all__ = ["PublishedArtifact", "PushOptions", "PushReport", "plan_push", "push"]

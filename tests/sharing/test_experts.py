@@ -13,7 +13,7 @@ from distillkit.errors import ArtifactError, ConfigError, NotFoundError, Traject
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
 from distillkit.sharing.experts import LIST, plan_push_experts, pull_experts, push_experts
-from distillkit.sharing.publish import PushOptions
+from distillkit.sharing.publication import PushOptions
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 from tests.helpers import TINY
 
