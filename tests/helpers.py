@@ -23,6 +23,7 @@ TINY = {
     "distill.expert_epochs": 1,
     "distill.max_start_epoch": 2,
     "distill.select_every": 2,
+    "distill.select_networks": 2,
     "distill.checkpoint_every": 1,
     "distill.picture_every": 2,
     "evaluate.networks": 2,

@@ -11,8 +11,8 @@ import pytest
 
 from tests.helpers import TINY
 
-CHANGES = {"experts.count": 40, "experts.epochs": 10, "dataset.max_train": 900, "network.width": 16}
-CHANGES |= {"distill.outer_steps": 600, "distill.select_every": 200, "distill.checkpoint_every": 7}
+CHANGES = {"experts.count": 24, "experts.epochs": 10, "dataset.max_train": 600, "network.width": 16}
+CHANGES |= {"distill.outer_steps": 500, "distill.select_every": 250, "distill.checkpoint_every": 7}
 KILLS_PER_STAGE = 2
 
 
