@@ -23,6 +23,7 @@ from distillkit.data.decoding import content_hash, decode_into, decoded_images, 
 from distillkit.data.form import form_of_all
 from distillkit.data.labels import check_same_classes, chosen_classes, named_classes
 from distillkit.data.locate import Location
+from distillkit.data.tables import release_unused
 from distillkit.errors import DamagedError, DataError
 from distillkit.locks import locked
 from distillkit.progress import Progress
@@ -184,11 +185,24 @@ def _decoded_from_cache(
         found = _cached(path, parts, progress, told=True)
         if found is not None:
             return found
-        raw = sources.read(location, settings)
-        if classes is not None:
-            check_same_classes(classes, raw.classes)
-        decode_into(path, raw, location, settings, progress, resumable=alone)
+        _decode(path, location, settings, progress, classes, resumable=alone)
+    release_unused()
     return _opened(path, parts)
+
+
+def _decode(
+    path: Path,
+    location: Location,
+    settings: DatasetSettings,
+    progress: Progress,
+    classes: Sequence[str] | None,
+    *,
+    resumable: bool,
+) -> None:
+    raw = sources.read(location, settings)
+    if classes is not None:
+        check_same_classes(classes, raw.classes)
+    decode_into(path, raw, location, settings, progress, resumable=resumable)
 
 
 def _key(location: Location, settings: DatasetSettings) -> str:
