@@ -138,11 +138,12 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 def remove_old_leftovers(root: Path) -> None:
-    """Delete what killed writers left in ``root`` and in the folders in it, and nobody has written into for an hour."""
-    for path in (*root.glob(".*.????????.tmp"), *root.glob("*/.*.????????.tmp"), *root.glob("*/*/.*.????????.tmp")):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > LEFT_BEHIND:
-                path.unlink()
+    """Delete what killed writers left in ``root``, three folders deep, and nobody has written into for an hour."""
+    for depth in range(4):
+        for path in root.glob("*/" * depth + ".*.????????.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > LEFT_BEHIND:
+                    path.unlink()
 
 
 def canonical_json(value: Any) -> str:

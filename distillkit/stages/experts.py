@@ -100,6 +100,8 @@ def train_experts(run: Run, prepared: Prepared) -> TrajectoryStore:
     if run.world.size > 1 and any(lacking.values()):
         _exchange(run.world, store, wanted)
     _check_alike(run.world, store, wanted)
+    for one in (store, raw_store):
+        one.forget_finished()
     return store
 
 

@@ -196,6 +196,20 @@ class TrajectoryStore:
 
         return point
 
+    def forget_finished(self) -> None:
+        """Delete what a kill left of the training of experts that are all stored by now, as far as it went: another
+        run made them, perhaps side by side with others. What somebody works on is left alone.
+        """
+        for folder in self.folder.glob("training-[0-9]*-[0-9]*"):
+            first, last = (int(number) for number in folder.name.split("-")[1:])
+            with contextlib.ExitStack() as locks, contextlib.suppress(StorageError, KeyError, TypeError, ValueError):
+                for expert in range(first, last + 1):
+                    locks.enter_context(self.lock(expert, wait=False))
+                standing = folder / "standing.safetensors"
+                reached = int(storage.read_metadata(standing)["epoch"]) if standing.exists() else 0
+                if all(self.state(expert, reached) == "good" for expert in range(first, last + 1)):
+                    shutil.rmtree(folder, ignore_errors=True)
+
     def experts(self) -> list[int]:
         """Numbers of the finished experts, ascending."""
         found = (re.fullmatch(r"expert-(\d{4,})\.json", path.name) for path in self.folder.glob("expert-*.json"))

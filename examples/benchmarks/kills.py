@@ -303,6 +303,9 @@ class Trials:
             self.faults.append([kind, str(place.root), (place.root / f"said-{out}.txt").read_text()[-2000:]])
 
     def _ended(self, place, name, out, replace=False):
+        """A run that nobody kills, some hours later: then it may delete what killed writers left in the cache."""
+        for path in place.cache.rglob(".*.tmp"):
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 7200))
         said = place.end(name, out, replace)
         if said is not None:
             self.faults.append(["did not end", str(place.root), said])

@@ -164,12 +164,14 @@ def test_experts__a_changed_record_or_setup_is_noticed(tmp_path):
 
 def test_leftovers__of_killed_writers_go_once_they_are_old(tmp_path):
     old, new = tmp_path / "baselines" / ".full-1.json.0123abcd.tmp", tmp_path / "a" / "b" / ".setup.json.0123abcd.tmp"
-    for path in (old, new):
+    deep = tmp_path / "experts" / "a1" / "training-0000-0001" / ".epoch-0001.safetensors.0123abcd.tmp"
+    for path in (old, new, deep):
         path.parent.mkdir(parents=True)
         path.touch()
-    os.utime(old, (0, 0))
+    for path in (old, deep):
+        os.utime(path, (0, 0))
     storage.remove_old_leftovers(tmp_path)
-    assert (old.exists(), new.exists()) == (False, True)
+    assert (old.exists(), deep.exists(), new.exists()) == (False, False, True)
 
 
 def test_evaluate__all_names_are_tried_before_one_is_trained(copy, monkeypatch):
