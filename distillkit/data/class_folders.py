@@ -45,7 +45,7 @@ def split_folders(folder: Path, asked: frozenset[str], notes: list[str]) -> dict
 
     A split holds class folders (or images with annotations). Sub-folders are splits if all that hold images are called
     like splits (or asked for as such), and one of them is the training split; otherwise ``train`` may be a class beside
-    ``bus`` and ``car``.
+    ``bus`` and ``car``. A training split and another one that hold the same class folders are splits beside anything.
     """
     parts = folders_in(folder)
     kinds = {path: kind_of(path) for path in parts}
@@ -53,7 +53,7 @@ def split_folders(folder: Path, asked: frozenset[str], notes: list[str]) -> dict
     splits = {name: path for path, name in known.items() if name is not None and kinds[path] == "classes"}
     others = [path.name for path in parts if known[path] is None and kinds[path] != "empty"]
     bare = [path.name for path in parts if known[path] is not None and kinds[path] == "images"]
-    named = asked & {path.name for path in parts}
+    named = bool(asked & {path.name for path in parts}) or _share_classes(splits)
     if not splits or (others and not named) or ("train" not in splits and len(splits) > 1 and not named):
         return {}
     if bare and "train" not in splits and not named:
@@ -63,6 +63,15 @@ def split_folders(folder: Path, asked: frozenset[str], notes: list[str]) -> dict
     if others:
         notes.append(f"passed over beside the splits: {', '.join(others[:5])}")
     return splits
+
+
+def _share_classes(splits: dict[str, Path]) -> bool:
+    """Whether the training split has the class folders of another split."""
+    classes = {
+        name: {first_part(path) for path in files_below(folder) if is_image(path)} for name, folder in splits.items()
+    }
+    train = classes.pop("train", set())
+    return bool(train) and train in classes.values()
 
 
 def kind_of(folder: Path) -> str:

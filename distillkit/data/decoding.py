@@ -22,7 +22,7 @@ from torch import Tensor
 
 from distillkit import storage
 from distillkit.data import decode
-from distillkit.data.form import form_of_all
+from distillkit.data.form import beyond, form_of_all
 from distillkit.data.locate import Location
 from distillkit.data.raw import RawDataset, RawSplit
 from distillkit.errors import DamagedError, DataError, StorageError
@@ -51,6 +51,7 @@ def decode_into(
     if begun is None:
         known_size = location.known.image_size if location.known else None
         form, notes = form_of_all(raw.train, settings.image_size or known_size, settings, progress)
+        notes += [] if raw.test is None else beyond(raw.test, form)
         names = storage.canonical_json([raw.classes, raw.notes, notes])
         partial.begin({"form": asdict(form), "notes": notes, "header": HEADER_BYTES + 8 * len(names)})
     else:

@@ -17,6 +17,8 @@ from distillkit.settings import DatasetSettings
 LARGEST_AUTO_SIZE = 128  # pixels; larger images are only used in full when --image-size says so
 FEW = 0.05
 """Share of images that do not decide the size of all."""
+ENOUGH = 4
+"""Images beside which a single one is odd, however large a share it is."""
 LOOKED_AT = 512
 """Images between two words on how far it is."""
 
@@ -47,9 +49,10 @@ class _Seen:
         for size, count in self.sizes.items():
             sides[min(size)] += count
         passed, total = 0, sides.total()
+        few = max(share * total, 1 if total >= ENOUGH else 0)
         for side in sorted(sides):
             passed += sides[side]
-            if passed > share * total:
+            if passed > few:
                 return side
         return 0
 
@@ -85,6 +88,28 @@ def form_of_all(
     return decode.ImageForm(size, gray, settings.resize, values), [*notes, *note]
 
 
+def beyond(part: RawSplit, form: decode.ImageForm) -> list[str]:
+    """A note on images of ``part`` whose greys leave the range that the training images gave, where there is one."""
+    if form.values is None:
+        return []
+    low, high = form.values
+    seen, count = _Seen(), 0
+    for row, cell in enumerate(part.cells()):
+        try:
+            with decode.open_image(cell) as image:
+                extremes = decode.deep_extremes(image)
+                seen.add(image, decode.cell_name(cell, row))
+        except decode.BROKEN:
+            continue  # decoding names it
+        count += extremes is not None and (extremes[0] < low or extremes[1] > high)
+    if not count:
+        return []
+    return [
+        f"{count} images of split {part.name!r} have greys beyond that range (seen: {seen.low:g} to {seen.high:g}), "
+        "which become black or white: are they of the same kind as the training images?"
+    ]
+
+
 def _size(seen: _Seen) -> tuple[int, list[str]]:
     """Pixels a side, which a few odd images do not decide."""
     side = seen.short_side(FEW)
@@ -93,7 +118,8 @@ def _size(seen: _Seen) -> tuple[int, list[str]]:
         raise DataError(f"images of fewer than 4 pixels ({name}); pass `dataset.image_size` to enlarge them")
     smaller = sorted(found for found in seen.smallest if found < side)
     count = sum(number for size, number in seen.sizes.items() if min(size) < side)
-    odd = [f"{count} smaller images are enlarged, {seen.smallest[smaller[0]]} the smallest"] if smaller else []
+    enlarged = f"{count} smaller images are" if count > 1 else "1 smaller image is"
+    odd = [f"{enlarged} enlarged, {seen.smallest[smaller[0]]} the smallest"] if smaller else []
     if len(seen.sizes) == 1 and len(set(next(iter(seen.sizes)))) == 1 and side <= LARGEST_AUTO_SIZE:
         return side, odd
     size = min(LARGEST_AUTO_SIZE, 2 ** (side.bit_length() - 1))

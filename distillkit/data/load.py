@@ -30,7 +30,7 @@ from distillkit.progress import Progress
 from distillkit.records import ImageSet, Pixels, SourceData, SourceInfo
 from distillkit.settings import DatasetSettings
 
-DECODER_VERSION = 2  # raise it when decoding changes: cached tensors of older ones are then left alone
+DECODER_VERSION = 3  # raise it when decoding changes: cached tensors of older ones are then left alone
 LAYOUT = 2  # of the cache's files
 BOTH = ("train", "test")
 
@@ -109,6 +109,8 @@ def survey(settings: DatasetSettings, progress: Progress, *, each: int = 0) -> S
     return Survey(data, sum(one.numel() for one in images.values()))
 
 
+SEEN = 64
+"""Images that are looked at for whether there is something to see."""
 SAMPLE = 256
 """Images that stand for all of a data set that is planned with."""
 
@@ -245,6 +247,7 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each
     classes = tuple(facts["classes"])
     whole = ImageSet(decoded.images["train"], decoded.labels["train"], classes)
     _check_classes(whole)
+    _check_contents(whole)
     test_split, kept = facts["test_split"], torch.arange(len(whole))
     if "test" in decoded.images:
         test = ImageSet(decoded.images["test"], decoded.labels["test"], classes)
@@ -305,6 +308,21 @@ def _public_source(location: Location) -> str:
     if location.known is not None and location.known.hub_id is not None:
         return location.known.hub_id
     return location.source if location.kind in ("hub", "embedded") else Path(location.source).name
+
+
+def _check_contents(train: ImageSet) -> None:
+    """Is there something to see? A few images, from all over the set, tell.
+
+    Raises:
+        DataError: all of their pixels have the same value.
+    """
+    some = train.subset(torch.linspace(0, len(train) - 1, min(len(train), SEEN)).long()).images
+    if bool((some == some.flatten()[0]).all()):
+        value = int(some.flatten()[0])
+        raise DataError(
+            f"all pixels of the {len(some)} images that were looked at have the value {value}, so there is nothing to "
+            "learn; what is transparent becomes white: are the images white on transparent?"
+        )
 
 
 def _check_classes(train: ImageSet) -> None:

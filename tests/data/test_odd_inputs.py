@@ -118,9 +118,9 @@ def test_size__all_too_small_names_one(tmp_path):
 def test_resize__crop_pad_or_squash(tmp_path, resize, corner, width):
     for name in "ab":
         for index in range(4):
-            picture(tmp_path / name / f"{index}.png", "white", (16, 32))
+            picture(tmp_path / name / f"{index}.png", "white" if name == "a" else "red", (16, 32))
     data, _ = load(tmp_path, image_size=8, resize=resize)
-    image = data.train.images[0][0]
+    image = data.train.images[data.train.labels == 0][0][0]
     assert int(image[0, 0]) == corner
     assert int((image[4] > 128).sum()) == width
 
@@ -199,6 +199,62 @@ def test_splits__can_be_named_by_their_folders(tmp_path):
     again, _ = load(tmp_path, train_split="train", test_split="val")
     assert (again.info.train_split, again.info.test_split) == ("train", "val")
     assert "passed over beside the splits: good, held" in said(again)
+
+
+@pytest.mark.parametrize("beside", ["samples", "unlabeled", "extra/x"])
+def test_splits__of_the_same_classes_are_splits_beside_anything(tmp_path, beside):
+    for part in ("train", "test"):
+        classes(tmp_path / part)
+    for index in range(3):
+        picture(tmp_path / beside / f"{index}.png")
+    data, _ = load(tmp_path)
+    assert (data.classes, data.info.test_split) == (("a", "b"), "test")
+    assert f"passed over beside the splits: {beside.partition('/')[0]}" in said(data)
+
+
+def test_splits__of_other_classes_beside_others_are_classes(tmp_path):
+    """``train`` and ``test`` may be classes, sorted by who made them."""
+    for part, names in (("bus", ("day", "night")), ("test", ("lab",)), ("train", ("steam", "diesel"))):
+        classes(tmp_path / part, names)
+    assert load(tmp_path)[0].classes == ("bus", "test", "train")
+
+
+def test_greys__test_images_beyond_the_range_of_the_training_images_are_said(tmp_path):
+    for part, top in (("train", 1000), ("test", 60000)):
+        for name in ("a", "b"):
+            for index in range(4):
+                ramp = np.linspace(0, top, 64).reshape(8, 8).astype(np.uint16)
+                path = tmp_path / part / name / f"{index}.tiff"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(ramp).save(path)
+    data, _ = load(tmp_path)
+    assert "greys from 0 to 1023 become 8 bits (seen: 0 to 1000)" in said(data)
+    assert "8 images of split 'test' have greys beyond that range (seen: 0 to 60000), which become black or" in said(
+        data
+    )
+
+
+@pytest.mark.parametrize(("colour", "mode", "value"), [("black", "RGB", 0), ((255, 255, 255, 0), "RGBA", 255)])
+def test_images__with_nothing_in_them_are_refused_again_and_again(tmp_path, colour, mode, value):
+    for name in ("a", "b"):
+        for index in range(6):
+            path = tmp_path / "images" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new(mode, (8, 8), colour).save(path)
+    for _ in range(2):
+        with pytest.raises(
+            DataError, match=f"all pixels of the .* have the value {value}, so there is nothing to learn"
+        ):
+            load(tmp_path / "images")
+
+
+def test_size__one_odd_image_of_seven_does_not_decide(tmp_path):
+    for index in range(6):
+        picture(tmp_path / ("a" if index < 4 else "b") / f"{index}.png", size=(64, 64))
+    picture(tmp_path / "b" / "tiny.png", size=(5, 5))
+    data, _ = load(tmp_path)
+    assert data.train.images.shape[-1] == 64
+    assert "1 smaller image is enlarged, b/tiny.png (row 6) the smallest" in said(data)
 
 
 def parquet(folder, rows, **features):
