@@ -9,6 +9,7 @@ from distillkit.artifact.dtypes import STORED
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 from distillkit.data.registry import DATASETS
 from distillkit.hub.address import REPOSITORY
+from distillkit.settings import BATCH_NORM_NEEDS
 
 TAGS = ("distillkit", "dataset-distillation")
 """Of every card."""
@@ -21,8 +22,10 @@ BASELINES = {
 
 
 def percent(row: Row | None) -> str:
-    """``93.3 ± 0.7 (n=3)``, or a dash."""
-    return "–" if row is None else f"{100 * row.mean:.1f} ± {100 * row.std:.1f} (n={row.n})"
+    """``93.3 ± 0.7 (n=3)``, without a deviation where there is one network alone, or a dash."""
+    if row is None:
+        return "–"
+    return f"{100 * row.mean:.1f} (n=1)" if row.n == 1 else f"{100 * row.mean:.1f} ± {100 * row.std:.1f} (n={row.n})"
 
 
 def tensor_bytes(about: ArtifactConfig) -> int:
@@ -224,7 +227,7 @@ def dtype_words(about: ArtifactConfig) -> str:
 
 
 def load_lines(about: ArtifactConfig) -> str:
-    """The lines that load the set and train a timm network on it."""
+    """The lines that load the set, train the network on it that the first row of the results is of, and test it."""
     source = '"path/to/this/folder"'
     if about.hub is not None:
         at = f', revision="{about.hub.revision}"' if about.hub.revision else ""
@@ -232,15 +235,24 @@ def load_lines(about: ArtifactConfig) -> str:
     asked, of = "", "the data set that was distilled"
     if about.source.hub_id is None and about.settings.dataset.name not in DATASETS:
         asked, of = ', "path/to/the/images"', "the folder of images that it was made of"
-    channels, height, _ = about.image_shape
-    shape = f"num_classes=ds.num_classes, image_size={height}, channels={channels}"
     return (
-        "from distillkit import load_distilled, prepare_model\n\n"
+        "from distillkit import load_distilled\n\n"
         f"ds = load_distilled({source})\n"
-        f'model, notes = prepare_model("resnet18", {shape})\n'
+        "model = ds.network()  # a fresh one, as those of the first row below\n"
         "ds.train(model)  # learning rate, labels, augmentation and preprocessing come from the artifact\n"
         f"print(ds.evaluate(model{asked}))  # on the test split of {of}"
     )
+
+
+def other_models(about: ArtifactConfig) -> str:
+    """How to train a network of timm instead, as the set can train it."""
+    channels, height, _ = about.image_shape
+    norm = ', norm="instance"' if about.ipc < BATCH_NORM_NEEDS else ""
+    form = f"num_classes={about.num_classes}, image_size={height}, channels={channels}{norm}"
+    call = f'prepare_model("resnet18", {form})'
+    images = "one image" if about.ipc == 1 else f"{about.ipc} images"
+    few = f", with other normalisation than that of batches, which {images} a class would ruin" if norm else ""
+    return f"Any torch module takes its place; `distillkit.{call}` gives one of timm, and what was changed in it{few}."
 
 
 def load_words(about: ArtifactConfig) -> str:

@@ -25,7 +25,7 @@ from distillkit.distilled.real_images import check_pixels, from_pillow, with_ids
 from distillkit.distilled.training import check_can_train, overridden, train, training_targets, warn_of_batch_norm
 from distillkit.environment import made_on_the_host, resolve_device
 from distillkit.errors import ConfigError
-from distillkit.evaluation.choice import BATCH_NORM_NEEDS, choose_recipe, fitting_network
+from distillkit.evaluation.choice import choose_recipe, fitting_network
 from distillkit.evaluation.recipe import recipe_from_json
 from distillkit.hub.client import Token
 from distillkit.hub.sources import sources_read_with
@@ -34,7 +34,7 @@ from distillkit.networks.build import build_network
 from distillkit.networks.kinds import has_batch_norm
 from distillkit.progress import Progress, Silent
 from distillkit.records import ImageSet, SourceData
-from distillkit.settings import NetworkSettings
+from distillkit.settings import BATCH_NORM_NEEDS, NetworkSettings
 from distillkit.sharing.pull import copy_files
 from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, in_training_form

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from distillkit.distilled.bar import told_to
 from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning
-from distillkit.evaluation.choice import BATCH_NORM_NEEDS
 from distillkit.networks.kinds import needs_several
+from distillkit.settings import BATCH_NORM_NEEDS
 from distillkit.training.fit import fit
 from distillkit.training.given import check_outputs, check_trainable, device_of, positive, whole
 from distillkit.training.recipe import Recipe

@@ -10,11 +10,7 @@ from torch import nn
 from distillkit.evaluation.tuning import ATTENTION, BATCH_NORM, default_recipe
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm
-from distillkit.settings import NetworkSettings
-
-BATCH_NORM_NEEDS = 10
-"""Images a class from which batch normalisation is trained as well as the normalisation in its place
-(docs/networks.md)."""
+from distillkit.settings import BATCH_NORM_NEEDS, NetworkSettings
 
 
 def choose_recipe(
