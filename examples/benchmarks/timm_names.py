@@ -55,13 +55,13 @@ def outcome(name, size, most):
         with plain_attention():
             model, notes = prepare_model(name, num_classes=CLASSES, image_size=size, channels=CHANNELS)
         logits = plain_activations(model).train()(images)
+        if logits.shape != (IMAGES, CLASSES):
+            return count, "refused", f"gives outputs of shape {tuple(logits.shape)}, not logits of classes"
         F.cross_entropy(logits, labels).backward()
     except ConfigError as error:
         return count, "refused", str(error)
     except Exception as error:  # what no form of it tells before it is trained
         return count, "refused", f"{type(error).__name__}: {[*str(error).splitlines(), ''][0][:160]}"
-    if logits.shape != (IMAGES, CLASSES):
-        return count, "refused", f"gives outputs of shape {tuple(logits.shape)}"
     model.zero_grad(set_to_none=True)
     try:
         check_second_derivative(f"timm/{name}", model, images, labels)
