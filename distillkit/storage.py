@@ -105,6 +105,7 @@ def copy_file(source: Path, target: Path) -> None:
         except OSError:
             temporary.write_bytes(source.read_bytes())
         temporary.replace(target)
+        temporary.unlink(missing_ok=True)  # renaming does nothing where both are names of the same file already
 
 
 def set_aside(path: Path) -> Path:

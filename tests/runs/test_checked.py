@@ -162,6 +162,15 @@ def test_experts__a_changed_record_or_setup_is_noticed(tmp_path):
         assert TrajectoryStore.open(store.folder).setup == setup
 
 
+def test_copy_file__again_leaves_nothing_beside_it(tmp_path):
+    """Renaming a name of a file to another name of it does nothing: POSIX has it so."""
+    (tmp_path / "checkpoint").write_bytes(b"same")
+    for _ in range(2):
+        storage.copy_file(tmp_path / "checkpoint", tmp_path / "before")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "checkpoint"]
+    assert (tmp_path / "before").read_bytes() == b"same"
+
+
 def test_leftovers__of_killed_writers_go_once_they_are_old(tmp_path):
     old, new = tmp_path / "baselines" / ".full-1.json.0123abcd.tmp", tmp_path / "a" / "b" / ".setup.json.0123abcd.tmp"
     deep = tmp_path / "experts" / "a1" / "training-0000-0001" / ".epoch-0001.safetensors.0123abcd.tmp"
