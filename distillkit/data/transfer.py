@@ -11,10 +11,13 @@ from torch import Tensor
 def at_once(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """The same numbers on ``device``, in one transfer that the host does not wait for; on a CPU the tensors themselves.
 
-    They may be of any dtype whose values float64 holds: indices, and floats up to its size.
+    They may be of any dtype whose values float64 holds: indices, and floats up to its size. Mac's GPU, which has no
+    float64, gets them one by one, as float32.
     """
     if device.type == "cpu" or not tensors:
         return list(tensors)
+    if device.type == "mps":
+        return [(one.float() if one.dtype == torch.float64 else one).to(device) for one in tensors]
     return unpacked(packed(tensors).pin_memory().to(device, non_blocking=True), tensors)
 
 
