@@ -278,6 +278,7 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
         *_eight_bit_limit(how, measured),
         *_storage_limit(about, measured, how),
         *_label_limit(measured, how),
+        *_data_notes(about),
     ]
     baseline = measured.baselines.get("full")
     main = measured.architectures.get(how.architecture.name)
@@ -291,6 +292,12 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
     if about.learned or about.imported_from:
         lines.append("Learned images carry no guarantee of privacy: what they were learned from may be read from them.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _data_notes(about: ArtifactConfig) -> list[str]:
+    """What was said of the data when they were read: how many images are used, enlarged, left out."""
+    notes = (about.source.model_extra or {}).get("notes")
+    return [f"Of the data: {plain(str(note)[:300])}." for note in notes[:20]] if isinstance(notes, list) else []
 
 
 def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:

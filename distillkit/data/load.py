@@ -255,7 +255,9 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each
         kept, taken = splits.stratified_take(whole.labels, settings.test_fraction, seed, "split", "test")
         test = whole.subset(taken)
         test_split = f"none given: {settings.test_fraction:.0%} of {facts['train_split']}, stratified, seed {seed}"
-    limit = _limit(settings, len(classes), each)
+    limit, notes = _limit(settings, len(classes), each), list(facts["notes"])
+    if limit is not None and limit < len(kept):
+        notes.append(f"{limit:,} of the {len(kept):,} training images are used (`dataset.max_train`)")
     if limit is not None:
         kept = kept[splits.even_subset(whole.labels[kept], limit, seed, "split", "max_train")]
     rest, held = kept, torch.zeros(0, dtype=torch.int64)
@@ -282,7 +284,7 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each
         if len(held)
         else "none: all training images are trained on",
         fingerprint=storage.fingerprint({"content": facts["sha256"], **choices}),
-        notes=tuple(facts["notes"]),
+        notes=tuple(notes),
     )
     return SourceData(whole.subset(rest), whole.subset(held), test, info, rest)
 

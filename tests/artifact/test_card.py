@@ -121,6 +121,15 @@ def test_other_models__the_line_builds_a_network_that_the_set_can_train(ipc, nor
     assert ("other normalisation" in words) == bool(norm)
 
 
+def test_limits__say_what_was_said_of_the_data():
+    text = card(
+        config(source={"notes": ["9,000 of the 50,000 training images are used (`dataset.max_train`)", "<b>\n# x"]})
+    )
+    assert "- Of the data: 9,000 of the 50,000 training images are used" in text
+    assert "<b>" not in text.partition("## Limits")[2]
+    assert "Of the data" not in card(config(source={"notes": "not a list"}))
+
+
 def test_front_matter__features_are_those_that_datasets_writes():
     matter = front_matter(ArtifactConfig.model_validate(config(source={"hub_id": "org/source"})))
     assert matter["source_datasets"] == ["org/source"]

@@ -205,6 +205,10 @@ def test_unknown__each_kind_has_its_own_error(tmp_path):
 def test_max_train__is_spread_evenly_over_unequal_classes(class_folders):
     folder = class_folders({"a": 40, "b": 6, "c": 40})
     data = load(folder, max_train=30, test_fraction=0.2, validation_fraction=0.2)
+    assert any(
+        note.startswith("30 of the ") and note.endswith("are used (`dataset.max_train`)") for note in data.info.notes
+    )
+    assert not any("max_train" in note for note in load(folder, max_train=10_000).info.notes)
     total = torch.tensor(data.train.class_counts()) + torch.tensor(data.validation.class_counts())
     assert total.tolist() == [13, 5, 12] or total.tolist() == [12, 5, 13]
     assert min(data.validation.class_counts()) >= 1
