@@ -23,6 +23,7 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.data import decode
 from distillkit.data.form import form_of_all
+from distillkit.data.listing import escaped
 from distillkit.data.locate import Location
 from distillkit.data.raw import RawDataset, RawSplit
 from distillkit.errors import DamagedError, DataError, StorageError
@@ -78,7 +79,7 @@ def facts_of(raw: RawDataset, location: Location, notes: list[str]) -> dict[str,
         "license": raw.license,
         "train_split": raw.train.name,
         "test_split": raw.test.name if raw.test else None,
-        "notes": [*raw.notes, *notes],
+        "notes": [escaped(note) for note in (*raw.notes, *notes)],
         "place": [location.kind, location.source],
     }
 

@@ -1,5 +1,7 @@
 """Odd data, by kind: what is read, what is left out and said, what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -253,6 +255,42 @@ def test_names__of_left_out_images_are_no_paths_of_this_machine(tmp_path):
     data, _ = load(tmp_path, skip_corrupt=True)
     assert "a/0.png" in said(data)
     assert str(tmp_path) not in said(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (b"a/caf\xe9.png", r"a/caf\xe9.png"),
+        (b"a\xe9/0.png", r"a\xe9"),
+        (b"train/a\xe9/0.png", r"train/a\xe9"),
+        (b"data-\xff.parquet", r"data-\xff.parquet"),
+    ],
+)
+def test_names__that_are_no_utf8_are_told(tmp_path, path, named):
+    folder = classes(tmp_path / "set")
+    odd = folder / os.fsdecode(path)
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    odd.write_bytes((folder / "a" / "0.png").read_bytes())
+    with pytest.raises(DataError) as refused:
+        load(folder)
+    assert str(refused.value) == f"the name of {folder / named} is not UTF-8 and cannot be read; rename it"
+
+
+def test_names__that_are_no_utf8_of_the_folder_itself_are_told(tmp_path, monkeypatch):
+    folder = classes(tmp_path / os.fsdecode(b"caf\xe9"))
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError, match=r"the name of \S*/caf\\xe9 is not UTF-8"):
+        load(".")
+
+
+def test_names__that_are_no_utf8_of_files_that_are_no_images_do_no_harm(tmp_path):
+    folder = classes(tmp_path / "set")
+    for name in (b"a/x.t\xe9t", b"caf\xe9.csv"):
+        (folder / os.fsdecode(name)).write_text("x,y\n1,2\n")
+    data, _ = load(folder)
+    assert len(data.train) + len(data.validation) + len(data.test) == 12
+    assert r"left out: 1 .t\xe9t" in said(data)
+    assert said(data).isprintable()
 
 
 def test_configs__several_are_named(tmp_path):
