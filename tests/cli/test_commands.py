@@ -187,6 +187,30 @@ def test_bad_input__is_one_json_object_under_json():
     assert json.loads(result.stdout) == {"error": "--ipc must be 1 or more, got 0", "exit_status": 2}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compress", "digits"], "Missing option '--ipc'."),
+        (["compress", "digits", "--ipc", "x"], "Invalid value for '--ipc': "),
+        (["compress", "digits", "--ipc", 1, "--nope"], "No such option: --nope"),
+        (["experts", "shw"], "No such command 'shw'."),
+        (["--nope"], "No such option: --nope"),
+    ],
+)
+def test_bad_usage__is_one_json_object_under_json(arguments, message):
+    result = invoke(*arguments, "--json")
+    said = json.loads(result.stdout)
+    assert (result.exit_code, said.keys(), said["exit_status"]) == (2, {"error", "exit_status"}, 2)
+    assert said["error"].startswith(message)
+    assert "\n" not in said["error"]
+    assert message[:20] in result.stderr
+
+
+def test_bad_usage__of_a_process_is_one_json_object_under_json():
+    result = process("compress", "digits", "--json")
+    assert (result.returncode, json.loads(result.stdout)["error"]) == (2, "Missing option '--ipc'.")
+
+
 def test_config_file__repeated_and_unknown_keys(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("distill:\n  lr_img: 3\n  lr_img: 4\n")
