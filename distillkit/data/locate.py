@@ -221,6 +221,7 @@ def _with_hint(error: DistillkitError, name: str, known: KnownDataset | None) ->
     """The Hub's reason, and what else may have been meant."""
     if known is not None:
         hint = "; for a local copy pass `dataset.data_root`" if isinstance(error, NetworkError) else ""
+        hint += f"; for the folder here say ./{name}" if is_folder(name) else ""
     else:
         hint = f"; and there is no folder {name} here{_similar(name)}"
     return type(error)(f"{error}{hint}")

@@ -11,7 +11,7 @@ from distillkit.data import decode
 from distillkit.data.load import load_data
 from distillkit.data.sources import locate as locate_data
 from distillkit.data.sources import read
-from distillkit.errors import ConfigError, DataError
+from distillkit.errors import ConfigError, DataError, NetworkError
 from distillkit.settings import DatasetSettings
 from tests.helpers import Notes
 
@@ -245,6 +245,18 @@ def test_names__a_folder_that_shares_a_registered_one_is_said(tmp_path, monkeypa
     assert any("'digits' is the registered data set; for the folder here say ./digits" in note for note in notes)
     data, notes = load("./digits")
     assert data.classes == ("a", "b")
+
+
+def test_names__a_folder_that_shares_one_of_the_hub_is_said_offline_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NetworkError) as refused:
+        load("mnist")
+    assert str(refused.value).endswith("; for a local copy pass `dataset.data_root`")
+    classes(tmp_path / "mnist")
+    with pytest.raises(NetworkError) as refused:
+        load("mnist")
+    assert str(refused.value).endswith("`dataset.data_root`; for the folder here say ./mnist")
+    assert load("./mnist")[0].classes == ("a", "b")
 
 
 def test_names__of_left_out_images_are_no_paths_of_this_machine(tmp_path):
