@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkit.data import decode
+from distillkit.data import decode, decoding
 from distillkit.data.load import load_data
 from distillkit.data.sources import locate as locate_data
 from distillkit.data.sources import read
@@ -303,6 +303,32 @@ def test_names__that_are_no_utf8_of_files_that_are_no_images_do_no_harm(tmp_path
     assert len(data.train) + len(data.validation) + len(data.test) == 12
     assert r"left out: 1 .t\xe9t" in said(data)
     assert said(data).isprintable()
+
+
+def test_corrupt__several_are_counted_and_the_first_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "MOST_AT_ONCE", 16)
+    for split in ("train", "test"):
+        classes(tmp_path / split, count=40)
+    odd = [tmp_path / "train" / "a" / f"{index}.png" for index in (25, 26, 27)]
+    odd += [tmp_path / "train" / "b" / "11.png", *((tmp_path / "test" / "b" / f"{index}.png") for index in (3, 4))]
+    before = [path.read_bytes() for path in odd]
+    for path in odd:
+        path.write_bytes(b"no picture")
+    for _ in range(2):  # the second time after the chunk that the first one kept
+        notes = Notes()
+        with pytest.raises(DataError) as refused:
+            load_data(DatasetSettings(name=str(tmp_path)), notes)
+        listed = ", ".join(f"train/a/{index}.png (row {row})" for index, row in ((25, 18), (26, 19), (27, 20)))
+        listed += ", train/b/11.png (row 43), test/b/3.png (row 63), ..."
+        ending = "repair or remove them, or pass `dataset.skip_corrupt=True`"
+        assert str(refused.value) == f"6 images cannot be decoded: {listed}; {ending}"
+        told = [note for note in notes.notes if "looking for others" in note]
+        assert told == ["image train/a/25.png (row 18) cannot be decoded; looking for others like it"]
+    for path, content in zip(odd, before, strict=True):
+        path.write_bytes(content)
+    data, _ = load(tmp_path, validation_fraction=0)
+    for part in (data.train, data.test):
+        assert part.class_counts() == [40, 40]
 
 
 def test_configs__several_are_named(tmp_path):
