@@ -114,13 +114,16 @@ def unfenced(text: str) -> str:
     return text.replace("```", "'''")
 
 
+def unmoved_words(method: str) -> str:
+    """What images are that a run of ``method`` kept as it found them."""
+    return f"real images that a run of {method} began with; no step of it was better, nothing was learned"
+
+
 def origin_words(about: ArtifactConfig) -> str:
     """Who made the images."""
-    if about.imported_from is None and about.unmoved:
-        made = plain(about.method_title)
-        return (
-            f"Real images that a run of {made} began with (distillkit); no step of it was better, nothing was learned."
-        )
+    if about.unmoved:
+        words = unmoved_words(f"{plain(about.method_title)} (distillkit)")
+        return f"{words[0].upper()}{words[1:]}."
     if about.imported_from is None:
         return f"Made with distillkit by {plain(about.method_title)}."
     made = f"Made elsewhere by {plain(about.method_title)}; imported with distillkit from"

@@ -158,7 +158,8 @@ class ArtifactConfig(_Open):
     @property
     def unmoved(self) -> bool:
         """Whether a run was to learn the images and kept those that it began with."""
-        return self.learned_here is False and (self.settings.distill.outer_steps or 0) > 0
+        begun = self.learned_here is False and (self.settings.distill.outer_steps or 0) > 0
+        return begun and self.imported_from is None
 
     @property
     def size(self) -> int:
@@ -276,6 +277,7 @@ class Identity(_Open):
     label_kind: LabelKind
     generator: Line = ""
     method_title: Line = ""
+    unmoved: bool = False
     ipc: int = Field(ge=1, le=10**6)
     num_classes: int = Field(ge=2, le=100_000)
     source: Line = ""

@@ -90,6 +90,7 @@ def identity(config: dict[str, Any], recipe: dict[str, Any], results: dict[str, 
         "lr": recipe["lr"],
         "accuracy": {name: row for name, row in rows.items() if row is not None},
         "uint8_range": about.uint8_range.model_dump(),
+        **({"unmoved": True} if about.unmoved else {}),
     }
 
 

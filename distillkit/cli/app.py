@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from distillkit.cli import console
 from distillkit.cli.cache import cache
@@ -19,7 +20,24 @@ from distillkit.cli.measure import evaluate, tune
 from distillkit.cli.sharing import card, pull, push
 from distillkit.version import __version__
 
+
+class Commands(TyperGroup):
+    """The commands; what is wrong with how one is typed is said in JSON too where that was asked for."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        """Run the command of ``args``, default those of the process."""
+        try:
+            return super().main(args, *more, **options)
+        except SystemExit as end:
+            say = getattr(end.__context__, "format_message", None)  # of the usage error that typer has shown
+            if say is not None and isinstance(end.code, int):
+                words = list(sys.argv[1:] if args is None else args)
+                console.print_failure(" ".join(say().split()), end.code, "--json" in words)
+            raise
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from distillkit.config import numeric
+from distillkit.config import known_keys, numeric
 from distillkit.errors import ConfigError
 from distillkit.methods import SettingsLayer
 
@@ -25,24 +25,54 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+EXAMPLE = "'distill: {lr_img: 3}'"
+
+
 def read_config_file(path: Path) -> SettingsLayer:
     """A YAML or JSON file of sections, or of dotted keys.
 
     Raises:
-        ConfigError: no such file, not YAML, or a key twice.
+        ConfigError: no such file, not YAML, nothing in it or in a section, or a key twice.
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except OSError as error:
-        raise ConfigError(f"--config {path} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} is not valid YAML") from error
+    content = _content(path)
+    if content is None:
+        raise ConfigError(f"--config {path} is empty; expected sections of settings, as in {EXAMPLE}")
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path} must hold sections of settings, found {type(content).__name__}")
+    sections = {key.partition(".")[0] for key in known_keys() if "." in key}
     values: dict[str, Any] = {}
     for key, value in content.items():
-        if isinstance(value, dict):
-            values |= {f"{key}.{name}": numeric(inner) for name, inner in value.items()}
-        else:
-            values[str(key)] = numeric(value)
+        if key in sections and not isinstance(value, dict):
+            raise ConfigError(f"--config {path} {_no_section(key, value)}")
+        inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {str(key): value}
+        twice = sorted(values.keys() & inner.keys())
+        if twice:
+            raise ConfigError(f"--config {path} gives {twice[0]!r} twice; remove one of the two")
+        values |= {name: numeric(one) for name, one in inner.items()}
     return SettingsLayer(f"--config {path.name}", values, asked=True)
+
+
+def _content(path: Path) -> Any:
+    """What the YAML of a file says."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"--config {path} is not valid YAML: line {line} is not UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is not valid YAML{_place(error)}") from error
+
+
+def _place(error: yaml.YAMLError) -> str:
+    """Where YAML stumbled, and over what."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f" at line {error.problem_mark.line + 1}: {error.problem}"
+    return f": {reason}" if (reason := getattr(error, "reason", None)) else ""
+
+
+def _no_section(key: str, value: Any) -> str:
+    if value is None:
+        return f"has nothing in section {key!r}; give it settings, or remove it"
+    return f"has {value!r} as section {key!r}; expected settings, as in {EXAMPLE}"

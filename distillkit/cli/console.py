@@ -125,15 +125,20 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(message: str, status: int, options: dict[str, Any]) -> None:
+    print_failure(message, status, bool(options.get("as_json")))
+    with contextlib.suppress(OSError):
+        errors.print(printable(f"error: {message}".replace("\n", " ")), markup=False)
+    raise typer.Exit(status)
+
+
+def print_failure(message: str, status: int, as_json: bool) -> None:
+    """What a command that failed says on stdout: one JSON object under ``--json``, else nothing more."""
     try:
-        if options.get("as_json"):
+        if as_json:
             print_json({"error": message, "exit_status": status})
         sys.stdout.flush()
     except OSError:  # what cannot be written now cannot be at the end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    with contextlib.suppress(OSError):
-        errors.print(printable(f"error: {message}".replace("\n", " ")), markup=False)
-    raise typer.Exit(status)
 
 
 def print_json(value: Any) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from distillkit.cli import console
 from distillkit.cli import options as opt
+
+if TYPE_CHECKING:
+    from distillkit.artifact.schema import ArtifactConfig, Identity
 
 
 @console.guarded
@@ -43,7 +46,7 @@ def _remote_info(artifact: str, token: str | None, as_json: bool) -> None:
     size = "x".join(map(str, shape[1:]))
     count = f"{shape[0] if shape else '?'} of {size} as {dtype}, {about.ipc} for each of {about.num_classes} classes"
     lines = {
-        "made by": f"{about.generator}, {about.method_title}",
+        "made by": _maker(about),
         "source": f"{about.source} ({about.train_images} training images)",
         "images": count,
         "labels": about.label_kind,
@@ -52,6 +55,14 @@ def _remote_info(artifact: str, token: str | None, as_json: bool) -> None:
     rows = sorted(about.accuracy.items(), key=lambda item: not item[0].startswith("this set"))
     lines |= {f"accuracy, {name}": percent(row) for name, row in rows}
     console.print_lines(lines)
+
+
+def _maker(about: ArtifactConfig | Identity) -> str:
+    """Who made the images, which a run may have kept as it found them."""
+    from distillkit.artifact.card_words import unmoved_words
+
+    what = unmoved_words(about.method_title) if about.unmoved else about.method_title
+    return f"{about.generator}, {what}"
 
 
 def _local_info(artifact: Path, as_json: bool) -> None:
@@ -73,7 +84,7 @@ def _local_info(artifact: Path, as_json: bool) -> None:
     )
     count = f"{about.size} of {shape} as {about.dtype}, {about.ipc} for each of {about.num_classes} classes"
     lines = {
-        "made by": f"{about.generator}, {about.method_title}",
+        "made by": _maker(about),
         "source": f"{about.source.source} ({about.source.train_images} training images)",
         "images": f"{count}; {byte_count(size)} with views",
         "classes": ", ".join(about.classes[:10]) + (", ..." if about.num_classes > 10 else ""),

@@ -23,6 +23,7 @@ from torch import Tensor
 from distillkit import storage
 from distillkit.data import decode
 from distillkit.data.form import beyond, form_of_all
+from distillkit.data.listing import escaped
 from distillkit.data.locate import Location
 from distillkit.data.raw import RawDataset, RawSplit
 from distillkit.errors import DamagedError, DataError, StorageError
@@ -31,8 +32,13 @@ from distillkit.settings import DatasetSettings
 
 MOST_AT_ONCE, CHUNK_BYTES = 512, 1 << 25
 """Images of a chunk, at most, and bytes of its decoded images."""
+NAMED = 5
+"""Corrupt images that a message names."""
 HEADER_BYTES = 1 << 20
 """Room for the header, besides what the names of classes take; what is not used is a hole in the file."""
+
+Broken = list[tuple[str, str]]
+"""Images that cannot be decoded: what each is called, and the sentence on it (an error would hold on to the image)."""
 
 
 def decode_into(
@@ -41,7 +47,7 @@ def decode_into(
     """Decode ``raw`` into the sealed file ``path`` of uint8 images and labels; ``resumable``: nobody else does.
 
     Raises:
-        DataError: an image is corrupt, or a split is empty.
+        DataError: images are corrupt, of which the first few are named, or a split is empty.
         StorageError: no room.
     """
     if not raw.train.labels:
@@ -59,12 +65,14 @@ def decode_into(
     parts = {name: part for name, part in (("train", raw.train), ("test", raw.test)) if part is not None}
     channels = 1 if form.gray else 3
     each, total = channels * form.size**2, sum(len(part.labels) for part in parts.values())
-    done = sum(partial.rows_done(name) for name in parts)
+    done, broken = sum(partial.rows_done(name) for name in parts), Broken()
     try:
         _check_room(path, (total - done) * each, total, form.size)
         progress.stage("decoding images", total, done)
         for name, part in parts.items():
-            _decode_split(name, part, form, settings.skip_corrupt, partial, progress)
+            _decode_split(name, part, form, None if settings.skip_corrupt else broken, partial, progress)
+        if broken:
+            raise _corrupt(broken)
         left = [words for name, part in parts.items() if (words := partial.left(name, part))]
         facts = {**facts_of(raw, location, [*notes, *left]), "of": path.name}
         partial.finish({name: part.labels for name, part in parts.items()}, (channels, form.size, form.size), facts)
@@ -79,7 +87,7 @@ def facts_of(raw: RawDataset, location: Location, notes: list[str]) -> dict[str,
         "license": raw.license,
         "train_split": raw.train.name,
         "test_split": raw.test.name if raw.test else None,
-        "notes": [*raw.notes, *notes],
+        "notes": [escaped(note) for note in (*raw.notes, *notes)],
         "place": [location.kind, location.source],
     }
 
@@ -113,8 +121,13 @@ def _check_room(path: Path, wanted: int, total: int, size: int) -> None:
 
 
 def _decode_split(
-    name: str, part: RawSplit, form: decode.ImageForm, skip_corrupt: bool, partial: Partial, progress: Progress
+    name: str, part: RawSplit, form: decode.ImageForm, broken: Broken | None, partial: Partial, progress: Progress
 ) -> None:
+    """Decode a split into ``partial``; corrupt images are left out, or collected in ``broken`` if it is given.
+
+    After the first one nothing is kept any more: what is decoded then only tells how many are corrupt.
+    """
+
     def work(item: tuple[int, dict[str, Any]]) -> Tensor | DataError:
         try:
             return decode.decode(item[1], form, item[0])
@@ -126,19 +139,32 @@ def _decode_split(
     at_once = max(16, min(MOST_AT_ONCE, CHUNK_BYTES // form.size**2 // 3))
     with _workers() as pool:
         while batch := list(islice(rows, at_once)):
-            images, kept, skipped = [], [], []
+            images, kept, failed = [], [], Broken()
             for (row, cell), result in zip(batch, pool.map(work, batch), strict=True):
                 if isinstance(result, Tensor):
                     images.append(result)
                     kept.append(row)
-                elif skip_corrupt:
-                    skipped.append(decode.cell_name(cell, row))
                 else:
-                    raise result
-            partial.append(name, batch[0][0], len(batch), kept, skipped, images)
+                    failed.append((decode.cell_name(cell, row), str(result)))
+            if broken is not None and failed:
+                if not broken and len(batch) == at_once:
+                    progress.note(f"image {failed[0][0]} cannot be decoded; looking for others like it")
+                broken += failed
+            if not broken:
+                partial.append(name, batch[0][0], len(batch), kept, [words for words, _ in failed], images)
             progress.advance(len(batch))
-    if not partial.kept(name):
+    if not broken and not partial.kept(name):
         raise DataError(f"no image of split {part.name!r} could be decoded")
+
+
+def _corrupt(broken: Broken) -> DataError:
+    """The error of one image, or of several, the first few by name."""
+    if len(broken) == 1:
+        return DataError(broken[0][1])
+    named = ", ".join(name for name, _ in broken[:NAMED]) + (", ..." if len(broken) > NAMED else "")
+    return DataError(
+        f"{len(broken)} images cannot be decoded: {named}; repair or remove them, or pass `dataset.skip_corrupt=True`"
+    )
 
 
 @contextmanager
@@ -228,7 +254,7 @@ class Partial:
     def left(self, split: str, part: RawSplit) -> str | None:
         """A note on the images that were left out."""
         skipped = [name for entry in self._chunks[split] for name in entry["skipped"]]
-        named = ", ".join(skipped[:5])
+        named = ", ".join(skipped[:NAMED])
         return f"{len(skipped)} corrupt images of split {part.name!r} left out: {named}" if skipped else None
 
     def append(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,9 @@ SPLIT_NAMES = {
     "validation": "validation",
 }
 """Usual names of splits, in lower case, and the split that each means."""
+
+HALVES = re.compile("[\ud800-\udfff]")
+"""What Python has in the place of bytes that are no text, which cannot be written as UTF-8."""
 
 
 def files_below(folder: Path) -> list[str]:
@@ -55,6 +59,22 @@ def version_of(folder: Path, files: list[str]) -> str:
         about = os.stat(os.path.join(folder, path))
         digest.update(json.dumps([path, about.st_size, about.st_mtime_ns]).encode())
     return digest.hexdigest()
+
+
+def part_not_utf8(path: str) -> str | None:
+    """The shortest beginning of ``path`` that ends in a name that is not UTF-8; None where all names are."""
+    found = HALVES.search(path)
+    return None if found is None else path[: found.start()] + path[found.start() :].partition(os.sep)[0]
+
+
+def escaped(text: str) -> str:
+    r"""``text`` with the bytes of a name that are not UTF-8 as ``\xe9``, so that it can be written."""
+
+    def shown(half: re.Match[str]) -> str:
+        code = ord(half[0])
+        return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+    return HALVES.sub(shown, text)
 
 
 def suffix_of(path: str) -> str:

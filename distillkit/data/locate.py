@@ -13,9 +13,17 @@ from typing import Any
 import yaml
 
 from distillkit import licenses, storage
-from distillkit.data.listing import files_below, first_part, is_image, suffix_of, version_of
+from distillkit.data.listing import (
+    escaped,
+    files_below,
+    first_part,
+    is_image,
+    part_not_utf8,
+    suffix_of,
+    version_of,
+)
 from distillkit.data.registry import DATASETS, KnownDataset
-from distillkit.errors import ConfigError, DistillkitError, NetworkError, NotFoundError, StorageError
+from distillkit.errors import ConfigError, DataError, DistillkitError, NetworkError, NotFoundError, StorageError
 from distillkit.hub.address import is_folder
 from distillkit.hub.sources import cached_source, source_revision
 from distillkit.settings import DatasetSettings
@@ -23,6 +31,8 @@ from distillkit.settings import DatasetSettings
 LARGEST_CARD = 1_000_000
 """Bytes of a card that is looked at."""
 LONGEST_NAME = 4096
+TABLES = (".parquet", ".tar", ".arrow")
+"""Suffixes of files that hold images."""
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 READABLE = (
     "expected a folder of class folders, of parquet files, of images with a metadata.csv, of webdataset tars, or one "
@@ -58,6 +68,7 @@ def locate(settings: DatasetSettings) -> Location:
 
     Raises:
         ConfigError: neither a registered name, nor a folder or file that can be read, nor a Hub id.
+        DataError: a file that would be read, or a folder above it, has a name that is not UTF-8.
         NotFoundError: a path that does not exist, or a folder without images.
         NetworkError: a data set of the Hub that is not in the cache, and no network.
     """
@@ -127,8 +138,17 @@ def _of_folder(folder: Path, known: KnownDataset | None) -> Location:
     kind = _kind(folder, files)
     if kind != "folder" and set(str(folder.resolve())) & set("*?[]"):
         raise ConfigError(f"{folder} has one of *?[] in its path, a pattern to 'datasets'; rename the folder")
+    _check_names(folder, [path for path in files if (is_image(path) if kind == "folder" else path.endswith(TABLES))])
     version, stated = version_of(folder, files), _card_license(folder / "README.md")
     return Location(kind, str(folder.resolve()), version, known, stated)
+
+
+def _check_names(folder: Path, files: Sequence[str]) -> None:
+    """The tables that ``datasets`` makes of paths are UTF-8."""
+    for path in (str(folder.resolve()), *files):
+        odd = part_not_utf8(path)
+        if odd is not None:
+            raise DataError(f"the name of {escaped(str(folder / odd))} is not UTF-8 and cannot be read; rename it")
 
 
 def _kind(folder: Path, files: Sequence[str]) -> str:
@@ -161,6 +181,7 @@ def _of_file(path: Path) -> Location:
         raise ConfigError(f"{path} is a file of a kind that is not read; {READABLE}")
     if set(str(path.resolve())) & set("*?[]"):
         raise ConfigError(f"{path} has one of *?[] in its path, a pattern to 'datasets'; rename it")
+    _check_names(path, [])
     stat = path.stat()
     version = [[path.name, stat.st_size, stat.st_mtime_ns]]
     return Location("parquet" if suffix == ".parquet" else "webdataset", str(path.resolve()), version, None)
@@ -200,6 +221,7 @@ def _with_hint(error: DistillkitError, name: str, known: KnownDataset | None) ->
     """The Hub's reason, and what else may have been meant."""
     if known is not None:
         hint = "; for a local copy pass `dataset.data_root`" if isinstance(error, NetworkError) else ""
+        hint += f"; for the folder here say ./{name}" if is_folder(name) else ""
     else:
         hint = f"; and there is no folder {name} here{_similar(name)}"
     return type(error)(f"{error}{hint}")

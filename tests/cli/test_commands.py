@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distillkit.cli.app import app
+from distillkit.cli.config_file import read_config_file
 from tests.helpers import TINY
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
@@ -187,6 +188,30 @@ def test_bad_input__is_one_json_object_under_json():
     assert json.loads(result.stdout) == {"error": "--ipc must be 1 or more, got 0", "exit_status": 2}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compress", "digits"], "Missing option '--ipc'."),
+        (["compress", "digits", "--ipc", "x"], "Invalid value for '--ipc': "),
+        (["compress", "digits", "--ipc", 1, "--nope"], "No such option: --nope"),
+        (["experts", "shw"], "No such command 'shw'."),
+        (["--nope"], "No such option: --nope"),
+    ],
+)
+def test_bad_usage__is_one_json_object_under_json(arguments, message):
+    result = invoke(*arguments, "--json")
+    said = json.loads(result.stdout)
+    assert (result.exit_code, said.keys(), said["exit_status"]) == (2, {"error", "exit_status"}, 2)
+    assert said["error"].startswith(message)
+    assert "\n" not in said["error"]
+    assert message[:20] in result.stderr
+
+
+def test_bad_usage__of_a_process_is_one_json_object_under_json():
+    result = process("compress", "digits", "--json")
+    assert (result.returncode, json.loads(result.stdout)["error"]) == (2, "Missing option '--ipc'.")
+
+
 def test_config_file__repeated_and_unknown_keys(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("distill:\n  lr_img: 3\n  lr_img: 4\n")
@@ -197,6 +222,37 @@ def test_config_file__repeated_and_unknown_keys(tmp_path):
     assert "must hold sections" in compress("digits", "--ipc", 1, "--config", file).stderr
     file.write_text("a: [")
     assert "not valid YAML" in compress("digits", "--ipc", 1, "--config", file).stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; expected sections of settings, as in 'distill: {lr_img: 3}'"),
+        (b"# nothing yet\n", "is empty; expected sections of settings, as in 'distill: {lr_img: 3}'"),
+        (b"seed: 1\ndistill:\n", "has nothing in section 'distill'; give it settings, or remove it"),
+        (b"distill: 3\n", "has 3 as section 'distill'; expected settings, as in 'distill: {lr_img: 3}'"),
+        (b"distill:\n  lr_img: 3\ndistill.lr_img: 4\n", "gives 'distill.lr_img' twice; remove one of the two"),
+        (b"distill.lr_img: 4\ndistill:\n  lr_img: 3\n", "gives 'distill.lr_img' twice; remove one of the two"),
+        (
+            b"seed: 1\ndistill:\n  lr_img: [3\nseed: 2\n",
+            "is not valid YAML at line 4: expected ',' or ']', but got ':'",
+        ),
+        (b"seed: 1\n\tdistill: 2\n", "is not valid YAML at line 2: found character '\\t' that cannot start any token"),
+        (b"seed: 1\ndistill: \xe9\n", "is not valid YAML: line 2 is not UTF-8"),
+        (b"seed: 1\n# \x00\n", "is not valid YAML: special characters are not allowed"),
+    ],
+)
+def test_config_file__what_is_wrong_with_it_is_said(tmp_path, content, message):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    result = compress("digits", "--ipc", 1, "--config", file)
+    assert (result.exit_code, result.stderr) == (2, f"error: --config {file} {message}\n")
+
+
+def test_config_file__a_section_may_stand_beside_other_dotted_keys_of_it(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("distill:\n  lr_img: 3\ndistill.outer_steps: 4\nseed: 2\n")
+    assert read_config_file(file).values == {"distill.lr_img": 3, "distill.outer_steps": 4, "seed": 2}
 
 
 def test_data__corrupt_image_one_class_and_text_labels(class_folders, tmp_path, monkeypatch):

@@ -8,12 +8,16 @@ import sys
 import pytest
 import torch
 from huggingface_hub import constants
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from distillkit import storage
 from distillkit.artifact.layout import FILES, PUBLISHED
+from distillkit.artifact.write import identity
 from distillkit.cli.app import app
 from distillkit.cli.command_line import command_line
 from tests.helpers import TINY
+from tests.hub_stand_in import Repository
 
 REPO = "org/digits-ipc2"
 
@@ -130,6 +134,24 @@ def test_command_line__of_a_program_without_words(monkeypatch):
 def test_evaluate_save__a_row_that_is_there_is_told_before_the_training(copy):
     result = invoke("evaluate", copy, "--save", "--networks", 99999)
     assert (result.exit_code, "has results for convnet already" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_info__of_images_that_no_step_moved_claims_nothing_learned(hub, copy, learned):
+    config = json.loads((copy / FILES.config).read_text()) | {"learned_here": learned}
+    (copy / FILES.config).write_text(json.dumps(config))
+    texts = [json.loads((copy / name).read_text()) for name in (FILES.recipe, FILES.results)]
+    tensors = load_file(copy / FILES.tensors)
+    hub.repos[REPO] = Repository()
+    hub.repos[REPO].commit(
+        "main", {FILES.tensors: storage.tensor_bytes(tensors, identity(config, *texts))}, "as it is written"
+    )
+    title = "MTT: matching training trajectories"
+    words = "real images that a run of {} began with; no step of it was better, nothing was learned"
+    expected = f"{config['generator']}, {title if learned else words.format(title)}"
+    for artifact in (copy, REPO):
+        lines = invoke("info", artifact).stdout.splitlines()
+        assert [line.removeprefix("made by").strip() for line in lines if line.startswith("made by")] == [expected]
 
 
 def test_control_characters__of_others_do_not_reach_the_terminal(copy):

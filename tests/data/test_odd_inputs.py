@@ -1,15 +1,17 @@
 """Odd data, by kind: what is read, what is left out and said, what is refused."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from distillkit.data import decode
+from distillkit.data import decode, decoding
 from distillkit.data.load import load_data
 from distillkit.data.sources import locate as locate_data
 from distillkit.data.sources import read
-from distillkit.errors import ConfigError, DataError
+from distillkit.errors import ConfigError, DataError, NetworkError
 from distillkit.settings import DatasetSettings
 from tests.helpers import Notes
 
@@ -301,6 +303,18 @@ def test_names__a_folder_that_shares_a_registered_one_is_said(tmp_path, monkeypa
     assert data.classes == ("a", "b")
 
 
+def test_names__a_folder_that_shares_one_of_the_hub_is_said_offline_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NetworkError) as refused:
+        load("mnist")
+    assert str(refused.value).endswith("; for a local copy pass `dataset.data_root`")
+    classes(tmp_path / "mnist")
+    with pytest.raises(NetworkError) as refused:
+        load("mnist")
+    assert str(refused.value).endswith("`dataset.data_root`; for the folder here say ./mnist")
+    assert load("./mnist")[0].classes == ("a", "b")
+
+
 def test_names__of_left_out_images_are_no_paths_of_this_machine(tmp_path):
     classes(tmp_path)
     (tmp_path / "a" / "0.png").write_bytes(b"no picture")
@@ -309,6 +323,68 @@ def test_names__of_left_out_images_are_no_paths_of_this_machine(tmp_path):
     data, _ = load(tmp_path, skip_corrupt=True)
     assert "a/0.png" in said(data)
     assert str(tmp_path) not in said(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (b"a/caf\xe9.png", r"a/caf\xe9.png"),
+        (b"a\xe9/0.png", r"a\xe9"),
+        (b"train/a\xe9/0.png", r"train/a\xe9"),
+        (b"data-\xff.parquet", r"data-\xff.parquet"),
+    ],
+)
+def test_names__that_are_no_utf8_are_told(tmp_path, path, named):
+    folder = classes(tmp_path / "set")
+    odd = folder / os.fsdecode(path)
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    odd.write_bytes((folder / "a" / "0.png").read_bytes())
+    with pytest.raises(DataError) as refused:
+        load(folder)
+    assert str(refused.value) == f"the name of {folder / named} is not UTF-8 and cannot be read; rename it"
+
+
+def test_names__that_are_no_utf8_of_the_folder_itself_are_told(tmp_path, monkeypatch):
+    folder = classes(tmp_path / os.fsdecode(b"caf\xe9"))
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError, match=r"the name of \S*/caf\\xe9 is not UTF-8"):
+        load(".")
+
+
+def test_names__that_are_no_utf8_of_files_that_are_no_images_do_no_harm(tmp_path):
+    folder = classes(tmp_path / "set")
+    for name in (b"a/x.t\xe9t", b"caf\xe9.csv"):
+        (folder / os.fsdecode(name)).write_text("x,y\n1,2\n")
+    data, _ = load(folder)
+    assert len(data.train) + len(data.validation) + len(data.test) == 12
+    assert r"left out: 1 .t\xe9t" in said(data)
+    assert said(data).isprintable()
+
+
+def test_corrupt__several_are_counted_and_the_first_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "MOST_AT_ONCE", 16)
+    for split in ("train", "test"):
+        classes(tmp_path / split, count=40)
+    odd = [tmp_path / "train" / "a" / f"{index}.png" for index in (25, 26, 27)]
+    odd += [tmp_path / "train" / "b" / "11.png", *((tmp_path / "test" / "b" / f"{index}.png") for index in (3, 4))]
+    before = [path.read_bytes() for path in odd]
+    for path in odd:
+        path.write_bytes(b"no picture")
+    for _ in range(2):  # the second time after the chunk that the first one kept
+        notes = Notes()
+        with pytest.raises(DataError) as refused:
+            load_data(DatasetSettings(name=str(tmp_path)), notes)
+        listed = ", ".join(f"train/a/{index}.png (row {row})" for index, row in ((25, 18), (26, 19), (27, 20)))
+        listed += ", train/b/11.png (row 43), test/b/3.png (row 63), ..."
+        ending = "repair or remove them, or pass `dataset.skip_corrupt=True`"
+        assert str(refused.value) == f"6 images cannot be decoded: {listed}; {ending}"
+        told = [note for note in notes.notes if "looking for others" in note]
+        assert told == ["image train/a/25.png (row 18) cannot be decoded; looking for others like it"]
+    for path, content in zip(odd, before, strict=True):
+        path.write_bytes(content)
+    data, _ = load(tmp_path, validation_fraction=0)
+    for part in (data.train, data.test):
+        assert part.class_counts() == [40, 40]
 
 
 def test_configs__several_are_named(tmp_path):
