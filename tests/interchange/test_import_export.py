@@ -1,6 +1,7 @@
 """The field's files: read without executing anything, completed with what they lost, measured; and written."""
 
 import contextlib
+import dataclasses
 import json
 import pickle
 import random
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from distillkit import compress, load_distilled, pipeline, storage
+from distillkit.data.preprocess import Standardise
 from distillkit.data.published_statistics import published_statistics
 from distillkit.data.sources import locate, read
 from distillkit.errors import ConfigError, DataError, NotFoundError
@@ -23,6 +25,7 @@ from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
 from distillkit.settings import DatasetSettings
 from distillkit.stages.importing import SEARCHED_LRS, Lost, told_beside
+from tests.artifact.small import write_small
 from tests.helpers import TINY, images
 
 
@@ -271,6 +274,30 @@ def test_export__ddranking_files_are_tensors_that_load_safely(made, tmp_path):
     assert torch.equal(stored["images"], ds.images)
     assert torch.equal(stored["labels"], ds.class_ids)
     assert float(stored["lr"]) == pytest.approx(ds.lr)
+
+
+@pytest.mark.parametrize("kind", ["hard", "probabilities", "logits"])
+def test_export__the_note_beside_a_ddranking_export_is_of_what_was_exported(tmp_path, kind):
+    """DD-Ranking standardises CIFAR-10 by constants of its own and takes logits; ``import`` believes the note."""
+    ds = load_distilled(write_small(tmp_path / "set", shape=(3, 4, 4), soft=kind != "hard"))
+    ds._artifact.config["source"]["name"] = "cifar10"
+    if kind == "logits":
+        labels = torch.tensor([[0.7, 0.3], [0.2, 0.8]])  # that look like probabilities
+        ds._artifact = dataclasses.replace(
+            ds._artifact, synthetic=dataclasses.replace(ds._artifact.synthetic, labels=labels, label_kind="logits")
+        )
+    ds.export("ddranking", tmp_path / "dd")
+    note = json.loads((tmp_path / "dd" / "distillkit.json").read_text())
+    assert note["preprocess"]["mean"] == pytest.approx([0.4914, 0.4822, 0.4465])
+    assert note["preprocess"]["std"] == pytest.approx([0.2023, 0.1994, 0.2010])
+    assert note["label_kind"] == ("probabilities" if kind == "hard" else "logits")
+    files, told = read_field_files([tmp_path / "dd"]), told_beside([tmp_path / "dd"], Lost(False))
+    space = Standardise(torch.tensor(told.mean), torch.tensor(told.std))
+    pixels = ds._artifact.preprocess.invert(ds.images)
+    torch.testing.assert_close(space.invert(files.images), pixels, rtol=0, atol=1e-6)
+    again = to_synthetic(files, 2, files.lr, label_kind(files, told.labels))
+    assert again.label_kind == note["label_kind"]
+    torch.testing.assert_close(again.targets(), ds._artifact.synthetic.targets())
 
 
 def test_export__imagefolder_is_read_by_datasets(made, tmp_path):
