@@ -192,6 +192,26 @@ def test_import__contradictions_are_told(tmp_path):
     assert "chosen from" in searched.results["selection"]["split"]
 
 
+@pytest.mark.parametrize("bad", [torch.tensor(float("nan")), torch.tensor(-0.5), torch.zeros(3)])
+def test_import__a_bad_lr_in_a_file_does_not_matter_where_another_is_given(tmp_path, bad):
+    ids = torch.arange(10).repeat_interleave(2)
+    folder = save(tmp_path / "x", images_best=images(), labels_best=ids, lr_best=bad)
+    space = {"mean": (0.3,), "std": (0.4,)}
+    with pytest.raises(DataError, match="the learning rate is"):
+        import_set(tmp_path, folder, lost=Lost(False, **space))
+    assert import_set(tmp_path, folder, lost=Lost(False, lr=0.25, **space)).lr == 0.25
+    with pytest.raises(ConfigError, match="another run"):
+        import_set(tmp_path, folder, lost=Lost(False, search=True, **space))
+    files = read_field_files([folder], with_lr=False)
+    assert (files.lr, files.names) == (None, ("images_best.pt", "labels_best.pt"))
+
+
+def test_import__a_bad_lr_in_a_file_does_not_matter_where_it_is_searched(tmp_path):
+    ids = torch.arange(10).repeat_interleave(2)
+    folder = save(tmp_path / "x", images_best=images(), labels_best=ids, lr_best=torch.tensor(float("nan")))
+    assert import_set(tmp_path, folder, lost=Lost(False, search=True, mean=(0.3,), std=(0.4,))).lr in SEARCHED_LRS
+
+
 def test_import__soft_labels_in_another_order_are_sorted_by_class(tmp_path):
     order = torch.arange(10).repeat(2)
     soft = (torch.randn(20, 10) + 9 * torch.eye(10)[order]).softmax(1)

@@ -248,6 +248,16 @@ def test_push__nothing_damaged_is_published(hub, copy, damage, message):
     assert hub.requests == []
 
 
+def test_push__what_mends_an_incomplete_artifact_is_told(hub, copy):
+    (copy / FILES.preview).unlink()
+    (copy / FILES.curves).unlink()
+    with pytest.raises(ArtifactError, match=r"no preview\.png, no curves\.png; run the command that made it once more"):
+        push(copy, REPO, PushOptions())
+    shutil.rmtree(copy / FILES.run)
+    with pytest.raises(ArtifactError, match=r"get or make the whole artifact again: here is no run/ to pack it from"):
+        push(copy, REPO, PushOptions())
+
+
 def test_push__results_must_be_there(hub, copy):
     results = json.loads((copy / FILES.results).read_text())
     (copy / FILES.results).write_text(json.dumps({**results, "architectures": {}}))
