@@ -6,6 +6,7 @@ import json
 import pickle
 import random
 import re
+import shutil
 
 import datasets
 import numpy as np
@@ -36,12 +37,12 @@ def save(folder, **values):
     return folder
 
 
-def import_set(tmp_path, folder, kind="pt", lost=None, **settings):
+def import_set(tmp_path, folder, kind="pt", lost=None, replace=False, **settings):
     overrides = [SettingsLayer("--set", {**TINY, "dataset.max_train": 200, **settings})]
     known = lost or Lost(False, mean=(0.3,), std=(0.4,))
     out = tmp_path / "imported"
     return pipeline.import_files(
-        [folder], kind, "digits", known, preset="smoke", out=out, device="cpu", overrides=overrides
+        [folder], kind, "digits", known, preset="smoke", out=out, device="cpu", overrides=overrides, replace=replace
     )
 
 
@@ -259,6 +260,27 @@ def test_import__files_and_data_must_agree(tmp_path):
     picture = save(tmp_path / "zca", images_zca_best=images(), labels=ids)
     with pytest.raises(DataError, match="say `zca=True`"):
         read_field_files([picture / "images_zca_best.pt"])
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        ({"images": images(18), "labels": torch.arange(9).repeat_interleave(2)}, {}, "9 classes, the data set has 10"),
+        ({"images": torch.zeros(20, 3, 8, 8)}, {"dataset.color": "gray"}, r"hold images of \[3, 8, 8\]"),
+        ({"lr": torch.tensor(float("nan"))}, {}, "the learning rate is nan"),
+        ({}, {"network.name": "resnet"}, "network 'resnet' is unknown"),
+        ({}, {"network.depth": 9}, "depth"),
+        ({}, {"dataset.mean": (0.3, 0.3)}, "need 1 numbers each"),
+    ],
+)
+def test_import__that_is_refused_leaves_the_set_that_it_was_to_replace(made, tmp_path, values, settings, message):
+    good = {"images": images(), "labels": torch.arange(10).repeat_interleave(2), "lr": torch.tensor(0.1)}
+    folder, out = save(tmp_path / "x", **good | values), shutil.copytree(made, tmp_path / "imported")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises((ConfigError, DataError), match=message):
+        import_set(tmp_path, folder, replace=True, **settings)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    load_distilled(out)
 
 
 def test_import__zca_is_fitted_on_all_training_images(tmp_path):
