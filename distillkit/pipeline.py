@@ -19,6 +19,7 @@ import torch
 from distillkit import storage
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import read_artifact
+from distillkit.artifact.schema import ArtifactConfig
 from distillkit.artifact.write import write_card, write_config
 from distillkit.config import compose
 from distillkit.data.registry import DATASETS
@@ -35,6 +36,7 @@ from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.run_folder import RunFolder
 from distillkit.settings import DatasetSettings
+from distillkit.sharing.validate import check_files
 from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.contest import Contest
 from distillkit.stages.context import Prepared, Run, make_run, prepare, run_identity
@@ -201,9 +203,14 @@ def _finished(out: Path, run: Run, prepared: Prepared) -> DistilledDataset | Non
     if not (out / FILES.config).is_file():
         return None
     try:
-        ds = load_distilled(out)
+        artifact = read_artifact(out)
+        check_files(artifact, ArtifactConfig.model_validate(artifact.config))
+        ds = DistilledDataset(artifact)
     except ArtifactError as error:
         run.progress.note(f"{error}; packing it again")
+        return None
+    if not (out / FILES.card).is_file():
+        run.progress.note(f"{out} has no {FILES.card}; packing it again")
         return None
     if not _is_of(ds, run, prepared):
         run.progress.note(f"{out} holds the artifact of another run; packing this run's")
@@ -280,7 +287,7 @@ def import_files(
         DataError: the files hold no distilled set.
         ConfigError: what they lost was not said, or does not fit.
     """
-    files = read_field_files(paths, experiment)
+    files = read_field_files(paths, experiment, with_lr=lost.lr is None and not lost.search)
     made_by = provenance(kind, title, files)
     lost = told_beside(paths, lost)
     layer = preprocessing_layer(kind, dataset, files, lost)

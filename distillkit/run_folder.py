@@ -25,8 +25,10 @@ from typing import Any
 
 from distillkit import metrics_file, storage
 from distillkit.artifact import own_section
-from distillkit.artifact.layout import FILES, PUBLISHED
-from distillkit.errors import ConfigError, DamagedError, StorageError
+from distillkit.artifact.layout import FILES, PUBLISHED, missing_files
+from distillkit.artifact.read import read_config
+from distillkit.artifact.schema import ArtifactConfig
+from distillkit.errors import ArtifactError, ConfigError, DamagedError, StorageError
 from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.settings import SECTIONS, RunSettings, defaults
@@ -186,8 +188,8 @@ class RunFolder:
         if (self.out / FILES.config).is_file():
             if not replace:
                 raise ConfigError(
-                    f"{self.out} holds an artifact that another run made; choose another `out`, or `replace=True` to "
-                    "replace it"
+                    f"{self.out} holds an artifact that another run made{self._lacks()}; choose another `out`, or "
+                    "`replace=True` to replace it"
                 )
             return True
         if self.path.exists() and any(
@@ -203,6 +205,15 @@ class RunFolder:
                 f"{self.out} holds other files; choose another `out`, or `replace=True` to write among them"
             )
         return False
+
+    def _lacks(self) -> str:
+        """Which files the artifact in ``out``, whose run is not known, should have and has not, in words."""
+        try:
+            about = ArtifactConfig.model_validate(read_config(self.out))
+        except ArtifactError:
+            return ""
+        missing = ", no ".join(missing_files(self.out, about.learned))
+        return f" and is incomplete (it has no {missing}, and no {FILES.run}/ to pack it from)" if missing else ""
 
     def _is_left_card(self, name: str) -> bool:
         """Whether a file is the card of an artifact that was being replaced: it goes on, with the user's section."""

@@ -1,8 +1,9 @@
 """A stand-in for the Hub on loopback: data set repositories in memory, over HTTP, with its 401/403/404 habits.
 
-Serves what the real clients ask for (huggingface_hub, datasets, timm). ``fail`` and ``cut`` make the next requests that
-match a pattern fail or break off half-way; ``requests`` is the log. An upload by Xet goes into the folder ``xet`` by
-the client's own local backend; the repository then holds a note of its hash and size.
+Serves what the real clients ask for (huggingface_hub, datasets, timm). ``fail``, ``cut`` and ``shorten`` make the next
+requests that match a pattern fail, break off half-way or bring half of what was asked for; ``requests`` is the log. An
+upload by Xet goes into the folder ``xet`` by the client's own local backend; the repository then holds a note of its
+hash and size.
 """
 
 import base64
@@ -99,6 +100,10 @@ class StandIn:
         """Break the connection half-way through the answer (GET) or the request's body (PUT, POST)."""
         self.faults.append([re.compile(pattern), "cut", times])
 
+    def shorten(self, pattern, times=1):
+        """Send the first half of the answer as if it were the whole."""
+        self.faults.append([re.compile(pattern), "short", times])
+
     def fault(self, line):
         for entry in self.faults:
             if entry[2] > 0 and entry[0].search(line):
@@ -129,7 +134,7 @@ class StandIn:
             with self.lock:
                 self.answer(request, body)
         except Answer as answer:
-            self.send(request, answer, cut=fault == "cut")
+            self.send(request, answer, fault)
 
     def body(self, request, length):
         if request.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -141,9 +146,10 @@ class StandIn:
         request.rfile.readline()
         return b"".join(parts)
 
-    def send(self, request, answer, *, cut):
-        value = answer.value
+    def send(self, request, answer, fault):
+        value, cut = answer.value, fault == "cut"
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
+        content = content[: len(content) // 2] if fault == "short" else content
         request.send_response(answer.status)
         for key, text in answer.headers.items():
             request.send_header(key, text)

@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 
 from distillkit import compress, evaluate, load_distilled, plots, storage
+from distillkit.artifact.layout import FILES, LOADED, PUBLISHED
 from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DataError, Interrupted, StorageError, TrajectoryError
 from distillkit.interrupt import StopRequest, stop_on_signals
@@ -134,6 +135,33 @@ def test_compress__a_finished_but_damaged_artifact_is_packed_again(whole, tmp_pa
     (whole / "distilled.safetensors").write_bytes(content[:50])
     run(whole, tiny)
     assert (whole / "distilled.safetensors").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - set(LOADED)))
+@pytest.mark.parametrize("content", [None, b"no such file"])
+def test_compress__a_finished_artifact_that_lacks_a_file_is_packed_again(whole, tiny, name, content):
+    """Also a file that loading does not read; whatever a card says is its owner's."""
+    before, notes = (whole / name).read_bytes(), Notes()
+    (whole / name).unlink()
+    if content and name != FILES.card:
+        (whole / name).write_bytes(content)
+    run(whole, tiny, progress=notes)
+    assert (whole / name).read_bytes() == before
+    assert any(name in note and note.endswith("packing it again") for note in notes.notes)
+    assert not [note for note in notes.notes if "nothing to do" in note]
+    again = Notes()
+    run(whole, tiny, progress=again)
+    assert again.notes[-1].endswith("is finished already; nothing to do")
+
+
+def test_compress__an_incomplete_artifact_without_its_run_is_called_so(whole, tiny):
+    shutil.rmtree(whole / "run")
+    with pytest.raises(ConfigError, match="holds an artifact that another run made; choose another"):
+        run(whole, tiny)
+    (whole / FILES.preview).unlink()
+    (whole / FILES.curves).unlink()
+    with pytest.raises(ConfigError, match=r"is incomplete \(it has no preview\.png, no curves\.png, and no run/ to"):
+        run(whole, tiny)
 
 
 @pytest.mark.parametrize("name", ["synthetic.safetensors", "evaluation.json", "seconds.json"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from distillkit.errors import ArtifactError
 from distillkit.version import FORMAT_VERSION
@@ -51,6 +52,12 @@ def recipe_files(architectures: Iterable[str]) -> tuple[str, ...]:
 def is_published(name: str) -> bool:
     """Whether it is the name of a file of an artifact."""
     return name in PUBLISHED or RECIPE_FILE.fullmatch(name) is not None
+
+
+def missing_files(folder: Path, learned: bool) -> list[str]:
+    """Names of the files that an artifact in ``folder`` should have and has not; only a learned one has curves."""
+    wanted = [name for name in PUBLISHED if learned or name != FILES.curves]
+    return [name for name in wanted if not (folder / name).is_file()]
 
 
 def check_format(version: object, file: str = FILES.config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,39 @@ def resolve(address: Address, cache: Cache) -> str:
         DistillkitError: as ``translated`` says.
     """
     with translated(str(address)):
-        found = retried(
-            lambda: api_of(cache.token).resolve_revision(
-                address.repo,
-                repo_type=KIND,
-                revision=address.revision,
-                cache_dir=cache.folder,
-                local_files_only=cache.local_files_only,
-            )
-        )
-        return str(found.resolved)
+        try:
+            return retried(lambda: _resolved(address, cache))
+        except Exception as error:
+            if status_code(error) != 429:
+                raise
+            return _resolved_here(address, cache, error)
+
+
+def _resolved(address: Address, cache: Cache) -> str:
+    found = api_of(cache.token).resolve_revision(
+        address.repo,
+        repo_type=KIND,
+        revision=address.revision,
+        cache_dir=cache.folder,
+        local_files_only=cache.local_files_only,
+    )
+    return str(found.resolved)
+
+
+def _resolved_here(address: Address, cache: Cache, refused: Exception) -> str:
+    """From the cache, with the client's own note, where the Hub refuses to be asked so often: of refusals the client
+    takes those of a Hub that is out of order alone for a reason to look there.
+    """
+    from huggingface_hub.errors import RevisionResolutionError
+    from huggingface_hub.utils import logging
+
+    try:
+        commit = _resolved(address, replace(cache, local_files_only=True, force_download=False))
+    except RevisionResolutionError:
+        raise refused from None
+    logger = logging.get_logger("huggingface_hub.hf_api")
+    logger.warning(f"Could not reach the Hub ({refused}). Using cached commit hash for '{address.repo}'.")
+    return commit
 
 
 def cached_folder(address: Address, commit: str, names: Sequence[str], cache: Cache) -> Path | None:

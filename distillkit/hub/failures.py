@@ -51,7 +51,7 @@ def _real(error: BaseException) -> BaseException:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later: 429, 5xx, or a connection that broke."""
+    """Whether the same request may succeed a little later: 429, 5xx, a connection that broke, a file cut short."""
     from huggingface_hub import errors as hub
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -64,7 +64,14 @@ def is_transient(error: BaseException) -> bool:
     code = status_code(error)
     if isinstance(error, HfHubHTTPError) or code is not None:
         return code == 429 or (code is not None and code >= 500)
-    return _is_connection_error(error)
+    return _is_connection_error(error) or _is_short(error)
+
+
+def _is_short(error: BaseException) -> bool:
+    """Whether fewer bytes of a file came than it has, which the client tells by a plain OSError; what came is kept, and
+    another attempt asks for the rest.
+    """
+    return type(error) is OSError and error.errno is None and "consistency check failed" in str(error).lower()
 
 
 def _is_connection_error(error: BaseException) -> bool:
@@ -160,6 +167,8 @@ def _by_status(error: BaseException, what: str) -> DistillkitError | None:
 
 def _unreachable(error: BaseException, what: str) -> DistillkitError | None:
     text = first_line(error)
+    if _is_short(error):
+        return NetworkError(f"the Hub sent a part of a file of {what} and not the whole; try again later")
     if isinstance(error, ValueError) and "metadata" in text.lower():
         return ConfigError(f"the Hub does not accept the card of {what}: {text}")
     library = type(error).__module__.split(".")[0]

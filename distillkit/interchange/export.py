@@ -13,7 +13,7 @@ import torch
 from distillkit import storage
 from distillkit.artifact.read import Artifact
 from distillkit.artifact.views import eight_bit, png_bytes, to_image
-from distillkit.data.preprocess import Standardise
+from distillkit.data.preprocess import Preprocess, Standardise
 from distillkit.data.published_statistics import published_statistics
 from distillkit.errors import ConfigError
 
@@ -83,16 +83,20 @@ DDRANKING = ("cifar10", "cifar100", "tiny-imagenet")
 """Data sets that DD-Ranking's loaders standardise with the published numbers (``get_dataset``)."""
 
 
-def _in_its_space(artifact: Artifact) -> torch.Tensor:
-    """Images as DD-Ranking's networks see test images; whitened ones stay as they are, which its ZCA flag is for."""
+def _its_preprocess(artifact: Artifact) -> Preprocess:
+    """What DD-Ranking's networks see test images through; of whitened sets our own, which its ZCA flag is for."""
     name = str(artifact.config["source"]["name"])
     known = published_statistics(name) if name in DDRANKING else None
-    images = artifact.synthetic.images
     if known is None or not isinstance(artifact.preprocess, Standardise):
+        return artifact.preprocess
+    return Standardise(*(torch.tensor(values).double() for values in known))
+
+
+def _in_its_space(artifact: Artifact) -> torch.Tensor:
+    images, own = artifact.synthetic.images, _its_preprocess(artifact)
+    if own is artifact.preprocess:
         return images
-    own = Standardise(*(torch.tensor(values).double() for values in known))
-    seen: torch.Tensor = own(artifact.preprocess.invert(images)).to(images.dtype)
-    return seen
+    return own(artifact.preprocess.invert(images)).to(images.dtype)
 
 
 def _its_labels(artifact: Artifact) -> torch.Tensor:
@@ -128,13 +132,16 @@ def folder_names(classes: list[str]) -> list[str]:
 
 
 def _notes(artifact: Artifact, format: str) -> dict[str, Any]:
-    tensors = {name: tensor.tolist() for name, tensor in artifact.preprocess.to_tensors().items() if tensor.dim() == 1}
+    """Of the files as they were written, whose space and labels need not be the artifact's own."""
+    preprocess = _its_preprocess(artifact) if format == "ddranking" else artifact.preprocess
+    tensors = {name: tensor.tolist() for name, tensor in preprocess.to_tensors().items() if tensor.dim() == 1}
+    soft = _labels(artifact, probabilities=False).dim() == 2
     synthetic, view = artifact.synthetic, artifact.config["uint8_range"]
     return {
         "form": format,
         "classes": artifact.config["classes"],
         "folders": folder_names(artifact.config["classes"]) if format == "imagefolder" else None,
-        "label_kind": synthetic.label_kind,
+        "label_kind": "logits" if soft and format == "ddranking" else synthetic.label_kind,
         "lr": synthetic.lr,
         "preprocessing": artifact.config["settings"]["dataset"].get("preprocessing", "standardise"),
         "preprocess": {name: values for name, values in tensors.items() if name in ("mean", "std")},

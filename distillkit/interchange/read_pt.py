@@ -39,16 +39,17 @@ class FieldFiles:
         return int(self.labels.shape[1]) if self.labels.dim() == 2 else int(self.labels.max()) + 1
 
 
-def read_field_files(paths: Sequence[Path], experiment: int | None = None) -> FieldFiles:
+def read_field_files(paths: Sequence[Path], experiment: int | None = None, *, with_lr: bool = True) -> FieldFiles:
     """Read ``images*.pt``, ``labels*.pt`` and ``lr*.pt``, a folder of them, a ``res_*.pt`` of DC, DSA or DM, or IDC's
-    ``data.pt``; ``experiment``: which of several in a ``res_*.pt``, the first being 0.
+    ``data.pt``; ``experiment``: which of several in a ``res_*.pt``, the first being 0; ``with_lr`` False: files of the
+    learning rate are not opened.
 
     Raises:
         NotFoundError: a file is missing.
         ConfigError: no such experiment, or several and none was named.
         DataError: a file is no pickle of tensors, or what it holds does not fit together.
     """
-    files = [file for path in paths for file in _files_of(path)]
+    files = [file for path in paths for file in _files_of(path) if with_lr or not _is_of("lr", file)]
     values: dict[str, Any] = {}
     several = False
     for file in files:
@@ -97,10 +98,15 @@ def _part_of(file: Path) -> str:
             f"{file.name} is MTT's picture of the images, with the whitening undone; "
             "give images_*.pt instead and say `zca=True`"
         )
-    for part, words in PARTS.items():
-        if any(stem == word or stem.startswith((word + "_", word + "-")) for word in words):
+    for part in PARTS:
+        if _is_of(part, file):
             return part
     raise DataError(f"{file.name} is not named like images*.pt, labels*.pt or lr*.pt; rename it")
+
+
+def _is_of(part: str, file: Path) -> bool:
+    stem = file.stem.lower()
+    return any(stem == word or stem.startswith((word + "_", word + "-")) for word in PARTS[part])
 
 
 def _experiments(value: Any, file: Path) -> list[Any] | None:

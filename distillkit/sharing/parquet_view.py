@@ -46,7 +46,7 @@ def check_view(folder: Path, artifact: Artifact, about: ArtifactConfig) -> None:
             _check_shape(file, about, limit)
             _check_rows(_cells(file, limit), artifact)
     except _WrongError as error:
-        raise ArtifactError(f"{folder} is damaged: {FILES.parquet} {error}; 'compress' makes it again") from None
+        raise ArtifactError(f"{folder} is damaged: {FILES.parquet} {error}") from None
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ArtifactError(f"{folder} is damaged: {FILES.parquet} cannot be read") from error
 

@@ -9,11 +9,12 @@ from PIL import Image, UnidentifiedImageError
 
 from distillkit.artifact import front_matter as head
 from distillkit.artifact.card import front_matter
-from distillkit.artifact.layout import FILES, PUBLISHED, recipe_files
+from distillkit.artifact.layout import FILES, PUBLISHED, missing_files, recipe_files
 from distillkit.artifact.read import Artifact, largest_sizes, read_artifact
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.artifact.write import read_own_section
 from distillkit.errors import ArtifactError
+from distillkit.run_folder import RUN_FILES
 from distillkit.sharing.parquet_view import check_view
 
 
@@ -36,15 +37,29 @@ def validate(folder: Path) -> Checked:
     """
     artifact = read_artifact(folder)
     about = ArtifactConfig.model_validate(artifact.config)
-    recipes = recipe_files(about.recipes)
-    names = tuple(name for name in (*PUBLISHED, *recipes) if (folder / name).is_file() or name == FILES.card)
-    missing = [name for name in PUBLISHED if name not in names and not (name == FILES.curves and not about.learned)]
-    if missing:
-        raise ArtifactError(f"{folder} is incomplete: it has no {missing[0]}; make it again")
+    try:
+        check_files(artifact, about)
+    except ArtifactError as error:
+        raise ArtifactError(f"{error}; {_remedy(folder)}") from error
     if not artifact.results["architectures"]:
         raise ArtifactError(
             f"{folder} has no results: nothing says how well it trains; run 'distillkit evaluate --save'"
         )
+    _check_front_matter(folder, about)
+    return Checked(artifact, about, _names(folder, about), read_own_section(folder))
+
+
+def check_files(artifact: Artifact, about: ArtifactConfig) -> None:
+    """Check those files of an artifact that loading does not read, but for the card: are they there and what they
+    should be?
+
+    Raises:
+        ArtifactError: the first thing that is wrong.
+    """
+    folder, names = artifact.folder, _names(artifact.folder, about)
+    missing = [name for name in missing_files(folder, about.learned) if name != FILES.card]
+    if missing:
+        raise ArtifactError(f"{folder} is incomplete: it has no {', no '.join(missing)}")
     for name, limit in largest_sizes(about).items():
         if name in names and (folder / name).exists() and (folder / name).stat().st_size > limit:
             raise ArtifactError(f"{folder} is damaged: {name} is larger than {limit} bytes")
@@ -52,8 +67,19 @@ def validate(folder: Path) -> Checked:
         if name in names:
             _check_picture(folder, name)
     check_view(folder, artifact, about)
-    _check_front_matter(folder, about)
-    return Checked(artifact, about, names, read_own_section(folder))
+
+
+def _names(folder: Path, about: ArtifactConfig) -> tuple[str, ...]:
+    """Of the files that will be published; the card is made for it."""
+    names = (*PUBLISHED, *recipe_files(about.recipes))
+    return tuple(name for name in names if (folder / name).is_file() or name == FILES.card)
+
+
+def _remedy(folder: Path) -> str:
+    """What makes the files of an artifact good again."""
+    if (folder / FILES.run / RUN_FILES.synthetic).is_file():
+        return f"run the command that made it once more, which packs it from {FILES.run}/ again"
+    return f"get or make the whole artifact again: here is no {FILES.run}/ to pack it from"
 
 
 def _check_picture(folder: Path, name: str) -> None:

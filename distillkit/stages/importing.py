@@ -68,7 +68,8 @@ def provenance(kind: str, title: str | None, files: FieldFiles) -> Provenance:
 
 
 def told_beside(paths: Sequence[Path], lost: Lost) -> Lost:
-    """``lost`` without what our own export has written down beside its files: the space of the images.
+    """``lost`` without what our own export has written down beside its files: the space of the images, and that soft
+    labels are logits, which they need not look like.
 
     What was said by the user counts; a note that cannot be read, or says something else, is none.
     """
@@ -80,6 +81,8 @@ def told_beside(paths: Sequence[Path], lost: Lost) -> Lost:
             note = _Note.model_validate(storage.read_json(file, MAX_NOTE))
         except (StorageError, ValidationError):
             continue
+        if lost.labels is None and note.label_kind == "logits":
+            lost = replace(lost, labels="logits")
         if note.preprocessing == "zca":
             return replace(lost, zca=True)
         if note.preprocess.mean and note.preprocess.std:
@@ -97,6 +100,7 @@ class _Note(BaseModel):
 
     preprocessing: str
     preprocess: _Space
+    label_kind: str | None = None
 
 
 def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) -> SettingsLayer:

@@ -323,12 +323,24 @@ class Trials:
                 self.faults.append([kind, str(place.root / out), name, differ])
         found = digests(place.cache)
         killed_first = {file for name in RUNS for file in digests(self.references[name].cache)}
+        stores = {Path(file).parent for file in wanted}
         differ = difference(
-            {file: one for file, one in found.items() if file in wanted or file not in killed_first}, wanted
+            {
+                file: one
+                for file, one in found.items()
+                if file in wanted or not (file in killed_first or in_training_elsewhere(file, stores))
+            },
+            wanted,
         )
         if differ:
             self.faults.append([kind, str(place.cache), [*names.values()], differ])
         return len(self.faults) > before
+
+
+def in_training_elsewhere(file, stores):
+    """Whether it is of experts in training that a killed run left which was not begun again: it would go on from it."""
+    path = Path(file)
+    return path.parent.name.startswith("training-") and path.parent.parent not in stores
 
 
 def difference(found, wanted):

@@ -7,12 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from distillkit import load_distilled
 from distillkit.data import decode, decoding
 from distillkit.data.load import load_data
 from distillkit.data.sources import locate as locate_data
 from distillkit.data.sources import read
 from distillkit.errors import ConfigError, DataError, NetworkError
 from distillkit.settings import DatasetSettings
+from tests.artifact.small import write_small
 from tests.helpers import Notes
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -53,6 +55,20 @@ def test_orientation__is_applied(tmp_path):
     pixel = data.train.images[0].float().mean(0)
     assert pixel[:, 4:].mean() > 250  # turned clockwise: the upper half is the right one
     assert pixel[:, :4].mean() < 5
+
+
+@pytest.mark.parametrize(
+    ("orientation", "white"),
+    [(1, np.s_[:4, :]), (3, np.s_[4:, :]), (6, np.s_[:, 4:]), (8, np.s_[:, :4])],
+)
+def test_orientation__is_applied_to_a_pillow_image_too(tmp_path, orientation, white):
+    ds = load_distilled(write_small(tmp_path / "set", shape=(3, 8, 8)))  # mean 1/2, std 1/4
+    image = Image.new("RGB", (8, 8), "black")
+    image.paste("white", (0, 0, 8, 4))  # the upper half
+    image.getexif()[0x0112] = orientation
+    expected = torch.full((8, 8), -2.0)
+    expected[white] = 2.0
+    assert torch.equal(ds.preprocess(image), expected.expand(3, 8, 8))
 
 
 def test_orientation__damaged_exif_is_no_reason_to_stop():

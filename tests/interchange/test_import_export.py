@@ -1,10 +1,12 @@
 """The field's files: read without executing anything, completed with what they lost, measured; and written."""
 
 import contextlib
+import dataclasses
 import json
 import pickle
 import random
 import re
+import shutil
 
 import datasets
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from distillkit import compress, load_distilled, pipeline, storage
+from distillkit.data.preprocess import Standardise
 from distillkit.data.published_statistics import published_statistics
 from distillkit.data.sources import locate, read
 from distillkit.errors import ConfigError, DataError, NotFoundError
@@ -23,6 +26,7 @@ from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
 from distillkit.settings import DatasetSettings
 from distillkit.stages.importing import SEARCHED_LRS, Lost, told_beside
+from tests.artifact.small import write_small
 from tests.helpers import TINY, images
 
 
@@ -33,12 +37,12 @@ def save(folder, **values):
     return folder
 
 
-def import_set(tmp_path, folder, kind="pt", lost=None, **settings):
+def import_set(tmp_path, folder, kind="pt", lost=None, replace=False, **settings):
     overrides = [SettingsLayer("--set", {**TINY, "dataset.max_train": 200, **settings})]
     known = lost or Lost(False, mean=(0.3,), std=(0.4,))
     out = tmp_path / "imported"
     return pipeline.import_files(
-        [folder], kind, "digits", known, preset="smoke", out=out, device="cpu", overrides=overrides
+        [folder], kind, "digits", known, preset="smoke", out=out, device="cpu", overrides=overrides, replace=replace
     )
 
 
@@ -189,6 +193,26 @@ def test_import__contradictions_are_told(tmp_path):
     assert "chosen from" in searched.results["selection"]["split"]
 
 
+@pytest.mark.parametrize("bad", [torch.tensor(float("nan")), torch.tensor(-0.5), torch.zeros(3)])
+def test_import__a_bad_lr_in_a_file_does_not_matter_where_another_is_given(tmp_path, bad):
+    ids = torch.arange(10).repeat_interleave(2)
+    folder = save(tmp_path / "x", images_best=images(), labels_best=ids, lr_best=bad)
+    space = {"mean": (0.3,), "std": (0.4,)}
+    with pytest.raises(DataError, match="the learning rate is"):
+        import_set(tmp_path, folder, lost=Lost(False, **space))
+    assert import_set(tmp_path, folder, lost=Lost(False, lr=0.25, **space)).lr == 0.25
+    with pytest.raises(ConfigError, match="another run"):
+        import_set(tmp_path, folder, lost=Lost(False, search=True, **space))
+    files = read_field_files([folder], with_lr=False)
+    assert (files.lr, files.names) == (None, ("images_best.pt", "labels_best.pt"))
+
+
+def test_import__a_bad_lr_in_a_file_does_not_matter_where_it_is_searched(tmp_path):
+    ids = torch.arange(10).repeat_interleave(2)
+    folder = save(tmp_path / "x", images_best=images(), labels_best=ids, lr_best=torch.tensor(float("nan")))
+    assert import_set(tmp_path, folder, lost=Lost(False, search=True, mean=(0.3,), std=(0.4,))).lr in SEARCHED_LRS
+
+
 def test_import__soft_labels_in_another_order_are_sorted_by_class(tmp_path):
     order = torch.arange(10).repeat(2)
     soft = (torch.randn(20, 10) + 9 * torch.eye(10)[order]).softmax(1)
@@ -238,6 +262,27 @@ def test_import__files_and_data_must_agree(tmp_path):
         read_field_files([picture / "images_zca_best.pt"])
 
 
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        ({"images": images(18), "labels": torch.arange(9).repeat_interleave(2)}, {}, "9 classes, the data set has 10"),
+        ({"images": torch.zeros(20, 3, 8, 8)}, {"dataset.color": "gray"}, r"hold images of \[3, 8, 8\]"),
+        ({"lr": torch.tensor(float("nan"))}, {}, "the learning rate is nan"),
+        ({}, {"network.name": "resnet"}, "network 'resnet' is unknown"),
+        ({}, {"network.depth": 9}, "depth"),
+        ({}, {"dataset.mean": (0.3, 0.3)}, "need 1 numbers each"),
+    ],
+)
+def test_import__that_is_refused_leaves_the_set_that_it_was_to_replace(made, tmp_path, values, settings, message):
+    good = {"images": images(), "labels": torch.arange(10).repeat_interleave(2), "lr": torch.tensor(0.1)}
+    folder, out = save(tmp_path / "x", **good | values), shutil.copytree(made, tmp_path / "imported")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises((ConfigError, DataError), match=message):
+        import_set(tmp_path, folder, replace=True, **settings)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    load_distilled(out)
+
+
 def test_import__zca_is_fitted_on_all_training_images(tmp_path):
     ids = torch.arange(10).repeat_interleave(2)
     ds = import_set(tmp_path, save(tmp_path / "x", images=images(), labels=ids, lr=0.1), lost=Lost(True))
@@ -271,6 +316,30 @@ def test_export__ddranking_files_are_tensors_that_load_safely(made, tmp_path):
     assert torch.equal(stored["images"], ds.images)
     assert torch.equal(stored["labels"], ds.class_ids)
     assert float(stored["lr"]) == pytest.approx(ds.lr)
+
+
+@pytest.mark.parametrize("kind", ["hard", "probabilities", "logits"])
+def test_export__the_note_beside_a_ddranking_export_is_of_what_was_exported(tmp_path, kind):
+    """DD-Ranking standardises CIFAR-10 by constants of its own and takes logits; ``import`` believes the note."""
+    ds = load_distilled(write_small(tmp_path / "set", shape=(3, 4, 4), soft=kind != "hard"))
+    ds._artifact.config["source"]["name"] = "cifar10"
+    if kind == "logits":
+        labels = torch.tensor([[0.7, 0.3], [0.2, 0.8]])  # that look like probabilities
+        ds._artifact = dataclasses.replace(
+            ds._artifact, synthetic=dataclasses.replace(ds._artifact.synthetic, labels=labels, label_kind="logits")
+        )
+    ds.export("ddranking", tmp_path / "dd")
+    note = json.loads((tmp_path / "dd" / "distillkit.json").read_text())
+    assert note["preprocess"]["mean"] == pytest.approx([0.4914, 0.4822, 0.4465])
+    assert note["preprocess"]["std"] == pytest.approx([0.2023, 0.1994, 0.2010])
+    assert note["label_kind"] == ("probabilities" if kind == "hard" else "logits")
+    files, told = read_field_files([tmp_path / "dd"]), told_beside([tmp_path / "dd"], Lost(False))
+    space = Standardise(torch.tensor(told.mean), torch.tensor(told.std))
+    pixels = ds._artifact.preprocess.invert(ds.images)
+    torch.testing.assert_close(space.invert(files.images), pixels, rtol=0, atol=1e-6)
+    again = to_synthetic(files, 2, files.lr, label_kind(files, told.labels))
+    assert again.label_kind == note["label_kind"]
+    torch.testing.assert_close(again.targets(), ds._artifact.synthetic.targets())
 
 
 def test_export__imagefolder_is_read_by_datasets(made, tmp_path):

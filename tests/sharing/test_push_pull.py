@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +247,16 @@ def test_push__nothing_damaged_is_published(hub, copy, damage, message):
     with pytest.raises(ArtifactError, match=message):
         push(copy, REPO, PushOptions())
     assert hub.requests == []
+
+
+def test_push__what_mends_an_incomplete_artifact_is_told(hub, copy):
+    (copy / FILES.preview).unlink()
+    (copy / FILES.curves).unlink()
+    with pytest.raises(ArtifactError, match=r"no preview\.png, no curves\.png; run the command that made it once more"):
+        push(copy, REPO, PushOptions())
+    shutil.rmtree(copy / FILES.run)
+    with pytest.raises(ArtifactError, match=r"get or make the whole artifact again: here is no run/ to pack it from"):
+        push(copy, REPO, PushOptions())
 
 
 def test_push__results_must_be_there(hub, copy):
@@ -504,15 +515,48 @@ def test_load__no_artifact_newer_format_damaged_or_too_large(hub, copy, tmp_path
         load_distilled("org/without")
 
 
+TENSORS = r"GET .*resolve/.*distilled\.safetensors"
+
+
 def test_load__connection_cut_in_the_middle_of_a_download(hub, copy):
+    """The client asks for the rest, and nobody notices."""
     push(copy, REPO, PushOptions())
-    hub.cut(r"GET .*resolve/.*distilled\.safetensors")
-    try:
-        ds = load_distilled(REPO)  # the client may resume by itself
-    except NetworkError:
-        ds = load_distilled(REPO)
-    assert torch.equal(ds.images, load_distilled(copy).images)
-    assert len(hub.asked(r"GET .*resolve/.*distilled\.safetensors")) >= 2
+    hub.cut(TENSORS)
+    assert torch.equal(load_distilled(REPO).images, load_distilled(copy).images)
+    assert len(hub.asked(TENSORS)) == 2
+
+
+def test_load__a_file_that_comes_in_part_is_completed(hub, copy):
+    push(copy, REPO, PushOptions())
+    hub.shorten(TENSORS, 2)
+    assert torch.equal(load_distilled(REPO).images, load_distilled(copy).images)
+    assert len(hub.asked(TENSORS)) == 3
+
+
+def test_load__a_file_that_stays_short_is_a_network_error_and_the_next_load_goes_on(hub, copy):
+    push(copy, REPO, PushOptions())
+    hub.shorten(TENSORS, 5)
+    with pytest.raises(NetworkError, match=f"the Hub sent a part of a file of {REPO} and not the whole") as caught:
+        load_distilled(REPO)
+    assert caught.value.exit_status == 5
+    assert len(hub.asked(TENSORS)) == 5  # bounded
+    assert torch.equal(load_distilled(REPO).images, load_distilled(copy).images)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_load__from_the_cache_where_the_hub_keeps_refusing(hub, copy, monkeypatch, caplog, status):
+    commit = push(copy, REPO, PushOptions()).commit
+    load_distilled(REPO)
+    hub.fail(".", status, 10**9)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
+    for revision in (None, "main"):
+        caplog.clear()
+        assert load_distilled(REPO, revision=revision).revision == commit
+        assert f"Using cached commit hash for '{REPO}'" in caplog.text
+    for absent in ("org/never-seen", f"{REPO}@v1"):
+        with pytest.raises(NetworkError, match=f"the Hub answered {status} for {absent}") as caught:
+            load_distilled(absent)
+        assert caught.value.exit_status == 5
 
 
 def test_load__force_download_fetches_again_and_keeps_the_real_error(hub, copy):
