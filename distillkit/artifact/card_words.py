@@ -300,7 +300,9 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
 def _data_notes(about: ArtifactConfig) -> list[str]:
     """What was said of the data when they were read: how many images are used, enlarged, left out."""
     notes = (about.source.model_extra or {}).get("notes")
-    return [f"Of the data: {plain(str(note)[:300])}." for note in notes[:20]] if isinstance(notes, list) else []
+    return (
+        [f"Of the data: {plain(str(note)[:300])}." for note in notes[:20]] if isinstance(notes, (list, tuple)) else []
+    )
 
 
 def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:

@@ -210,4 +210,8 @@ def print_files(title: str, files: dict[str, int], as_json: bool, **facts: str) 
 
 def percent(report: Any) -> str:
     """``87.3 ± 0.4`` of an EvalReport; without a deviation where there is one network alone."""
-    return f"{100 * report.mean:.1f} ± {100 * report.std:.1f}" if report.n > 1 else f"{100 * report.mean:.1f}"
+    return (
+        f"{100 * report.mean:.1f} ± {100 * report.std:.1f}"
+        if len(report.accuracies) > 1
+        else f"{100 * report.mean:.1f}"
+    )

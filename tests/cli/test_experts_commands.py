@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -29,6 +30,7 @@ def train(method, **settings):
     return json.loads(result.stdout)
 
 
+@pytest.mark.drawn
 def test_show__schedule_report_and_pictures(tmp_path):
     found = train("pad", **SCHEDULED)
     assert found["schedule"][0] == [0.0, 0.75]

@@ -219,6 +219,7 @@ def test_plan__has_outer_steps_and_no_experts(settings, method):
 @each_method
 def test_time_budget__becomes_outer_steps(settings, method):
     sizes = {"distill.outer_steps": 100_000, "time_budget": 60.0, "dataset.augmentation": "flip"}
+    sizes["distill.select_networks"] = 1
     layers = [SettingsLayer("test", {**settings, **METHODS[method], **sizes})]
     asked = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"))
     costs = Costs(expert_epoch=0.0, outer_step=0.5, fresh_network=1.0, missing={}, measuring=4.0)

@@ -159,6 +159,7 @@ def test_compress__experts_and_networks_side_by_side(tmp_path, tiny, monkeypatch
     monkeypatch.setattr(
         stack.Stack, "__init__", lambda self, models, *rest: sizes.append(len(models)) or plain(self, models, *rest)
     )
+    tiny |= {"distill.select_networks": 3}
     tiny |= {"precision": "fp32"}  # rounding to bfloat16 is another one side by side
     settings = {"experts.count": 3, "experts.together": 2, "evaluate.together": 3}
     alone = run(tmp_path / "a", {**tiny, "experts.count": 3})
