@@ -10,6 +10,8 @@ from distillkit import storage
 
 CHECKSUM = "crc32"
 """Key of a line's checksum: of its other keys as canonical JSON."""
+WITHOUT = frozenset(("step", "loss", "lr", "gradient_norm", "skipped", "gated", "seconds", "validation_accuracy"))
+"""Keys of the lines of versions that wrote no checksums."""
 
 
 def line_of(row: dict[str, Any]) -> str:
@@ -20,12 +22,13 @@ def line_of(row: dict[str, Any]) -> str:
 def rows_of(content: bytes) -> list[dict[str, Any]]:
     """The rows of all lines that are as they were written, in order of their steps.
 
-    Lines of an older version have no checksum; one that lacks it among others that have it is damaged.
+    Lines of an older version have no checksum; one that lacks it among others that have it is damaged, and so is one
+    with a key that those versions did not write.
     """
     found = [row for line in content.splitlines() if (row := _parsed(line)) is not None]
     if any(CHECKSUM in row for row in found):
-        found = [row for row in found if row.pop(CHECKSUM, None) == _checksum(row)]
-    return found
+        return [row for row in found if row.pop(CHECKSUM, None) == _checksum(row)]
+    return [row for row in found if row.keys() <= WITHOUT]
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

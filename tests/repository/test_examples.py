@@ -141,7 +141,7 @@ def test_difficulty__two_scorings_and_a_picture(tmp_path):
     assert (tmp_path / "difficulty-digits.png").stat().st_size > 5_000
 
 
-def test_benchmarks__rows_and_tables(tmp_path):
+def test_benchmark_of_the_outer_step__agrees_with_float64(tmp_path):
     few = ("--ipc", "1", "--batch", "10", "--width", "4", "--inner-steps", "2", "--rounds", "1")
     path = tmp_path / "outer.json"
     run("benchmarks/outer_step.py", *few, "--variants", "naive,truncated,exact-eager", "--check", "--json", path)
@@ -151,6 +151,9 @@ def test_benchmarks__rows_and_tables(tmp_path):
     assert rows["naive"]["relative_to_fp64"] < 1e-4
     assert rows["truncated"]["cosine_to_fp64"] < rows["naive"]["cosine_to_fp64"]
 
+
+@pytest.mark.study
+def test_benchmark_of_experts__rows_and_a_table(tmp_path):
     few = ("--width", "4", "--batch", "8", "--steps", "1", "--rounds", "1", "--forms", "loader,eager,together")
     run("benchmarks/experts.py", *few, "--out", tmp_path / "experts")
     rows = json.loads((tmp_path / "experts.json").read_text())["rows"]

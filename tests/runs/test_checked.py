@@ -144,6 +144,14 @@ def test_metrics__damaged_lines_go_and_the_others_stay(tmp_path):
     assert b"crc32" in folder.metrics.read_bytes()
 
 
+def test_metrics__a_line_alone_whose_checksum_lost_its_name_is_of_no_older_version(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_metrics({"step": 6, "validation_accuracy": 0.5})
+    assert len(folder.read_metrics()) == 1
+    folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b'"crc32"', b'"crcs2"'))
+    assert folder.read_metrics() == []
+
+
 def test_experts__a_changed_record_or_setup_is_noticed(tmp_path):
     setup = {"dataset": "d", "seed": 0}
     store = TrajectoryStore.for_setup(setup)
