@@ -146,6 +146,7 @@ def test_metrics__damaged_lines_go_and_the_others_stay(tmp_path):
 
 def test_metrics__a_line_alone_whose_checksum_lost_its_name_is_of_no_older_version(tmp_path):
     folder = RunFolder(tmp_path)
+    folder.metrics.parent.mkdir()
     folder.append_metrics({"step": 6, "validation_accuracy": 0.5})
     assert len(folder.read_metrics()) == 1
     folder.metrics.write_bytes(folder.metrics.read_bytes().replace(b'"crc32"', b'"crcs2"'))
