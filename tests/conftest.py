@@ -20,6 +20,11 @@ from tests.helpers import TINY, sketch
 from tests.hub_stand_in import StandIn
 
 
+def pytest_collection_modifyitems(items):
+    """Long ones first: the last one would run alone while other processes wait."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     """No test sees the user's cache, or another test's."""

@@ -278,6 +278,7 @@ def test_data__names_that_tear_the_command_line(class_folders, tmp_path, monkeyp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_sigterm__writes_a_checkpoint_exits_130_and_continues(tmp_path):
     out = tmp_path / "set"

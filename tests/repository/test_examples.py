@@ -141,6 +141,7 @@ def test_difficulty__two_scorings_and_a_picture(tmp_path):
     assert (tmp_path / "difficulty-digits.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_outer_step__agrees_with_float64(tmp_path):
     few = ("--ipc", "1", "--batch", "10", "--width", "4", "--inner-steps", "2", "--rounds", "1")
     path = tmp_path / "outer.json"
@@ -178,6 +179,7 @@ def reference_arguments(folder):
     return [*words, "--work", folder / "work", "--cards", folder / "cards", "--out", folder / "out"]
 
 
+@pytest.mark.slow
 def test_reference__sets_cards_and_a_table_and_nothing_twice(tmp_path):
     work, out, arguments = tmp_path / "work", tmp_path / "out", reference_arguments(tmp_path)
     run("reference/run.py", *arguments)
@@ -240,6 +242,7 @@ def test_search__looks_at_no_test_image(tmp_path, monkeypatch, capsys):
     assert 0 <= json.loads(capsys.readouterr().out)["accuracies"][0] <= 1
 
 
+@pytest.mark.slow
 def test_reference__ctrl_c_begins_nothing_new(tmp_path):
     work = tmp_path / "work"
     command = [sys.executable, REFERENCE / "run.py", "--only", "digits-ipc1", "--methods", "random,kmeans,mtt"]

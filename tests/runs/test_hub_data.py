@@ -52,6 +52,7 @@ def compress(tmp_path, url, name, out, **more):
     return run(tmp_path, url, "compress", name, *shared, *SETTINGS, **more)
 
 
+@pytest.mark.slow
 def test_hub__a_data_set_is_found_pinned_and_decoded_once(repository, tmp_path):
     with StandIn("org/shades", repository) as hub:
         commit = hub.repos["org/shades"].branches["main"]
