@@ -92,20 +92,20 @@ def beyond(part: RawSplit, form: decode.ImageForm) -> list[str]:
     """A note on images of ``part`` whose greys leave the range that the training images gave, where there is one."""
     if form.values is None:
         return []
-    low, high = form.values
-    seen, count = _Seen(), 0
-    for row, cell in enumerate(part.cells()):
+    (low, high), found = form.values, list[tuple[float, float]]()
+    for cell in part.cells():
         try:
             with decode.open_image(cell) as image:
                 extremes = decode.deep_extremes(image)
-                seen.add(image, decode.cell_name(cell, row))
         except decode.BROKEN:
             continue  # decoding names it
-        count += extremes is not None and (extremes[0] < low or extremes[1] > high)
-    if not count:
+        if extremes is not None and (extremes[0] < low or extremes[1] > high):
+            found.append(extremes)
+    if not found:
         return []
+    lowest, highest = min(one for one, _ in found), max(one for _, one in found)
     return [
-        f"{count} images of split {part.name!r} have greys beyond that range (seen: {seen.low:g} to {seen.high:g}), "
+        f"{len(found)} images of split {part.name!r} have greys beyond that range (seen: {lowest:g} to {highest:g}), "
         "which become black or white: are they of the same kind as the training images?"
     ]
 
