@@ -25,7 +25,7 @@ from typing import Any
 
 from distillkit import metrics_file, storage
 from distillkit.artifact import own_section
-from distillkit.artifact.layout import FILES, PUBLISHED, missing_files
+from distillkit.artifact.layout import FILES, PUBLISHED, RUN_FILES, missing_files
 from distillkit.artifact.read import read_config
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.errors import ArtifactError, ConfigError, DamagedError, StorageError
@@ -33,26 +33,6 @@ from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.settings import SECTIONS, RunSettings, defaults
 
-
-@dataclass(frozen=True)
-class RunFiles:
-    """File names inside a run's own folder."""
-
-    config: str = "config.json"
-    checkpoint: str = "checkpoint.safetensors"
-    older_checkpoint: str = "checkpoint-before.safetensors"
-    synthetic: str = "synthetic.safetensors"
-    evaluation: str = "evaluation.json"
-    seconds: str = "seconds.json"
-    experts: str = "experts.json"
-    experts_picture: str = "experts.png"
-    schedule_picture: str = "schedule.png"
-    metrics: str = "metrics.jsonl"
-    test_checkpoints: str = "test_checkpoints.json"
-    earlier_runs: str = "earlier.json"
-
-
-RUN_FILES = RunFiles()
 TOLD_BEFORE = {
     RUN_FILES.seconds,
     RUN_FILES.experts,

@@ -1,4 +1,4 @@
-"""The files of an artifact: one folder, one Hub data set repository, one commit."""
+"""The files of an artifact (one folder, one Hub data set repository, one commit), and of the run that made it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,26 @@ class ArtifactFiles:
     run: str = "run"
 
 
+@dataclass(frozen=True)
+class RunFiles:
+    """File names inside a run's own folder."""
+
+    config: str = "config.json"
+    checkpoint: str = "checkpoint.safetensors"
+    older_checkpoint: str = "checkpoint-before.safetensors"
+    synthetic: str = "synthetic.safetensors"
+    evaluation: str = "evaluation.json"
+    seconds: str = "seconds.json"
+    experts: str = "experts.json"
+    experts_picture: str = "experts.png"
+    schedule_picture: str = "schedule.png"
+    metrics: str = "metrics.jsonl"
+    test_checkpoints: str = "test_checkpoints.json"
+    earlier_runs: str = "earlier.json"
+
+
 FILES = ArtifactFiles()
+RUN_FILES = RunFiles()
 LOADED = (FILES.config, FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results)
 """The files that loading reads."""
 PUBLISHED = (FILES.card, *LOADED, FILES.parquet, FILES.preview, FILES.curves)

@@ -217,7 +217,7 @@ def show(
     summary = _summary(_find(fingerprint))
     if out is not None:
         from distillkit import plots, storage
-        from distillkit.run_folder import RUN_FILES
+        from distillkit.artifact.layout import RUN_FILES
 
         storage.write_json(out / RUN_FILES.experts, summary["report"])
         rows = {summary["fingerprint"]: summary["report"]["experts"]}

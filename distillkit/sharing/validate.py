@@ -9,12 +9,11 @@ from PIL import Image, UnidentifiedImageError
 
 from distillkit.artifact import front_matter as head
 from distillkit.artifact.card import front_matter
-from distillkit.artifact.layout import FILES, PUBLISHED, missing_files, recipe_files
+from distillkit.artifact.layout import FILES, PUBLISHED, RUN_FILES, missing_files, recipe_files
 from distillkit.artifact.read import Artifact, largest_sizes, read_artifact
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.artifact.write import read_own_section
 from distillkit.errors import ArtifactError
-from distillkit.run_folder import RUN_FILES
 from distillkit.sharing.parquet_view import check_view
 
 

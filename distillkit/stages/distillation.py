@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from distillkit import plots, storage
+from distillkit.artifact.layout import RUN_FILES
 from distillkit.distill.dealt import Dealt
 from distillkit.distill.labels import label_part
 from distillkit.distill.loop import DistillTask, OuterTask, distill, start_state
@@ -23,7 +24,7 @@ from distillkit.experts.schedule import check_schedule, schedule_of, seen_shares
 from distillkit.networks.functional import FlatNetwork
 from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet, TrajectorySource
-from distillkit.run_folder import RUN_FILES, RunFolder
+from distillkit.run_folder import RunFolder
 from distillkit.settings import NetworkSettings
 from distillkit.stages.architectures import student_network, student_pool
 from distillkit.stages.backing_off import backing_off
