@@ -97,9 +97,10 @@ def compress(
         has been deleted.
 
     Raises:
+        ConfigError: ``dataset`` is no name or path, or settings do not fit.
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
-    dataset = str(dataset)
+    dataset = _spelled(dataset)
     place = world.place(resolve_device(device))
     layers = [*overrides, *([SettingsLayer("argument", settings, asked=True)] if settings else [])]
     composed = compose(dataset, ipc, method, preset, place.type, layers)
@@ -107,6 +108,20 @@ def compress(
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
     run = make_run(composed, place, progress, stop, words, tracker, world)
     return run_all(run, folder, replace=replace)
+
+
+def _spelled(dataset: str | Path) -> str:
+    """As settings have it. Data in memory have no name that a run could go on by, or a card could say.
+
+    Raises:
+        ConfigError: it is no name or path.
+    """
+    if isinstance(dataset, str | Path):
+        return str(dataset)
+    raise ConfigError(
+        f"`dataset` is a {type(dataset).__name__}, expected a name or a path; of data in memory make a folder first: "
+        "datasets.Dataset.from_dict({'image': ..., 'label': ...}).save_to_disk('NAME')"
+    )
 
 
 def _command_words(dataset: str, ipc: int, method: str, preset: str, layers: Sequence[SettingsLayer]) -> str:

@@ -149,10 +149,18 @@ class RunFolder:
             return False
         if self._has_results() and not replace:
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
-            known = f"another run ({what}; differs in {_difference(other, identity)})"
+            known = f"another run ({what}; differs in {_difference(other, identity)}{self._way_on(other, identity)})"
             held = known if other else f"a run whose settings cannot be read any more ({self._config} is damaged)"
             raise ConfigError(f"{self.out} holds {held}; choose another `out`, or `replace=True` to replace it")
         return True
+
+    def _way_on(self, other: dict[str, Any], identity: dict[str, Any]) -> str:
+        """How to go on from a finished run that had another budget, as words; a longer run is not the same run."""
+        if not (self.out / FILES.config).is_file() or _but_sizes(other) != _but_sizes(identity):
+            return ""
+        return (
+            f"; to go on from its images, `distill.init=artifact` and `distill.init_from={self.out}` in another `out`"
+        )
 
     def _has_results(self) -> bool:
         """Whether the run that the folder is of has left anything: one that was refused at its beginning has not."""
@@ -370,6 +378,15 @@ def completed(identity: Any) -> dict[str, Any]:
 def _but_places(values: dict[str, Any]) -> dict[str, Any]:
     """Where data lie, and what is said of them, does not determine a run, and is in no identity."""
     return {name: value for name, value in values.items() if name not in ("data_root", "license")}
+
+
+def _but_sizes(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without how long the run is."""
+    settings = dict(identity.get("settings", {}))
+    settings["time_budget"] = settings["budget_asked"] = None
+    for section, key in (("distill", "outer_steps"), ("experts", "count")):
+        settings[section] = {**settings.get(section, {}), key: None}
+    return {**identity, "settings": settings}
 
 
 def _difference(left: Any, right: Any, prefix: str = "") -> str:

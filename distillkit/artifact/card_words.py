@@ -282,6 +282,7 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
         *_storage_limit(about, measured, how),
         *_label_limit(measured, how),
         *_data_notes(about),
+        *(f"Of the run: {plain(warning)}." for warning in measured.selection.warnings),
     ]
     baseline = measured.baselines.get("full")
     main = measured.architectures.get(how.architecture.name)

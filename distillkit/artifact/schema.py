@@ -247,6 +247,7 @@ class Selection(_Open):
     outer_steps: Count | None = None
     epochs: dict[str, Any] | None = None
     image_length: ImageLength | None = None
+    warnings: Annotated[tuple[Line, ...], Field(max_length=20)] = ()
 
 
 class TunedRow(Row):

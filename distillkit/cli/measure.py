@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from distillkit.cli import console
+from distillkit.cli import completion, console
 from distillkit.cli import options as opt
 from distillkit.cli.running import running, running_together
 from distillkit.errors import ConfigError
@@ -23,7 +23,9 @@ def evaluate(
     arch: Annotated[
         list[str] | None,
         typer.Option(
-            "--arch", help="convnet, convnet:width=64, vgg11, timm/NAME, timm/NAME:norm=instance; repeatable."
+            "--arch",
+            help="convnet, convnet:width=64, vgg11, timm/NAME, timm/NAME:norm=instance; repeatable.",
+            autocompletion=completion.networks,
         ),
     ] = None,
     networks: Annotated[int, typer.Option("--networks", min=1, help="Fresh networks of each.")] = 5,
@@ -102,7 +104,14 @@ def _print_reports(artifact: str, reports: dict[str, EvalReport], as_json: bool)
 @console.guarded
 def tune(
     artifact: opt.Folder,
-    arch: Annotated[str, typer.Option("--arch", help="resnet18, vgg11, timm/NAME, timm/NAME:norm=instance, ...")],
+    arch: Annotated[
+        str,
+        typer.Option(
+            "--arch",
+            help="resnet18, vgg11, timm/NAME, timm/NAME:norm=instance, ...",
+            autocompletion=completion.networks,
+        ),
+    ],
     seconds: Annotated[
         str,
         typer.Option(
@@ -117,7 +126,12 @@ def tune(
         int | None, typer.Option("--images", min=1, help="Validation images that they are asked; default 1000.")
     ] = None,
     baselines: Annotated[
-        str, typer.Option("--baselines", help="Tuned by the same search beside it: random, kmeans or random,kmeans.")
+        str,
+        typer.Option(
+            "--baselines",
+            help="Tuned by the same search beside it: random, kmeans or random,kmeans.",
+            autocompletion=completion.baselines,
+        ),
     ] = "",
     seed: opt.Seed = None,
     dataset: opt.OtherData = None,

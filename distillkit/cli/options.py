@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from distillkit.cli import completion
 from distillkit.cli.config_file import read_config_file
 from distillkit.config import parse_assignments
 from distillkit.errors import ConfigError
@@ -16,29 +17,57 @@ from distillkit.methods import SettingsLayer
 from distillkit.settings import Precision as PrecisionNames
 
 Dataset = Annotated[
-    str, typer.Argument(help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder or file.")
+    str,
+    typer.Argument(
+        help="Registered name (see 'distillkit datasets'), Hub id org/name, or a folder or file.",
+        autocompletion=completion.datasets,
+    ),
 ]
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
-Artifact = Annotated[str, typer.Argument(help="An artifact: a folder, or org/name or org/name@revision on the Hub.")]
+Artifact = Annotated[
+    str,
+    typer.Argument(
+        help="An artifact: a folder, or org/name or org/name@revision on the Hub.", autocompletion=completion.folders
+    ),
+]
 Token = Annotated[
     str | None, typer.Option("--token", help="Of the Hub; default HF_TOKEN, or the saved one of 'hf auth login'.")
 ]
 Ipc = Annotated[int, typer.Option("--ipc", help="Images per class.")]
-MethodName = Annotated[str, typer.Option("--method", help="See 'distillkit methods'.")]
+MethodName = Annotated[
+    str, typer.Option("--method", help="See 'distillkit methods'.", autocompletion=completion.methods)
+]
 Preset = Annotated[
-    str, typer.Option("--preset", help="smoke (does it run), quick (minutes), paper (published settings).")
+    str,
+    typer.Option(
+        "--preset",
+        help="smoke (does it run), quick (minutes), paper (published settings).",
+        autocompletion=completion.presets,
+    ),
 ]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change a setting; repeatable.",
+        autocompletion=completion.settings,
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Root seed; default 0.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.")]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32, tf32 or bf16.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1.", autocompletion=completion.devices)]
+Precision = Annotated[
+    str, typer.Option("--precision", help="auto, fp32, tf32 or bf16.", autocompletion=completion.precisions)
+]
 DataRoot = Annotated[str | None, typer.Option("--data-root", help="Folder with local copies of registered data sets.")]
 OtherData = Annotated[
     str | None,
-    typer.Option("--dataset", help="Name or folder; default what was distilled. Sets made of a folder need it."),
+    typer.Option(
+        "--dataset",
+        help="Name or folder; default what was distilled. Sets made of a folder need it.",
+        autocompletion=completion.datasets,
+    ),
 ]
 ImageColumn = Annotated[str | None, typer.Option("--image-column", help="Column of the images.")]
 LabelColumn = Annotated[str | None, typer.Option("--label-column", help="Column of the class labels.")]
@@ -83,7 +112,11 @@ StoredDtype = Annotated[
 Tracker = Annotated[str | None, typer.Option("--tracker", help="tensorboard or wandb.")]
 TunedFor = Annotated[
     list[str] | None,
-    typer.Option("--arch", help="Then search a recipe for this network too, as 'tune' does; repeatable."),
+    typer.Option(
+        "--arch",
+        help="Then search a recipe for this network too, as 'tune' does; repeatable.",
+        autocompletion=completion.networks,
+    ),
 ]
 TuneBudget = Annotated[str, typer.Option("--tune-budget", metavar="TIME", help="Of the search for each --arch.")]
 

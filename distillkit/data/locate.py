@@ -224,6 +224,8 @@ def _with_hint(error: DistillkitError, name: str, known: KnownDataset | None) ->
         hint += f"; for the folder here say ./{name}" if is_folder(name) else ""
     else:
         hint = f"; and there is no folder {name} here{_similar(name)}"
+        if isinstance(error, NetworkError) and is_folder(str(Path(name).parent)):  # a slip of the pen, more likely
+            return NotFoundError(f"there is no folder {name}, and {error}{_similar(name)}")
     return type(error)(f"{error}{hint}")
 
 

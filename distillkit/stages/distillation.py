@@ -25,7 +25,7 @@ from distillkit.networks.functional import FlatNetwork
 from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
-from distillkit.settings import NetworkSettings
+from distillkit.settings import DistillSettings, NetworkSettings
 from distillkit.stages.architectures import student_network, student_pool
 from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
@@ -99,10 +99,12 @@ def distill_set(
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
     task = distill_task(run, prepared, trajectories, network, state)
     state = _all_steps(run, prepared, folder, task, state)
-    _tell_of_standstill(run, state)
     best = state.best
     assert best is not None  # the loop selects at its last step
-    return best.synthetic, _selection(run, prepared, state, best)
+    warnings = _warnings(run.settings.distill, state)
+    for warning in warnings:
+        run.progress.note(warning)
+    return best.synthetic, _selection(run, prepared, state, best) | ({"warnings": warnings} if warnings else {})
 
 
 def _all_steps(run: Run, prepared: Prepared, folder: RunFolder, task: OuterTask, state: OuterState) -> OuterState:
@@ -149,20 +151,25 @@ def _pool_json(run: Run, state: OuterState) -> list[dict[str, Any]]:
     ]
 
 
-def _tell_of_standstill(run: Run, state: OuterState) -> None:
-    """A run that learned nothing, or hardly anything, says so."""
-    note, begun, gate = run.progress.note, run.settings.distill.lr_init, run.settings.distill.gate
+def _warnings(settings: DistillSettings, state: OuterState) -> list[str]:
+    """Sentences about a run that learned nothing, or hardly anything, for the terminal and the card; none usually."""
+    begun, gate, warnings = settings.lr_init, settings.gate, []
     if gate is not None and state.gated > state.step / 2:
-        note(
+        warnings.append(
             f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
             f"distill.gate={gate:g}; raise it, or lower distill.lr_init"
         )
     if state.best is not None and state.best.step == 0:
-        note("no step was better on validation data than the initial images: these are kept, nothing was learned")
+        warnings.append(
+            "no step was better on validation data than the initial images: these are kept, nothing was learned"
+        )
     if state.skipped > state.step / 2:
-        note(f"{state.skipped} of {state.step} steps had no finite loss and changed nothing; lower distill.lr_img")
+        warnings.append(
+            f"{state.skipped} of {state.step} steps had no finite loss and changed nothing; lower distill.lr_img"
+        )
     if state.lr < begun / COLLAPSED:
-        note(f"the learning rate fell from {begun:g} to {state.lr:.2g}; lower distill.lr_lr")
+        warnings.append(f"the learning rate fell from {begun:g} to {state.lr:.2g}; lower distill.lr_lr")
+    return warnings
 
 
 def distill_task(

@@ -144,6 +144,7 @@ def _config_json(
     stored = settings.model_dump(mode="json")
     stored["dataset"]["data_root"] = None  # a path of this machine says nothing elsewhere
     stored["dataset"]["revision"] = data.info.revision
+    stored["dataset"]["name"] = _public_name(settings.dataset.name, data.info)
     if settings.experts.ranking is not None:
         stored["experts"]["ranking"] = Path(settings.experts.ranking).name
     if settings.distill.init_from is not None:
@@ -202,6 +203,11 @@ def _pulled_from(run: Run, prepared: Prepared, folder: RunFolder) -> list[str]:
         return origins
     store = TrajectoryStore.for_setup(expert_setup(run, prepared))
     return pulled_from(store, (index for index in store.experts() if store.state(index) != "damaged"))
+
+
+def _public_name(name: str, info: SourceInfo) -> str:
+    """A folder or file is known by its name, without the path on this machine; Hub ids and registered names stay."""
+    return name if info.revision is not None or name in DATASETS else Path(name).resolve().name or name
 
 
 def _source_json(info: SourceInfo) -> dict[str, Any]:

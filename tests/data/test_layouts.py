@@ -305,9 +305,14 @@ def test_names__empty_or_misspelled_are_told(tmp_path, monkeypatch):
         load("")
     flat(tmp_path / "d" / "pets" / "a")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NetworkError, match=r"no folder d/pest here; did you mean d/pets\?") as refused:
+    with pytest.raises(
+        NotFoundError, match=r"no folder d/pest, and d/pest needs the Hub.*; did you mean d/pets\?"
+    ) as no:
         load("d/pest")
-    assert "data_root" not in str(refused.value)
+    with pytest.raises(NetworkError, match="there is no folder org/pets here") as refused:  # nothing here is called org
+        load("org/pets")
+    assert "did you mean" not in str(refused.value)
+    assert "data_root" not in str(no.value)
     with pytest.raises(NotFoundError, match=r"did you mean d/pets\?"):
         load("./d/pest")
     with pytest.raises(NetworkError, match=r"pass `dataset\.data_root`"):

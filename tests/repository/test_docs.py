@@ -5,9 +5,11 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.main import get_command
 
+import distillkit
 from distillkit.artifact import schema
 from distillkit.artifact.layout import FILES
 from distillkit.cli.app import app
@@ -49,6 +51,20 @@ def test_python_of_a_page_runs__one_block_after_the_other(page, monkeypatch):
     for code in blocks:
         exec(code.replace("ds.train(model)", "ds.train(model, epochs=2)"), names)
     assert 0 <= names["ds"].evaluate(names["model"]) <= 1
+
+
+def test_images_in_memory__become_a_folder(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/make.md").read_text(), re.S)
+    assert 'method="rat"' in code
+    monkeypatch.chdir(tmp_path)
+    shades = np.random.default_rng(0).integers(0, 100, (40, 8, 8), dtype=np.uint8)
+    shades[::2] += 120
+    names = {"distillkit": distillkit, "arrays": shades, "labels": [row % 2 for row in range(40)]}
+    with pytest.raises(distillkit.ConfigError, match=r"is a list, expected a name or a path; .*save_to_disk"):
+        distillkit.compress([*shades], ipc=1)
+    exec(code.replace('method="rat"', 'method="rat", preset="smoke", device="cpu"'), names)
+    made = distillkit.load_distilled("runs/my-images-ipc1-rat")
+    assert (made.config["source"]["name"], made.images.shape) == ("my-images", (2, 1, 8, 8))
 
 
 def test_readme__is_read_in_a_minute():

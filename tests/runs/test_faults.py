@@ -93,7 +93,20 @@ def test_steps_without_a_finite_loss_are_told(tmp_path):
     notes = Notes()
     settings = {**TINY, "distill.lr_img": 1e30, "distill.select_margin": 0.0}
     compress("digits", ipc=1, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu", progress=notes)
-    assert any("had no finite loss and changed nothing; lower distill.lr_img" in note for note in notes.notes)
+    warning = "had no finite loss and changed nothing; lower distill.lr_img"
+    assert any(warning in note for note in notes.notes)
+    assert warning in (tmp_path / "a" / "README.md").read_text().replace("\\_", "_")
+
+
+def test_learning_rate_that_collapsed_is_told_on_the_terminal_and_in_the_card(tmp_path):
+    from tests.helpers import Notes
+
+    notes, settings = Notes(), {**TINY, "distill.outer_steps": 12, "distill.lr_lr": 1e6}
+    ds = compress("digits", ipc=1, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu", progress=notes)
+    (warning,) = ds.results["selection"]["warnings"]
+    assert warning.startswith("the learning rate fell from ")
+    assert warning in notes.notes
+    assert warning in (tmp_path / "a" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

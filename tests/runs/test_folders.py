@@ -293,3 +293,26 @@ def test_a_run_that_was_refused_at_its_beginning_does_not_stand_in_the_way(tmp_p
     assert make(tmp_path / "a").config["method"] == "mtt"
     with pytest.raises(ConfigError, match="holds another run"):  # one that has results still does
         make(tmp_path / "a", settings={"distill.outer_steps": 3})
+
+
+def test_artifact__of_a_folder_holds_no_path_of_this_machine(tmp_path):
+    photographs(tmp_path / "clients" / "acme")
+    made = make(tmp_path / "out", dataset=str(tmp_path / "clients" / "acme"))
+    assert made.config["settings"]["dataset"]["name"] == "acme"
+    published = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and "run" not in path.parts]
+    assert [path.name for path in published if b"clients" in path.read_bytes()] == []
+    assert made.load_source(tmp_path / "clients" / "acme").info.fingerprint == made.config["source"]["fingerprint"]
+
+
+def test_out__a_larger_budget_is_another_run_that_can_begin_with_these_images(tmp_path):
+    made = make(tmp_path / "a")
+    longer = {"distill.outer_steps": 6}
+    with pytest.raises(ConfigError, match=r"differs in settings\.distill\.outer_steps; to go on from its images, `dis"):
+        make(tmp_path / "a", settings=longer)
+    with pytest.raises(ConfigError) as refused:
+        make(tmp_path / "a", settings={"network.width": 8})
+    assert "go on from" not in str(refused.value)
+    way = {"distill.init": "artifact", "distill.init_from": str(tmp_path / "a"), "distill.select_margin": 0.99}
+    after = make(tmp_path / "b", settings={**longer, **way})
+    assert after.results["selection"]["step"] == 0  # so these are the images that it began with
+    assert torch.allclose(after.images, made.images, atol=1e-5)
