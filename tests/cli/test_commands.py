@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -310,3 +312,41 @@ def test_sigterm__writes_a_checkpoint_exits_130_and_continues(tmp_path):
     result = process(*arguments)
     assert result.returncode == 0, result.stderr
     assert "continuing from step" in result.stderr
+
+
+def test_output__that_cannot_be_written_is_one_line():
+    device = Path("/dev/full")
+    if not device.exists():
+        pytest.skip("no /dev/full here")
+    with device.open("w") as full:
+        command = [sys.executable, "-c", "from distillkit.cli import main; main()", "methods", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr.strip()) == (1, "error: No space left on device")
+
+
+def test_evaluate__a_file_is_no_artifact(tmp_path):
+    (tmp_path / "set.txt").write_text("x")
+    result = invoke("evaluate", tmp_path / "set.txt")
+    assert result.exit_code == 4
+    assert "it is a file; expected a folder" in result.stderr
+
+
+def test_doctor__a_cache_that_cannot_be_written_fails_and_says_where_it_may_lie(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("DISTILLKIT_CACHE", str(tmp_path / "file" / "cache"))
+    result = invoke("doctor", "--json")
+    assert result.exit_code == 1
+    (cache,) = [check for check in json.loads(result.stdout)["checks"] if check["name"] == "cache"]
+    assert not cache["ok"]
+    assert "DISTILLKIT_CACHE" in cache["detail"]
+
+
+def test_plan__a_signal_ends_it_at_once(monkeypatch):
+    def slow(*given, **more):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr("distillkit.plan.make_plan", slow)
+    result = invoke("compress", "digits", "--ipc", 1, "--plan")
+    assert result.exit_code == 130
+    assert "while planning; nothing was made" in result.stderr

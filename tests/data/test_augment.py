@@ -1,7 +1,10 @@
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from distillkit.data.augment import OPERATIONS, Augmentation, Draw, apply
+from distillkit.data.augment import OPERATIONS, Augmentation, Draw, apply, parse_augmentation
 from distillkit.errors import ConfigError
 
 
@@ -52,3 +55,24 @@ def test_parse__none_and_unknown():
     assert Augmentation.parse("none") is None
     with pytest.raises(ConfigError, match="'blur' is unknown"):
         Augmentation.parse("crop_blur")
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device that has no float64, as Mac's GPU: nothing of it may arrive on, or be made on, the meta device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for one in tree_leaves(made):
+            if isinstance(one, Tensor) and one.is_meta:
+                assert one.dtype != torch.float64, function
+        return made
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operations__need_no_float64_where_the_images_are(operation):
+    images = torch.zeros(4, 3, 8, 8, device="meta")
+    with NoFloat64():
+        for one in parse_augmentation(operation).draws(4, 8, 8, torch.Generator().manual_seed(0)):
+            assert apply(images, one).dtype == torch.float32
+        with pytest.raises(AssertionError):
+            torch.zeros(2, dtype=torch.float64).to("meta")

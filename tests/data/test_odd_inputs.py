@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from distillkit import load_distilled
 from distillkit.data import decode, decoding
@@ -414,3 +414,20 @@ def test_configs__several_are_named(tmp_path):
         parquet(tmp_path / name, rows)
     with pytest.raises(ConfigError, match=r"one.*two.*`dataset\.config_name=NAME`"):
         load(tmp_path)
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_files__avif_is_read(tmp_path):
+    for name, color in (("a", "blue"), ("b", "red")):
+        for index in range(6):
+            picture(tmp_path / name / f"{index}.avif", color, format="AVIF")
+    data, _ = load(tmp_path)
+    means = torch.stack([data.train.images[data.train.labels == label].float().mean((0, 2, 3)) for label in (0, 1)])
+    assert means[0, 2] > 200 > 50 > means[0, 0]  # blue
+    assert means[1, 0] > 200 > 50 > means[1, 2]  # red
+
+
+def test_classes__of_two_images_hold_one_out_each_or_say_the_way(tmp_path):
+    classes(tmp_path, ("a", "b"), count=1)
+    with pytest.raises(DataError, match=r"no class has two training images.*`dataset\.validation_fraction=0`"):
+        load(tmp_path, test_split="none", test_fraction=0.01)

@@ -272,3 +272,30 @@ def test_signal__that_a_module_swallowed_stops_the_command_before_it_begins():
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Interrupted, match="stopped by SIGINT before anything was begun"), stop_on_signals():
             pass
+
+
+def test_signal__ends_the_wait_for_an_expert_of_another_process(tmp_path):
+    from distillkit import compress
+    from tests.helpers import Notes
+
+    class StopWhenWaiting(Notes):
+        def note(self, message):
+            super().note(message)
+            if "waiting for experts" in message:
+                stop.ask(signal.SIGTERM)
+
+    composed = compose("digits", 1, "mtt", "smoke", "cpu", [SettingsLayer("test", TINY)])
+    run = make_run(composed, torch.device("cpu"), Notes())
+    store, stop = TrajectoryStore.for_setup(expert_setup(run, prepare(run))), StopRequest()
+    with store.lock(1), pytest.raises(Interrupted, match="an expert that this one waited for"):
+        compress(
+            "digits",
+            ipc=1,
+            preset="smoke",
+            settings=TINY,
+            out=tmp_path / "a",
+            device="cpu",
+            progress=StopWhenWaiting(),
+            stop=stop,
+        )
+    assert (store.state(0, 2), store.state(1, 2)) == ("good", "absent")

@@ -128,3 +128,23 @@ def test_hub__reading_is_as_patient_as_pushing(hub, made, status):
     for pattern in ("api/datasets/org/set", r"resolve/.*distill_config\.json", r"resolve/.*distilled\.safetensors"):
         hub.fail(pattern, status, 1)
     assert load_distilled("org/set").images.shape == (20, 1, 8, 8)
+
+
+def test_cache__that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
+    from tests.helpers import Notes
+
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("DISTILLKIT_CACHE", str(tmp_path / "file" / "cache"))
+    notes, settings = Notes(), {"evaluate.networks": 1, "evaluate.epochs": 2, "evaluate.full_epochs": 1}
+    ds = compress(
+        "digits",
+        ipc=1,
+        method="random",
+        preset="smoke",
+        settings=settings | {"evaluate.baselines": ["full"]},
+        out=tmp_path / "a",
+        device="cpu",
+        progress=notes,
+    )
+    assert ds.results["baselines"]["full"]["n"] >= 1
+    assert any("other runs will train on the full data again" in note for note in notes.notes)
