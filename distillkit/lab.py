@@ -43,6 +43,7 @@ from distillkit.experts.report import expert_report
 from distillkit.networks.build import build_network, parse_architecture
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.networks.norms import replace_batch_norm
 from distillkit.networks.timm_models import plain_activations, plain_attention
 from distillkit.parts import Part, Seam
 from distillkit.precision import arithmetic, in_precision
@@ -158,6 +159,7 @@ __all__ = [
     "plots",
     "prepare",
     "recipe_from_json",
+    "replace_batch_norm",
     "resolve_device",
     "rng",
     "run_identity",

@@ -138,6 +138,7 @@ LAB = [
     "plots",
     "prepare",
     "recipe_from_json",
+    "replace_batch_norm",
     "resolve_device",
     "rng",
     "run_identity",

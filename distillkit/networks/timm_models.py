@@ -14,8 +14,13 @@ from torch import nn
 from distillkit.environment import made_on_the_host
 from distillkit.errors import ConfigError
 from distillkit.networks.norms import replace_batch_norm
+from distillkit.networks.strides import shrink_less
 
 SMALL = 64  # pixels; from here down, a network made for 224 pixels would end in a 1x1 map
+
+LEAST_MAP, LEAST_MAP_SHARE = 4, 8
+"""Pixels a side of a network's last map, as the field's ResNet-18 has it at 32 pixels, and at least that share of the
+image's: three halvings are the field's ConvNet."""
 
 
 def _creation_attempts(image_size: int) -> list[tuple[dict[str, Any], str]]:
@@ -56,6 +61,12 @@ def _small_vgg(model: nn.Module, image_size: int, num_classes: int) -> str | Non
     model.head = ClassifierHead(model.num_features, num_classes)
     note = "head: one linear layer, no hidden ones"
     return f"{note}; the last {len(surplus)} poolings left out" if surplus else note
+
+
+def _small_form(model: nn.Module, images: torch.Tensor, num_classes: int) -> str | None:
+    """What else small images need, done in place and told; None if nothing."""
+    size = images.shape[-1]
+    return _small_vgg(model, size, num_classes) or shrink_less(model, images, min(LEAST_MAP, size // LEAST_MAP_SHARE))
 
 
 def _runs(model: nn.Module, channels: int, image_size: int) -> bool:
@@ -134,7 +145,8 @@ def prepare_model(
 ) -> tuple[nn.Module, list[str]]:
     """Create a timm network, untrained, that works on ``image_size`` x ``image_size`` images of ``channels`` channels.
 
-    Small images need smaller patches or a stem that does not shrink them; the first form that fits the family is taken.
+    Small images need smaller patches, or first layers that do not shrink them; the first form that fits the family is
+    taken.
 
     Args:
         name: timm's, with or without ``timm/`` before it.
@@ -163,7 +175,8 @@ def prepare_model(
             continue
         notes = [note] if note else []
         if image_size <= SMALL:
-            notes += filter(None, [_cifar_stem(model, channels), _small_vgg(model, image_size, num_classes)])
+            probe = torch.zeros(2, channels, image_size, image_size)
+            notes += filter(None, [_cifar_stem(model, channels), _small_form(model, probe, num_classes)])
         if _runs(model, channels, image_size):
             if norm != "keep":
                 done = replace_batch_norm(model, norm, torch.zeros(2, channels, image_size, image_size))

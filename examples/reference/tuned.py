@@ -18,6 +18,7 @@ SETS = ("cifar10-ipc1-rat", "digits-ipc1-mtt", "digits-ipc10-mtt", "cifar10-ipc1
 NETWORKS = {
     "alexnet": "AlexNet",
     "lenet": "LeNet",
+    "mlp": "MLP",
     "vgg11": "VGG-11",
     "resnet18": "ResNet-18",
     "timm/mobilenetv3_small_050": "timm MobileNetV3",

@@ -292,18 +292,18 @@ def in_this_process(monkeypatch, name, *arguments):
 
 
 def test_timm_names__are_sorted_by_what_they_do_and_none_is_tried_twice(tmp_path, monkeypatch, capsys):
-    stem, names = tmp_path / "names", ["test_resnet", "test_vit", "resnet10t", "test_byobnet", "vgg19"]
+    stem, names = tmp_path / "names", ["test_resnet", "test_vit", "edgenext_xx_small", "test_byobnet", "vgg19"]
     in_this_process(monkeypatch, "benchmarks/timm_names.py", *names, "--most-parameters", 1e7, "--out", stem)
     rows = {row["name"]: row for row in json.loads(stem.with_suffix(".json").read_text())["rows"]}
     assert {name: row["kind"] for name, row in rows.items()} == {
-        "test_resnet": "works",
+        "test_resnet": "changed",
         "test_vit": "changed",
-        "resnet10t": "works",
+        "edgenext_xx_small": "works",
         "test_byobnet": "changed",
         "vgg19": "too large",
     }
     assert "img_size=32" in rows["test_vit"]["words"]
-    assert "| names | 2 | 2 | 0 | 0 | 1 | 0 | 0 |" in stem.with_suffix(".md").read_text()
+    assert "| names | 1 | 3 | 0 | 0 | 1 | 0 | 0 |" in stem.with_suffix(".md").read_text()
     capsys.readouterr()
     in_this_process(monkeypatch, "benchmarks/timm_names.py", *names, "--most-parameters", 1e7, "--out", stem)
     assert "test_resnet: " not in capsys.readouterr().out
@@ -321,3 +321,32 @@ def test_network_pool__a_row_for_each_student_and_for_all(tmp_path, monkeypatch)
         name: ["convnet", "mlp"] for name in ("convnet", "mlp", "convnet and mlp")
     }
     assert stem.with_suffix(".md").read_text().count("\n| ") == 5
+
+
+def test_tuned__searches_what_is_missing_and_draws_what_is_there(tmp_path, monkeypatch, capsys):
+    cards = tmp_path / "cards"
+    shutil.copytree(CARD, cards / CARD.name)
+    few = ["--cards", cards, "--sets", CARD.name, "--archs", "mlp", "--networks", 1, "--time-budget", "1s"]
+    for _ in range(2):
+        in_this_process(monkeypatch, "reference/tuned.py", *few, "--data-root", tmp_path, "--out", tmp_path)
+    shown = capsys.readouterr().out
+    assert shown.count(f"{CARD.name}: mlp\n") == 1  # what a set has a recipe for is not searched again
+    row = load_distilled(cards / CARD.name).results["tuned"]["mlp"]
+    table = (tmp_path / "tuned.md").read_text()
+    means = [row["mean"], row["baselines"]["random"]["mean"], row["baselines"]["kmeans"]["mean"]]
+    assert " | ".join([f"| {CARD.name} | MLP", *(f"{100 * mean:.1f}" for mean in means), row["recipe"]]) in table
+    assert (tmp_path / "tuned.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_strides__a_line_of_each_normalisation(tmp_path, monkeypatch):
+    few = ["--models", "test_resnet", "--norms", "keep", "instance", "--steps", 2, "--networks", 1, "--images", 40]
+    in_this_process(monkeypatch, "benchmarks/strides.py", CARD, *few, "--out", tmp_path / "strides")
+    rows = json.loads((tmp_path / "strides.json").read_text())["rows"]
+    assert [(row["norm"], row["ours"]) for row in rows] == [
+        ("keep", False),
+        ("keep", True),
+        ("instance", False),
+        ("instance", True),
+    ]
+    assert rows[0]["accuracies"] == rows[1]["accuracies"]  # eight pixels: the strides are timm's
+    assert "| test_resnet | keep | " in (tmp_path / "strides.md").read_text()
