@@ -96,3 +96,16 @@ def test_artifact_format__names_every_key_that_loading_checks():
     text = (ROOT / "docs/artifact.md").read_text()
     for name in dataclasses.astuple(FILES):
         assert f"`{name}" in text, name
+
+
+def test_faults__name_tests_that_there_are():
+    table, named = (ROOT / "tests/FAULTS.md").read_text(), 0
+    for cell in re.findall(r"^\|.*\| (.*?) \|$", table, re.M):
+        path = None
+        for place, test in re.findall(r"`(tests/[\w/.]+)?(?:::(test_\w+))?`", cell):
+            path = ROOT / place if place else path
+            if path is not None:
+                assert path.exists(), place
+                assert not test or f"def {test}(" in path.read_text(), test
+                named += bool(test)
+    assert named > 100
