@@ -29,9 +29,9 @@ from distillkit.artifact.layout import FILES, PUBLISHED, RUN_FILES, missing_file
 from distillkit.artifact.read import read_config
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.errors import ArtifactError, ConfigError, DamagedError, StorageError
+from distillkit.identities import but_sizes, completed, difference
 from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
-from distillkit.settings import SECTIONS, RunSettings, defaults
 
 TOLD_BEFORE = {
     RUN_FILES.seconds,
@@ -149,14 +149,14 @@ class RunFolder:
             return False
         if self._has_results() and not replace:
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
-            known = f"another run ({what}; differs in {_difference(other, identity)}{self._way_on(other, identity)})"
+            known = f"another run ({what}; differs in {difference(other, identity)}{self._way_on(other, identity)})"
             held = known if other else f"a run whose settings cannot be read any more ({self._config} is damaged)"
             raise ConfigError(f"{self.out} holds {held}; choose another `out`, or `replace=True` to replace it")
         return True
 
     def _way_on(self, other: dict[str, Any], identity: dict[str, Any]) -> str:
         """How to go on from a finished run that had another budget, as words; a longer run is not the same run."""
-        if not (self.out / FILES.config).is_file() or _but_sizes(other) != _but_sizes(identity):
+        if not (self.out / FILES.config).is_file() or but_sizes(other) != but_sizes(identity):
             return ""
         return (
             f"; to go on from its images, `distill.init=artifact` and `distill.init_from={self.out}` in another `out`"
@@ -362,41 +362,3 @@ class RunFolder:
         """What ``_write_own`` wrote, if it is numbers by name."""
         found = self._read_own(name)
         return found if all(type(value) in (int, float) for value in found.values()) else {}
-
-
-def completed(identity: Any) -> dict[str, Any]:
-    """A stored identity with the settings that were added since it was written, at their defaults: they are neutral."""
-    if not isinstance(identity, dict) or not isinstance(identity.get("settings"), dict):
-        return identity if isinstance(identity, dict) else {}
-    settings = dict(identity["settings"])
-    for section, own in SECTIONS.items():
-        if isinstance(settings.get(section), dict):
-            settings[section] = _but_places(defaults(own)) | settings[section]
-    return {**identity, "settings": defaults(RunSettings) | settings}
-
-
-def _but_places(values: dict[str, Any]) -> dict[str, Any]:
-    """Where data lie, and what is said of them, does not determine a run, and is in no identity."""
-    return {name: value for name, value in values.items() if name not in ("data_root", "license")}
-
-
-def _but_sizes(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity without how long the run is."""
-    settings = dict(identity.get("settings", {}))
-    settings["time_budget"] = settings["budget_asked"] = None
-    for section, key in (("distill", "outer_steps"), ("experts", "count")):
-        settings[section] = {**settings.get(section, {}), key: None}
-    return {**identity, "settings": settings}
-
-
-def _difference(left: Any, right: Any, prefix: str = "") -> str:
-    """Dotted keys in which two JSON objects differ, the first few."""
-    keys: list[str] = []
-    for key in sorted(set(left) | set(right)):
-        a, b = left.get(key), right.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            inner = _difference(a, b, f"{prefix}{key}.")
-            keys += inner.split(", ") if inner else []
-        elif a != b:
-            keys.append(f"{prefix}{key}")
-    return ", ".join(keys[:4])

@@ -1,11 +1,10 @@
 """Train with timm's own loaders on a distilled set of the Hub, hard or soft labels; nothing of distillkit is imported.
 
 python examples/train_timm_hfds.py org/digits-ipc10 --soft
-python train.py --dataset hfds/org/cifar10-ipc10 --train-split train --val-split '' --num-classes 10 --img-size 32
 
-(the second is timm's own training script). timm reads the 8-bit view, in which a value v of 0..255 is the pixel
-low + v / 255 * (high - low); distill_config.json and preprocess.safetensors say what undoes that, and the mean and std
-below put both into one normalisation.
+timm reads the 8-bit view, in which a value v of 0..255 is the pixel low + v / 255 * (high - low);
+distill_config.json and preprocess.safetensors say what undoes that, and the mean and std below put both into one
+normalisation.
 """
 
 import argparse

@@ -15,9 +15,10 @@ from distillkit.data import decoding, load, locate, whitening
 from distillkit.data.preprocess import UnitWhiten, Whiten
 from distillkit.distill.state import Best, OuterState
 from distillkit.errors import ConfigError, DistillkitError
+from distillkit.identities import completed
 from distillkit.progress import Silent
 from distillkit.records import EvalReport, SyntheticSet
-from distillkit.run_folder import RunFolder, completed
+from distillkit.run_folder import RunFolder
 from distillkit.settings import DatasetSettings, TrajectorySettings
 from distillkit.stages import difficulty, evaluation
 from distillkit.stages.distillation import _last_state

@@ -19,7 +19,7 @@ from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
 from distillkit.plan import make_plan
-from distillkit.run_folder import completed
+from distillkit.identities import completed
 from distillkit.stages import step_times
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.costs import Costs, measured_costs

@@ -1,0 +1,45 @@
+"""What a run is: the settings and data that its bytes depend on, as JSON in its own files; and how two runs differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distillkit.settings import SECTIONS, RunSettings, defaults
+
+
+def completed(identity: Any) -> dict[str, Any]:
+    """A stored identity with the settings that were added since it was written, at their defaults: they are neutral."""
+    if not isinstance(identity, dict) or not isinstance(identity.get("settings"), dict):
+        return identity if isinstance(identity, dict) else {}
+    settings = dict(identity["settings"])
+    for section, own in SECTIONS.items():
+        if isinstance(settings.get(section), dict):
+            settings[section] = _but_places(defaults(own)) | settings[section]
+    return {**identity, "settings": defaults(RunSettings) | settings}
+
+
+def _but_places(values: dict[str, Any]) -> dict[str, Any]:
+    """Where data lie, and what is said of them, does not determine a run, and is in no identity."""
+    return {name: value for name, value in values.items() if name not in ("data_root", "license")}
+
+
+def but_sizes(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without how long the run is."""
+    settings = dict(identity.get("settings", {}))
+    settings["time_budget"] = settings["budget_asked"] = None
+    for section, key in (("distill", "outer_steps"), ("experts", "count")):
+        settings[section] = {**settings.get(section, {}), key: None}
+    return {**identity, "settings": settings}
+
+
+def difference(left: Any, right: Any, prefix: str = "") -> str:
+    """Dotted keys in which two JSON objects differ, the first few."""
+    keys: list[str] = []
+    for key in sorted(set(left) | set(right)):
+        a, b = left.get(key), right.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            inner = difference(a, b, f"{prefix}{key}.")
+            keys += inner.split(", ") if inner else []
+        elif a != b:
+            keys.append(f"{prefix}{key}")
+    return ", ".join(keys[:4])
