@@ -40,7 +40,8 @@ def results_of(folder):
 def row_of(folder, network):
     """The tuned row of a network, whatever its normalisation was replaced by; None without one."""
     rows = results_of(folder).get("tuned", {})
-    fitting = (network, network if ":" in network else f"{network}:norm=instance")
+    own = network.removesuffix(":norm=keep")  # as its own batch normalisation goes without saying
+    fitting = (own,) if ":" in network else (network, f"{network}:norm=instance")
     return next((rows[name] for name in fitting if name in rows), None)
 
 
@@ -96,6 +97,7 @@ def picture(folders, path):
 
     panels = {folder: [(name, row_of(folder, one)) for one, name in NETWORKS.items()] for folder in folders}
     panels = {folder: [(name, row) for name, row in rows if row] for folder, rows in panels.items()}
+    panels = {folder: rows for folder, rows in panels.items() if rows}
     heights = [len(rows) + 1 for rows in panels.values()]
     figure, axes = pyplot.subplots(
         len(panels), 1, figsize=(7, 0.42 * sum(heights) + 1), height_ratios=heights, squeeze=False
