@@ -59,6 +59,8 @@ def read_artifact(folder: Path, name: str | None = None) -> Artifact:
     name = name or str(folder)
     raw = read_config(folder, name)
     config = ArtifactConfig.model_validate(raw)
+    if not any((folder / file).exists() for file in (FILES.tensors, FILES.preprocess)):
+        raise ArtifactError(f"{name} holds the card and the figures of a set, and not its images")
     try:
         recipe = _checked_json(folder / FILES.recipe, RecipeFile)
         _check_augmentation(recipe)

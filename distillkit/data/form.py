@@ -33,6 +33,8 @@ class _Seen:
     low: float = math.inf
     high: float = -math.inf
     whole: bool = True
+    broken: str | None = None
+    """The first that cannot be read."""
 
     def add(self, image: Image.Image, name: str) -> None:
         self.sizes[image.size] += 1
@@ -74,7 +76,7 @@ def form_of_all(
             with decode.open_image(cell) as image:
                 seen.add(image, decode.cell_name(cell, row))
         except decode.BROKEN:
-            continue  # decoding names it
+            seen.broken = seen.broken or decode.cell_name(cell, row)  # decoding names them all
     gray = settings.color == "gray" or (
         settings.color == "auto" and bool(seen.modes) and seen.modes <= decode.GREY_MODES
     )
@@ -112,9 +114,11 @@ def beyond(part: RawSplit, form: decode.ImageForm) -> list[str]:
 
 def _size(seen: _Seen) -> tuple[int, list[str]]:
     """Pixels a side, which a few odd images do not decide."""
+    if not seen.sizes:
+        raise DataError(f"no image can be decoded, {seen.broken} for one: damaged files, or no images")
     side = seen.short_side(FEW)
     if side < 4:
-        name = seen.smallest.get(side, "none can be decoded")
+        name = seen.smallest[side]
         raise DataError(f"images of fewer than 4 pixels ({name}); pass `dataset.image_size` to enlarge them")
     smaller = sorted(found for found in seen.smallest if found < side)
     count = sum(number for size, number in seen.sizes.items() if min(size) < side)

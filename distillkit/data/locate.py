@@ -24,7 +24,7 @@ from distillkit.data.listing import (
 )
 from distillkit.data.registry import DATASETS, KnownDataset
 from distillkit.errors import ConfigError, DataError, DistillkitError, NetworkError, NotFoundError, StorageError
-from distillkit.hub.address import is_folder
+from distillkit.hub.address import is_folder, mistyped, similar_folder
 from distillkit.hub.sources import cached_source, source_revision
 from distillkit.settings import DatasetSettings
 
@@ -112,22 +112,12 @@ def _refuse_choices(settings: DatasetSettings) -> None:
 
 def _raise_unknown(name: str) -> None:
     if "/" in name or name.startswith("."):
-        raise NotFoundError(f"there is no folder {name}{_similar(name)}")
+        raise NotFoundError(f"there is no folder {name}{similar_folder(name)}")
     if len(name) > LONGEST_NAME:
         raise ConfigError(f"the name of the data set has {len(name):,} characters; no path or Hub id is so long")
     close = difflib.get_close_matches(name, DATASETS, 1)
     hint = f"did you mean {close[0]!r}?" if close else "'distillkit datasets' lists them"
     raise ConfigError(f"data set {name!r} is neither a registered name, a folder nor a Hub id org/name; {hint}")
-
-
-def _similar(name: str) -> str:
-    """Words on a folder or file beside ``name`` that is called almost so."""
-    path = Path(name)
-    if not is_folder(str(path.parent)):
-        return ""
-    names = [found.name for found in path.parent.iterdir() if found.name != path.name]
-    close = difflib.get_close_matches(path.name, names, 1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
 
 
 # folders and files
@@ -223,9 +213,9 @@ def _with_hint(error: DistillkitError, name: str, known: KnownDataset | None) ->
         hint = "; for a local copy pass `dataset.data_root`" if isinstance(error, NetworkError) else ""
         hint += f"; for the folder here say ./{name}" if is_folder(name) else ""
     else:
-        hint = f"; and there is no folder {name} here{_similar(name)}"
-        if isinstance(error, NetworkError) and is_folder(str(Path(name).parent)):  # a slip of the pen, more likely
-            return NotFoundError(f"there is no folder {name}, and {error}{_similar(name)}")
+        if isinstance(error, NetworkError) and (slip := mistyped(name, error)) is not None:
+            return slip
+        hint = f"; and there is no folder {name} here{similar_folder(name)}"
     return type(error)(f"{error}{hint}")
 
 

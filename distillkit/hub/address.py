@@ -4,12 +4,13 @@ or the address of its page, ``https://huggingface.co/datasets/org/name/tree/revi
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, NotFoundError
 
 # What the Hub allows in a name, with the account before it: everything else (.., a path, a URL) is refused here.
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
@@ -39,6 +40,25 @@ def is_folder(text: str) -> bool:
         return Path(text).is_dir()
     except (OSError, ValueError):  # too long for a path, or not fit to be one
         return False
+
+
+def similar_folder(name: str) -> str:
+    """Words on a folder or file beside ``name`` that is called almost so; empty if there is none."""
+    path = Path(name)
+    if not is_folder(str(path.parent)):
+        return ""
+    names = [found.name for found in path.parent.iterdir() if found.name != path.name]
+    close = difflib.get_close_matches(path.name, names, 1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def mistyped(name: str, error: Exception) -> NotFoundError | None:
+    """What to say where the Hub cannot tell whether it has ``name`` (``error``), and a folder of its first part is
+    here: a slip of the pen is more likely. None without such a folder.
+    """
+    if not is_folder(str(Path(name).parent)):
+        return None
+    return NotFoundError(f"there is no folder {name}, and {error}{similar_folder(name)}")
 
 
 def is_url(text: str) -> bool:

@@ -12,9 +12,9 @@ from distillkit import storage
 from distillkit.artifact.layout import FILES, LOADED, PUBLISHED, check_format, is_published, recipe_files
 from distillkit.artifact.read import MAX_JSON, Artifact, largest_sizes, read_artifact, read_config
 from distillkit.artifact.schema import ArtifactConfig, Identity
-from distillkit.errors import ArtifactError, ConfigError, NetworkError, StorageError
+from distillkit.errors import ArtifactError, ConfigError, DistillkitError, NetworkError, StorageError
 from distillkit.hub import download
-from distillkit.hub.address import Address
+from distillkit.hub.address import Address, mistyped
 from distillkit.hub.client import Cache
 
 
@@ -44,7 +44,7 @@ def glance(address: Address, cache: Cache) -> Glance:
     try:
         metadata, tensors = download.tensor_header(address, FILES.tensors, cache.token)
     except NetworkError as error:
-        metadata, tensors = _cached_header(address, cache, error)
+        metadata, tensors = _cached_header(address, cache, mistyped(address.repo, error) or error)
     try:
         stored = json.loads(metadata.get(storage.METADATA_KEY, "null"))
         check_format(stored.get("format_version") if isinstance(stored, dict) else None, FILES.tensors)
@@ -58,7 +58,7 @@ def glance(address: Address, cache: Cache) -> Glance:
 
 
 def _cached_header(
-    address: Address, cache: Cache, error: NetworkError
+    address: Address, cache: Cache, error: DistillkitError
 ) -> tuple[dict[str, str], dict[str, tuple[str, tuple[int, ...]]]]:
     """As ``download.tensor_header``, of the file in the cache; ``error`` where it is not there."""
     local = replace(cache, local_files_only=True)
@@ -100,7 +100,7 @@ def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:
         ArtifactError: no artifact, of a newer format, or damaged.
         AuthError, NotFoundError, NetworkError: the Hub refuses, has no such thing, or is out of reach.
     """
-    commit = download.resolve(address, cache)
+    commit = _resolved(address, cache)
     names = PUBLISHED if whole else LOADED
     folder = None if cache.force_download else download.cached_folder(address, commit, names, cache)
     if folder is None or not all((folder / name).is_file() for name in _recipes_of(folder, address)):
@@ -113,6 +113,19 @@ def fetch(address: Address, cache: Cache, *, whole: bool = False) -> Fetched:
             raise
     folder = _download(address, commit, names, replace(cache, force_download=True))  # what the cache had is damaged
     return Fetched(read_artifact(folder, str(address)), commit)
+
+
+def _resolved(address: Address, cache: Cache) -> str:
+    """The commit of an address.
+
+    Raises:
+        NotFoundError: the Hub is out of reach, and the address looks like a folder whose name was mistyped.
+        NetworkError: the Hub is out of reach.
+    """
+    try:
+        return download.resolve(address, cache)
+    except NetworkError as error:
+        raise mistyped(address.repo, error) or error from error
 
 
 def _recipes_of(folder: Path, address: Address) -> tuple[str, ...]:

@@ -206,3 +206,22 @@ def test_evaluate__a_folder_that_a_config_names_is_not_read(copy):
     assert json.loads(named.stdout)["architectures"]["convnet"]["n"] == 1, named.stderr
     other = ["--arch", "convnet:width=5", "--dataset", "digits", "--save", "--networks", 1]
     assert "on the data set that was distilled, and digits is another" in invoke("evaluate", copy, *other).stderr
+
+
+def test_artifact__a_slip_in_a_folders_name_is_no_network_error(copy, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    copy.rename(tmp_path / "runs" / "digits-ipc1-ast")
+    monkeypatch.chdir(tmp_path)
+    for command in ("info", "evaluate"):
+        result = invoke(command, "runs/digits-ipc1-asd")
+        assert result.exit_code == 4, command
+        assert "there is no folder runs/digits-ipc1-asd" in result.stderr
+        assert "did you mean runs/digits-ipc1-ast?" in result.stderr
+
+
+def test_artifact__of_a_card_alone_says_so(copy):
+    for name in ("distilled.safetensors", "preprocess.safetensors"):
+        (copy / name).unlink()
+    result = invoke("info", copy)
+    assert result.exit_code == 4
+    assert "holds the card and the figures of a set, and not its images" in result.stderr

@@ -290,7 +290,7 @@ def test_tables__may_not_name_files_of_this_machine(tmp_path):
     secret = tmp_path / "secret.png"
     picture(secret, "blue")
     rows = {"image": [{"bytes": None, "path": str(secret)}] * 8, "label": [0, 1] * 4}
-    with pytest.raises(DataError, match=r"fewer than 4 pixels|cannot be decoded"):
+    with pytest.raises(DataError, match=r"no image can be decoded|cannot be decoded"):
         load(parquet(tmp_path / "hostile", rows))
     with pytest.raises(DataError, match="cannot be decoded") as refused:
         load(tmp_path / "hostile", image_size=8, color="rgb")
@@ -431,3 +431,11 @@ def test_classes__of_two_images_hold_one_out_each_or_say_the_way(tmp_path):
     classes(tmp_path, ("a", "b"), count=1)
     with pytest.raises(DataError, match=r"no class has two training images.*`dataset\.validation_fraction=0`"):
         load(tmp_path, test_split="none", test_fraction=0.01)
+
+
+def test_files__none_of_which_is_an_image(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"no image can be decoded, .*x\.png for one"):
+        load(tmp_path)
