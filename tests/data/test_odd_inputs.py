@@ -437,5 +437,5 @@ def test_files__none_of_which_is_an_image(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"no image can be decoded, .*x\.png for one"):
+    with pytest.raises(DataError, match=r"no image can be decoded, a.x\.png \(row 0\) for one"):
         load(tmp_path)
