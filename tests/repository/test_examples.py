@@ -323,18 +323,16 @@ def test_network_pool__a_row_for_each_student_and_for_all(tmp_path, monkeypatch)
     assert stem.with_suffix(".md").read_text().count("\n| ") == 5
 
 
-def test_tuned__searches_what_is_missing_and_draws_what_is_there(tmp_path, monkeypatch, capsys):
-    cards = tmp_path / "cards"
-    shutil.copytree(CARD, cards / CARD.name)
-    few = ["--cards", cards, "--sets", CARD.name, "--archs", "mlp", "--networks", 1, "--time-budget", "1s"]
+def test_tuned__searches_what_is_missing_and_draws_what_is_there(copy, tmp_path, monkeypatch, capsys):
+    few = ["--cards", copy.parent, "--sets", copy.name, "--archs", "mlp", "--networks", 1, "--time-budget", "1s"]
     for _ in range(2):
         in_this_process(monkeypatch, "reference/tuned.py", *few, "--data-root", tmp_path, "--out", tmp_path)
     shown = capsys.readouterr().out
-    assert shown.count(f"{CARD.name}: mlp\n") == 1  # what a set has a recipe for is not searched again
-    row = load_distilled(cards / CARD.name).results["tuned"]["mlp"]
+    assert shown.count(f"{copy.name}: mlp\n") == 1  # what a set has a recipe for is not searched again
+    row = load_distilled(copy).results["tuned"]["mlp"]
     table = (tmp_path / "tuned.md").read_text()
     means = [row["mean"], row["baselines"]["random"]["mean"], row["baselines"]["kmeans"]["mean"]]
-    assert " | ".join([f"| {CARD.name} | MLP", *(f"{100 * mean:.1f}" for mean in means), row["recipe"]]) in table
+    assert " | ".join([f"| {copy.name} | MLP", *(f"{100 * mean:.1f}" for mean in means), row["recipe"]]) in table
     assert (tmp_path / "tuned.png").read_bytes().startswith(b"\x89PNG")
 
 
