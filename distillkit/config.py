@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from distillkit.methods import METHODS, Method, Problem, SettingsLayer
 from distillkit.methods import presets as shared_presets
 from distillkit.methods.own import read_method
 from distillkit.settings import RunSettings
+from distillkit.words import did_you_mean, meant
 
 # Given on the command line; presets and the output folder depend on these, so no layer may change them.
 FIXED = ("method", "preset", "ipc", "dataset.name")
@@ -45,6 +45,7 @@ def find_method(method: str | Method) -> Method:
         if ":" not in method and method not in METHODS:
             raise ConfigError(
                 f"method {method!r} is unknown; known: {', '.join(METHODS)}, or FILE.py:NAME for one of your own"
+                f"{did_you_mean(method, METHODS)}"
             )
         method = read_method(method) if ":" in method else METHODS[method]
     if METHODS.get(method.name, method) is not method:
@@ -121,7 +122,8 @@ def _preset_layers(method: Method, problem: Problem, preset: str) -> list[Settin
             key: quick.values[key] for key in ("experts.count", "distill.outer_steps") if quick.values.get(key) == 0
         }
         return [parts, quick, smoke, SettingsLayer(quick.origin, {**fixed, **method.smoke})]
-    raise ConfigError(f"preset {preset!r} is unknown; known: {', '.join(shared_presets.PRESETS)}")
+    known = shared_presets.PRESETS
+    raise ConfigError(f"preset {preset!r} is unknown; known: {', '.join(known)}{did_you_mean(preset, known)}")
 
 
 def _habits(method: Method, preset: str, chosen: dict[str, Any]) -> list[SettingsLayer]:
@@ -153,9 +155,9 @@ def known_keys() -> list[str]:
 def _check_key(key: str) -> None:
     known = known_keys()
     if key not in known:
-        close = difflib.get_close_matches(key, known, 1)
+        close = meant(key, known)
         hint = (
-            f"did you mean {close[0]}?"
+            f"did you mean {close}?"
             if close
             else "sections: dataset, network, experts, trajectories, distill, evaluate, artifact"
         )

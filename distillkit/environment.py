@@ -16,6 +16,7 @@ import torch
 
 from distillkit.errors import ConfigError
 from distillkit.version import __version__
+from distillkit.words import counted
 
 
 def resolve_device(name: str) -> torch.device:
@@ -104,4 +105,5 @@ def hardware(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores)"
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    return f"CPU ({platform.machine()}, {counted(threads, 'thread')} of {counted(cores, 'core')})"

@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from distillkit.errors import ConfigError
 from distillkit.settings import RunSettings, Section
+from distillkit.words import did_you_mean
 
 Need = Literal["trajectories", "opinion", "real batches", "ranking"]
 """``trajectories``: parameters along the experts' training; ``opinion``: trained experts' logits on real images; ``real
@@ -84,7 +85,7 @@ class Seam(dict[str, ChoiceT]):
             ConfigError: there is none of that name.
         """
         if name not in self:
-            raise ConfigError(f"{self.key}={name!r} is unknown; known: {', '.join(self)}")
+            raise ConfigError(f"{self.key}={name!r} is unknown; known: {', '.join(self)}{did_you_mean(name, self)}")
         return self[name]
 
     def chosen(self, settings: RunSettings | Section) -> ChoiceT:

@@ -15,6 +15,7 @@ from distillkit.config import parse_assignments
 from distillkit.errors import ConfigError
 from distillkit.methods import SettingsLayer
 from distillkit.settings import Precision as PrecisionNames
+from distillkit.words import did_you_mean
 
 Dataset = Annotated[
     str,
@@ -172,7 +173,9 @@ def layers(
 ) -> list[SettingsLayer]:
     """The user's layers, weakest first: config file, flags (``more`` by dotted key, None is not given), ``--set``."""
     if precision not in (known := get_args(PrecisionNames)):
-        raise ConfigError(f"--precision {precision!r} is unknown; expected {', '.join(known)}")
+        raise ConfigError(
+            f"--precision {precision!r} is unknown; expected {', '.join(known)}{did_you_mean(precision, known)}"
+        )
     flags: dict[str, Any] = data.values() | {key: value for key, value in (more or {}).items() if value is not None}
     if seed is not None:
         flags["seed"] = seed

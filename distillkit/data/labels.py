@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from distillkit.data.registry import KnownDataset
 from distillkit.errors import ConfigError, DataError
 from distillkit.settings import DatasetSettings
+from distillkit.words import did_you_mean
 
 Value = int | str
 SHOWN = 10
@@ -198,9 +198,8 @@ def _no_class(setting: str, name: str, names: Sequence[str]) -> str:
     if name in names:
         own = "give them names of their own (`dataset.class_names`)"
         return f"dataset.{setting}: several classes are called {name!r}; {own}"
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {some(names)}"
-    return f"dataset.{setting}: there is no class {name!r}; {hint}"
+    hint = did_you_mean(name, names) or f"; there are {some(names)}"
+    return f"dataset.{setting}: there is no class {name!r}{hint}"
 
 
 def some(names: Sequence[str]) -> str:

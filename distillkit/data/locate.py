@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from distillkit.errors import ConfigError, DataError, DistillkitError, NetworkEr
 from distillkit.hub.address import is_folder, mistyped, similar_folder
 from distillkit.hub.sources import cached_source, source_revision
 from distillkit.settings import DatasetSettings
+from distillkit.words import did_you_mean
 
 LARGEST_CARD = 1_000_000
 """Bytes of a card that is looked at."""
@@ -115,9 +115,8 @@ def _raise_unknown(name: str) -> None:
         raise NotFoundError(f"there is no folder {name}{similar_folder(name)}")
     if len(name) > LONGEST_NAME:
         raise ConfigError(f"the name of the data set has {len(name):,} characters; no path or Hub id is so long")
-    close = difflib.get_close_matches(name, DATASETS, 1)
-    hint = f"did you mean {close[0]!r}?" if close else "'distillkit datasets' lists them"
-    raise ConfigError(f"data set {name!r} is neither a registered name, a folder nor a Hub id org/name; {hint}")
+    hint = did_you_mean(name, DATASETS) or "; 'distillkit datasets' lists them"
+    raise ConfigError(f"data set {name!r} is neither a registered name, a folder nor a Hub id org/name{hint}")
 
 
 # folders and files

@@ -4,13 +4,13 @@ or the address of its page, ``https://huggingface.co/datasets/org/name/tree/revi
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 from distillkit.errors import ConfigError, NotFoundError
+from distillkit.words import meant
 
 # What the Hub allows in a name, with the account before it: everything else (.., a path, a URL) is refused here.
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
@@ -48,8 +48,8 @@ def similar_folder(name: str) -> str:
     if not is_folder(str(path.parent)):
         return ""
     names = [found.name for found in path.parent.iterdir() if found.name != path.name]
-    close = difflib.get_close_matches(path.name, names, 1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+    close = meant(path.name, names)
+    return f"; did you mean {path.parent / close}?" if close else ""
 
 
 def mistyped(name: str, error: Exception) -> NotFoundError | None:

@@ -10,13 +10,25 @@ from distillkit.environment import memory_bytes
 from distillkit.errors import ConfigError
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.field import FIELD, NORMED, build_field
-from distillkit.networks.timm_models import check_timm_name, plain_activations, plain_attention, prepare_model
+from distillkit.networks.timm_models import (
+    check_timm_name,
+    is_timm_name,
+    plain_activations,
+    plain_attention,
+    prepare_model,
+)
 from distillkit.settings import NetworkSettings
+from distillkit.words import did_you_mean
 
 BYTES_OF_A_PARAMETER = 8
 """At the least: a float32 and its gradient."""
 OPTIONS = {"convnet": ("width", "depth", "norm"), "timm": ("norm",), **dict.fromkeys(NORMED, ("norm",))}
 """Options of architectures by name, or by family."""
+
+
+def _meant_network(text: str, name: str) -> str:
+    """Where timm has a network of that ``name``, the ``text`` with ``timm/`` before it; else the name most like it."""
+    return f"; did you mean 'timm/{text}'?" if is_timm_name(name) else did_you_mean(name, ("convnet", *FIELD))
 
 
 def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
@@ -31,8 +43,8 @@ def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
     if family not in ("convnet", "timm", *FIELD):
         known = ", ".join(FIELD)
         raise ConfigError(
-            f"architecture {text!r} is unknown; use convnet, convnet:width=64,depth=3, {known} or timm/<name>, as "
-            f"timm/{text}"
+            f"architecture {text!r} is unknown; use convnet, convnet:width=64,depth=3, {known} or timm/<name>"
+            f"{_meant_network(text, name)}"
         )
     plain = NetworkSettings(name=name) if family != "convnet" else NetworkSettings()
     base = base.model_copy(update={"pool": ()})
@@ -100,7 +112,11 @@ def build_network(
         if settings.name in FIELD:
             return named(build_field(settings.name, image_shape, num_classes, settings.norm), settings)
         if settings.name != "convnet":
-            raise ConfigError(f"network {settings.name!r} is unknown; use convnet, {', '.join(FIELD)} or timm/<name>")
+            known = ("convnet", *FIELD)
+            raise ConfigError(
+                f"network {settings.name!r} is unknown; use {', '.join(known)} or timm/<name>"
+                f"{_meant_network(settings.name, settings.name)}"
+            )
         depth = settings.depth or default_depth(min(height, width))
         network = ConvNet(channels, (height, width), num_classes, settings.width, depth, settings.norm)
         return named(network, settings)

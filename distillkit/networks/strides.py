@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+LEAST_MAP, LEAST_MAP_SHARE = 4, 8
+"""Pixels a side of a network's last map, as the field's ResNet-18 has it at 32 pixels, and the part of the image's that
+it is at most: three halvings are the field's ConvNet."""
+
 Pooling = nn.MaxPool2d | nn.AvgPool2d
+
+
+def least_side(image_size: int) -> int:
+    """Pixels a side that the last map of a network for images of ``image_size`` is to have."""
+    return max(1, min(LEAST_MAP, image_size // LEAST_MAP_SHARE))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,9 @@ from torch import nn
 from distillkit.environment import made_on_the_host
 from distillkit.errors import ConfigError
 from distillkit.networks.norms import replace_batch_norm
-from distillkit.networks.strides import shrink_less
+from distillkit.networks.strides import least_side, shrink_less
 
 SMALL = 64  # pixels; from here down, a network made for 224 pixels would end in a 1x1 map
-
-LEAST_MAP, LEAST_MAP_SHARE = 4, 8
-"""Pixels a side of a network's last map, as the field's ResNet-18 has it at 32 pixels, and at least that share of the
-image's: three halvings are the field's ConvNet."""
 
 
 def _creation_attempts(image_size: int) -> list[tuple[dict[str, Any], str]]:
@@ -66,7 +62,7 @@ def _small_vgg(model: nn.Module, image_size: int, num_classes: int) -> str | Non
 def _small_form(model: nn.Module, images: torch.Tensor, num_classes: int) -> str | None:
     """What else small images need, done in place and told; None if nothing."""
     size = images.shape[-1]
-    return _small_vgg(model, size, num_classes) or shrink_less(model, images, min(LEAST_MAP, size // LEAST_MAP_SHARE))
+    return _small_vgg(model, size, num_classes) or shrink_less(model, images, least_side(size))
 
 
 def _runs(model: nn.Module, channels: int, image_size: int) -> bool:
@@ -124,6 +120,15 @@ def plain_activations(model: nn.Module) -> nn.Module:
         if type(layer) is nn.Hardsigmoid:
             layer.__class__ = PlainHardsigmoid
     return model
+
+
+def is_timm_name(name: str) -> bool:
+    """Whether timm, where it is installed, has a network ``name``, given without ``timm/``."""
+    try:
+        import timm
+    except ImportError:
+        return False
+    return bool(timm.is_model(name))
 
 
 def check_timm_name(name: str) -> None:

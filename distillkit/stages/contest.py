@@ -82,7 +82,6 @@ class Contest:
         """Test accuracies by the names of ``trials``; ``keep`` is told each as soon as it is measured."""
         ds, reports = self.ds, dict[str, EvalReport]()
         training = TrainingSet(ds.images.to(self.place), ds.targets.to(self.place))
-        self.listener.stage("evaluating", self.networks * len(trials))
 
         def after_network(accuracy: float) -> None:
             self.listener.advance(1, accuracy=accuracy)
@@ -92,6 +91,7 @@ class Contest:
         for name, (network, recipe) in trials.items():
             if recipe is not ds.recipe:
                 self.listener.note(f"{name}: {recipe_words(recipe)}")
+            self.listener.stage(f"evaluating {name}", self.networks)
             reports[name] = self._report(network, recipe_from_json(recipe), training, exam, after_network)
             if keep is not None:
                 keep(name, reports[name])

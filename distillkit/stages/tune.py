@@ -222,13 +222,13 @@ class _Bench:
         seconds = time.monotonic() - begin
         test = _exam(ds, data.test, place)
         training = TrainingSet(ds.images.to(place), ds.targets.to(place))
-        report = self.measured(tried[0].candidate, test, lambda index: training)
+        report = self.measured("set", tried[0].candidate, test, lambda index: training)
         baselines: dict[str, EvalReport] = {}
         for kind in self.asked.baselines:
             subset = _subset(ds, data.train, kind, place)
             best = self.searched(seen, subset)[0]
             self.listener.note(f"{kind}: {best.candidate.words}")
-            baselines[kind] = self.measured(best.candidate, test, subset)
+            baselines[kind] = self.measured(kind, best.candidate, test, subset)
         name = architecture_name(self.network, _own_network(ds))
         recipe = self._recipe_json(name, tried, data.info.validation_split, len(seen.labels))
         return Tuned(name, recipe, tuple(tried), report, baselines, seconds)
@@ -258,9 +258,11 @@ class _Bench:
         strategy = str(self.ds.recipe["augmentation"].get("strategy", "none"))
         return search(score, strategy, self.asked.seconds, self.listener.note)
 
-    def measured(self, candidate: Candidate, exam: Examination, training: Callable[[int], TrainingSet]) -> EvalReport:
-        """Test accuracies of fresh networks."""
-        self.listener.stage("evaluating", self.asked.networks)
+    def measured(
+        self, row: str, candidate: Candidate, exam: Examination, training: Callable[[int], TrainingSet]
+    ) -> EvalReport:
+        """Test accuracies of fresh networks trained on what ``row`` is of."""
+        self.listener.stage(f"evaluating {row}", self.asked.networks)
         return self._run(candidate, exam, training, "evaluate", self.asked.networks)
 
     def _run(

@@ -104,7 +104,7 @@ def table(rows):
     lines = [
         f"Test accuracy (%), mean ± standard deviation over {len(some['accuracies'])} networks of up to {seeds} "
         "seeds; minutes of learning, experts included (real images: none). "
-        f"{some['hardware']}, {some['threads']} thread(s) each, torch {some['torch']}.",
+        f"{some['hardware']}, torch {some['torch']}.",
         "",
     ]
     for problem in dict.fromkeys(row["problem"] for row in rows):

@@ -135,8 +135,12 @@ def test_doctor__finds_this_machine_well():
 
 BAD = [
     (["compress", "digitz", "--ipc", 1], 2, "did you mean 'digits'"),
-    (["compress", "digits", "--ipc", 1, "--method", "mttt"], 2, "method 'mttt' is unknown"),
+    (["compress", "digits", "--ipc", 1, "--method", "mttt"], 2, "did you mean 'mtt'?"),
+    (["compress", "digits", "--ipc", 1, "--precision", "bf61"], 2, "did you mean 'bf16'?"),
+    (["compress", "digits", "--ipc", 1, "--arch", "resnet50"], 2, "did you mean 'timm/resnet50'?"),
+    (["compress", "digits", "--ipc", 1, "--arch", "resnet_18"], 2, "did you mean 'resnet18'?"),
     (["compress", "digits", "--ipc", 1, "--preset", "fast"], 2, "preset 'fast' is unknown"),
+    (["compress", "digits", "--ipc", 1, "--preset", "quik"], 2, "did you mean 'quick'?"),
     (["compress", "digits", "--ipc", 0], 2, "--ipc must be 1 or more"),
     (["compress", "digits", "--ipc", 500], 2, "--ipc 500 is more than 10 classes have"),
     (["compress", "digits", "--ipc", 1, "--set", "distill.lr_image=3"], 2, "did you mean distill.lr_img"),
