@@ -40,7 +40,7 @@ from distillkit.stages.initial_set import earlier_runs, initial_set, real_data
 from distillkit.stages.length import chosen_length
 from distillkit.stages.pool import pooled_task
 from distillkit.stages.reach import expert_reach
-from distillkit.stages.recorder import Recorder
+from distillkit.stages.recorder import Recorder, beyond_telling
 from distillkit.tracking import open_tracker
 from distillkit.trajectories.store import TrajectoryStore
 
@@ -101,7 +101,7 @@ def distill_set(
     state = _all_steps(run, prepared, folder, task, state)
     best = state.best
     assert best is not None  # the loop selects at its last step
-    warnings = _warnings(run.settings.distill, state)
+    warnings = _warnings(run.settings.distill, state, len(prepared.data.validation))
     for warning in warnings:
         run.progress.note(warning)
     return best.synthetic, _selection(run, prepared, state, best) | ({"warnings": warnings} if warnings else {})
@@ -151,7 +151,7 @@ def _pool_json(run: Run, state: OuterState) -> list[dict[str, Any]]:
     ]
 
 
-def _warnings(settings: DistillSettings, state: OuterState) -> list[str]:
+def _warnings(settings: DistillSettings, state: OuterState, held_out: int) -> list[str]:
     """Sentences about a run that learned nothing, or hardly anything, for the terminal and the card; none usually."""
     begun, gate, warnings = settings.lr_init, settings.gate, []
     if gate is not None and state.gated > state.step / 2:
@@ -163,6 +163,8 @@ def _warnings(settings: DistillSettings, state: OuterState) -> list[str]:
         warnings.append(
             "no step was better on validation data than the initial images: these are kept, nothing was learned"
         )
+    if state.best is not None and state.best.accuracy == 1:
+        warnings.append(f"networks trained on the set recognise {beyond_telling(held_out)}")
     if state.skipped > state.step / 2:
         warnings.append(
             f"{state.skipped} of {state.step} steps had no finite loss and changed nothing; lower distill.lr_img"

@@ -95,6 +95,9 @@ class Recorder:
         if accuracy is not None:
             self._write({"step": state.step, "validation_accuracy": accuracy})
             self._run.progress.advance(0, validation=accuracy)
+        if accuracy == 1 and state.step == 0:
+            held_out = len(self._prepared.validation.labels)
+            self._run.progress.note(f"the initial images already teach to recognise {beyond_telling(held_out)}")
         self._save(state)
 
     def _save(self, state: OuterState) -> None:
@@ -114,6 +117,14 @@ def _digest(synthetic: SyntheticSet) -> str:
     for tensor in (synthetic.images, synthetic.labels):
         storage.sha256_tensor(digest, tensor)
     return digest.hexdigest()[:16]
+
+
+def beyond_telling(held_out: int) -> str:
+    """What is to be said where all images that choose a set are recognised already."""
+    return (
+        f"all {held_out} validation images, which then tell no better set from this one; hold out more of them "
+        "(dataset.validation_fraction), or take fewer images a class"
+    )
 
 
 def _finite(value: Any) -> Any:

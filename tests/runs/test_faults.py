@@ -135,7 +135,7 @@ def test_cache__that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
 
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("DISTILLKIT_CACHE", str(tmp_path / "file" / "cache"))
-    notes, settings = Notes(), {"evaluate.networks": 1, "evaluate.epochs": 2, "evaluate.full_epochs": 1}
+    notes, settings = Notes(), {"evaluate.networks": 1, "evaluate.epochs": 2, "evaluate.full_epochs": 1, "evaluate.full_steps": 1}
     ds = compress(
         "digits",
         ipc=1,
@@ -148,3 +148,19 @@ def test_cache__that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
     )
     assert ds.results["baselines"]["full"]["n"] >= 1
     assert any("other runs will train on the full data again" in note for note in notes.notes)
+
+
+def test_validation_images_that_are_all_recognised_are_told(tmp_path, monkeypatch):
+    from distillkit.records import EvalReport
+    from distillkit.stages import recorder
+    from tests.helpers import Notes
+
+    monkeypatch.setattr(recorder, "selecting_networks", lambda *given: EvalReport((1.0, 1.0)))
+    notes = Notes()
+    compress("digits", ipc=1, preset="smoke", settings=TINY, out=tmp_path / "a", device="cpu", progress=notes)
+    sentence = "validation images, which then tell no better set from this one"
+    assert [note.split(" recognise ")[0] for note in notes.notes if sentence in note] == [
+        "the initial images already teach to",
+        "networks trained on the set",
+    ]
+    assert sentence in (tmp_path / "a" / "README.md").read_text()
