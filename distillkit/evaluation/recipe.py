@@ -6,6 +6,7 @@ from typing import Any
 
 from distillkit.data.augment import Augmentation, CutMix, parse_augmentation
 from distillkit.settings import EvaluateSettings
+from distillkit.training.batches import batch_sizes
 from distillkit.training.recipe import (
     ADAM_BETAS,
     ADAM_EPS,
@@ -54,14 +55,16 @@ def _optimizer(name: str, momentum: float, weight_decay: float) -> OptimizerPart
     return Adam() if name == "adam" else Sgd(momentum, weight_decay)
 
 
-def full_data_recipe(settings: EvaluateSettings, augmentation: Augmentation | None) -> Recipe:
-    """The same recipe on the full training data: fewer passes (they are longer), another lr than the learned one, and
-    batches of at most ``FULL_BATCH`` images: one that holds all of a small set would leave few steps a pass.
+def full_data_recipe(settings: EvaluateSettings, augmentation: Augmentation | None, images: int) -> Recipe:
+    """The same recipe on the full training data, of so many ``images``: fewer passes (they are longer) that make
+    ``full_steps`` steps at the least, another lr than the learned one, and batches of at most ``FULL_BATCH`` images:
+    one that holds all of a small set would leave few steps a pass.
     """
+    batch = min(settings.batch_size, FULL_BATCH)
     shorter = settings.model_copy(
         update={
-            "epochs": settings.full_epochs,
-            "batch_size": min(settings.batch_size, FULL_BATCH),
+            "epochs": max(settings.full_epochs, -(-settings.full_steps // len(batch_sizes(images, batch)))),
+            "batch_size": batch,
             "lr": settings.full_lr,
             "lr_drop_epochs": None,
         }

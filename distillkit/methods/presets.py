@@ -33,6 +33,7 @@ def smoke(problem: Problem) -> SettingsLayer:
             "evaluate.epochs": 4,
             "evaluate.lengths": (),
             "evaluate.full_epochs": 2,
+            "evaluate.full_steps": 1,
         },
     )
 

@@ -69,10 +69,10 @@ def evaluate_rows(
     wanted = [*set_rows(run.settings), *label_rows(run.settings, synthetic), *settings.baselines]
     rows = folder.rows()
     networks = {name: settings.full_networks if name == "full" else settings.networks for name in wanted}
-    run.progress.stage("evaluating", sum(networks.values()), sum(networks[name] for name in wanted if name in rows))
     exam = prepared.test(run.device)
     for name in wanted:
         if name not in rows:
+            run.progress.stage(f"evaluating {name}", networks[name])
             with folder.timed("evaluate"), arithmetic(run.steady_precision, run.device):
                 rows[name] = _row(run, prepared, synthetic, exam, name, opinions)
             folder.add_row(name, rows[name])
@@ -199,7 +199,7 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     if cached is not None:
         run.progress.advance(settings.full_networks)
         return EvalReport.from_json(cached)
-    recipe = full_data_recipe(settings, prepared.augmentation)
+    recipe = full_data_recipe(settings, prepared.augmentation, len(prepared.train_labels))
     report = evaluate_networks(
         prepared.build(prepared.network, run.settings.seed, "evaluate"),
         TrainingSet(prepared.train_images, prepared.train_labels),
@@ -228,7 +228,18 @@ def full_row_path(run: Run, prepared: Prepared) -> Path:
         digest = hashlib.sha256()
         storage.sha256_tensor(digest, whitening.matrices if isinstance(whitening, UnitDct) else whitening.matrix)
         setup["zca"] = digest.hexdigest()
-    keys = {"networks", "epochs", "lr", "lr_drop_epochs", "baselines", "uint8", "label_rows", "paper_protocol"}
+    keys = {
+        "networks",
+        "epochs",
+        "lr",
+        "lr_drop_epochs",
+        "baselines",
+        "uint8",
+        "label_rows",
+        "paper_protocol",
+        "full_steps",
+    }
     keys |= {name for name in ("together", "compile") if getattr(settings, name) in (None, "auto")}
-    setup["evaluate"] = settings.model_dump(mode="json", exclude=keys)
+    epochs = full_data_recipe(settings, prepared.augmentation, len(prepared.train_labels)).epochs
+    setup["evaluate"] = settings.model_dump(mode="json", exclude=keys) | {"full_epochs": epochs}
     return storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"

@@ -93,11 +93,11 @@ def evaluation_seconds(run: Run, prepared: Prepared) -> float:
 def full_seconds(run: Run, prepared: Prepared) -> float:
     """One network trained on all training images, without its test."""
     settings, count = run.settings.evaluate, len(prepared.train_labels)
-    shorter = settings.model_copy(update={"full_epochs": PROBE_STEPS + 1})
-    recipe = full_data_recipe(shorter, prepared.augmentation)
+    shorter = settings.model_copy(update={"full_epochs": PROBE_STEPS + 1, "full_steps": 1})
+    recipe, whole = (full_data_recipe(one, prepared.augmentation, count) for one in (shorter, settings))
     batch = min(count, recipe.batch_size)
-    form = evaluation_form(run, full_data_recipe(settings, prepared.augmentation), count, settings.full_networks)
-    return settings.full_epochs * _step_seconds(run, prepared, recipe, batch, form) * count / batch
+    form = evaluation_form(run, whole, count, settings.full_networks)
+    return whole.epochs * _step_seconds(run, prepared, recipe, batch, form) * count / batch
 
 
 class _Walk:

@@ -25,7 +25,20 @@ def test_shortest_as_good__is_within_one_standard_error_of_the_best(accuracies, 
 
 def test_full_data_recipe__has_the_fields_batches_where_a_small_set_is_one_batch():
     recipe = full_data_recipe(
-        EvaluateSettings(batch_size=10_000, optimizer="adam", full_lr=0.001), Augmentation(("flip",))
+        EvaluateSettings(batch_size=10_000, optimizer="adam", full_lr=0.001), Augmentation(("flip",)), 45_000
     )
     assert (recipe.batch_size, recipe.epochs, recipe.lr) == (256, 50, 0.001)
-    assert full_data_recipe(EvaluateSettings(batch_size=64), None).batch_size == 64
+    assert full_data_recipe(EvaluateSettings(batch_size=64), None, 10).batch_size == 64
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs"),
+    [
+        (90, 1000),  # one batch
+        (513, 500),  # two batches, since a single image joins one
+        (5_000, 50),  # twenty, as many steps as are asked for
+        (45_000, 50),
+    ],
+)
+def test_full_data_recipe__few_images_are_passed_over_more_often(images, epochs):
+    assert full_data_recipe(EvaluateSettings(full_epochs=50, full_steps=1000), None, images).epochs == epochs
