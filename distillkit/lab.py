@@ -37,12 +37,14 @@ from distillkit.environment import hardware, keep_freed_memory, resolve_device, 
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import default_drop, evaluation_recipe, recipe_from_json
 from distillkit.evaluation.robust import augmentation_robust_score, label_robust_score
+from distillkit.evaluation.tuning import search as search_recipe
 from distillkit.experts.difficulty import SCORES, easy_to_hard
 from distillkit.experts.recipe import LOSSES, OPTIMIZERS, ORDERS, expert_recipe
 from distillkit.experts.report import expert_report
 from distillkit.networks.build import build_network, parse_architecture
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
+from distillkit.networks.kinds import values_a_channel
 from distillkit.networks.norms import replace_batch_norm
 from distillkit.networks.timm_models import plain_activations, plain_attention
 from distillkit.parts import Part, Seam
@@ -164,11 +166,13 @@ __all__ = [
     "rng",
     "run_identity",
     "sample_flop",
+    "search_recipe",
     "segment_sampler",
     "select_coreset",
     "storage",
     "to_device",
     "train_experts",
     "training_set",
+    "values_a_channel",
     "versions",
 ]

@@ -143,12 +143,14 @@ LAB = [
     "rng",
     "run_identity",
     "sample_flop",
+    "search_recipe",
     "segment_sampler",
     "select_coreset",
     "storage",
     "to_device",
     "train_experts",
     "training_set",
+    "values_a_channel",
     "versions",
 ]
 SCRIPTS = sorted((ROOT / "examples").rglob("*.py"))

@@ -5,7 +5,7 @@
 Three folders are cut from CIFAR-100, which no preset was searched on, as a user would bring them: ``unequal``, colour
 photographs of eight kinds of animals, 60 to 450 of each; ``grey``, eight kinds of things in grey at 28 pixels;
 ``large``, five kinds of plants enlarged to 64 pixels (no more detail, but the network and the work of that size). Then
-``distillkit compress FOLDER --ipc N`` and nothing else. A finished run is kept.
+``distillkit compress FOLDER --ipc N`` and nothing else, or ``--method`` beside it. A finished run is kept.
 """
 
 import argparse
@@ -61,6 +61,7 @@ def main():
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--method", help="instead of the default one")
     parser.add_argument("--only", nargs="+", default=list(FOLDERS), choices=list(FOLDERS))
     parser.add_argument("--out", type=Path, default=Path("examples/reference/own-data"))
     args = parser.parse_args()
@@ -68,8 +69,10 @@ def main():
     for name in args.only:
         make_folder(name, args.data_root, args.work / name)
         for ipc in args.ipc:
-            out, begin = args.work / f"{name}-ipc{ipc}", time.time()
+            run = f"{name}-ipc{ipc}" + (f"-{args.method}" if args.method else "")
+            out, begin = args.work / run, time.time()
             line = [sys.executable, "-m", "distillkit", "compress", str(args.work / name), "--ipc", str(ipc)]
+            line += ["--method", args.method] if args.method else []
             subprocess.run([*line, "--out", str(out), "--quiet"], check=True, env=os.environ)
             ds = load_distilled(out)
             found = (
@@ -77,7 +80,7 @@ def main():
                 *(ds.results["baselines"][one] for one in ("random", "kmeans", "full")),
             )
             seconds = sum(ds.config["wall_time_seconds"].values())
-            facts[f"{name}-ipc{ipc}"] = {**ds.results, "seconds": seconds, "command": ds.config["command"]}
+            facts[run] = {**ds.results, "seconds": seconds, "command": ds.config["command"]}
             shape = "x".join(map(str, ds.image_shape))
             rows.append(
                 f"| {name} ({ds.num_classes} classes, {shape}) | {ipc} | {ds.config['method']} | "
