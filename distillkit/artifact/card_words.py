@@ -9,7 +9,9 @@ from distillkit.artifact.dtypes import STORED
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 from distillkit.data.registry import DATASETS
 from distillkit.hub.address import REPOSITORY
+from distillkit.networks.strides import least_side
 from distillkit.settings import BATCH_NORM_NEEDS
+from distillkit.words import counted, signed
 
 TAGS = ("distillkit", "dataset-distillation")
 """Of every card."""
@@ -250,11 +252,13 @@ def load_lines(about: ArtifactConfig) -> str:
 def other_models(about: ArtifactConfig) -> str:
     """How to train a network of timm instead, as the set can train it."""
     channels, height, _ = about.image_shape
-    norm = ', norm="instance"' if about.ipc < BATCH_NORM_NEEDS else ""
+    images = about.ipc * about.num_classes
+    norm = ', norm="instance"' if images * least_side(height) ** 2 < BATCH_NORM_NEEDS else ""
     form = f"num_classes={about.num_classes}, image_size={height}, channels={channels}{norm}"
     call = f'prepare_model("resnet18", {form})'
-    images = "one image" if about.ipc == 1 else f"{about.ipc} images"
-    few = f", with other normalisation than that of batches, which {images} a class would ruin" if norm else ""
+    few = (
+        f", with other normalisation than that of batches, which {counted(images, 'image')} train badly" if norm else ""
+    )
     return f"Any torch module takes its place; `distillkit.{call}` gives one of timm, and what was changed in it{few}."
 
 
@@ -288,13 +292,15 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
     main = measured.architectures.get(how.architecture.name)
     if baseline is not None and main is not None:
         gap = 100 * (baseline.mean - main.mean)
-        lines.append(f"Against all training images: {-gap:+.1f} points on {plain(how.architecture.name)}.")
+        lines.append(f"Against all training images: {signed(-gap)} points on {plain(how.architecture.name)}.")
     if about.learned:
         lines.append(
             "The images were learned for the recipe above; another learning rate or no augmentation costs accuracy."
         )
     if about.learned or about.imported_from:
         lines.append("Learned images carry no guarantee of privacy: what they were learned from may be read from them.")
+    else:
+        lines.append("The images are real ones of the data set, as they are: no more private than they are there.")
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -312,7 +318,7 @@ def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
     if main is None or not others:
         name = plain(how.architecture.name)
         return [f"Measured on {name} alone. Another architecture usually reaches less: measure before relying on it."]
-    lost = [f"{plain(name)} {100 * (others[name].mean - main.mean):+.1f}" for name in sorted(others)]
+    lost = [f"{plain(name)} {signed(100 * (others[name].mean - main.mean))}" for name in sorted(others)]
     return [f"Other architectures, in points of accuracy against {plain(how.architecture.name)}: {', '.join(lost)}."]
 
 
@@ -321,25 +327,23 @@ def _eight_bit_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
     if measured.uint8 is None or main is None:
         return ["The PNGs of the parquet view are a lossy 8-bit view whose accuracy was not measured."]
     lost = 100 * (measured.uint8.mean - main.mean)
-    return [f"The PNGs of the parquet view are 8-bit and lossy: measured {lost:+.1f} points against float images."]
+    return [f"The PNGs of the parquet view are 8-bit and lossy: measured {signed(lost)} points against float images."]
 
 
 def _storage_limit(about: ArtifactConfig, measured: ResultsFile, how: RecipeFile) -> list[str]:
     main = measured.architectures.get(how.architecture.name)
     if measured.float32 is None or main is None:
         return []
-    lost = 100 * (main.mean - measured.float32.mean)
-    return [f"Stored as {about.dtype}: {lost:+.1f} points against float32, which reached {percent(measured.float32)}."]
+    lost = signed(100 * (main.mean - measured.float32.mean))
+    return [f"Stored as {about.dtype}: {lost} points against float32, which reached {percent(measured.float32)}."]
 
 
 def _label_limit(measured: ResultsFile, how: RecipeFile) -> list[str]:
     main, hard = measured.architectures.get(how.architecture.name), measured.hard_labels
     if hard is None or main is None:
         return []
-    lost = 100 * (hard.mean - main.mean)
-    return [
-        f"The labels are soft and learned: with hard labels the same images reach {percent(hard)}, {lost:+.1f} points."
-    ]
+    lost = signed(100 * (hard.mean - main.mean))
+    return [f"The labels are soft and learned: with hard labels the same images reach {percent(hard)}, {lost} points."]
 
 
 def license_words(about: ArtifactConfig) -> str:

@@ -31,7 +31,7 @@ from distillkit.hub.client import Token
 from distillkit.hub.sources import sources_read_with
 from distillkit.interchange.export import export
 from distillkit.networks.build import build_network
-from distillkit.networks.kinds import has_batch_norm
+from distillkit.networks.kinds import values_a_channel
 from distillkit.progress import Progress, Silent
 from distillkit.records import ImageSet, SourceData
 from distillkit.settings import BATCH_NORM_NEEDS, NetworkSettings
@@ -72,10 +72,6 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.images[index], self._targets[index]
-
-    @property
-    def _ipc(self) -> int:
-        return int(self.config["ipc"])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -211,8 +207,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         chosen = self.recipe_for(model) if recipe is None else dict(recipe)
         how = recipe_from_json(overridden(chosen, lr, epochs, batch_size, augment))
         check_can_train(model, self.images, self.num_classes, place, how.batch_size)
-        if self._ipc < BATCH_NORM_NEEDS and has_batch_norm(model):
-            warn_of_batch_norm(self._ipc)
+        values = values_a_channel(model, self.image_shape, min(len(self), how.batch_size))
+        if values is not None and values < BATCH_NORM_NEEDS:
+            warn_of_batch_norm(values)
         seen = in_training_form(model, place, amp=amp, compiled=compiled)
         targets = training_targets(self._chosen(hard_labels), how, self.num_classes)
         train(seen, self.images.to(place), targets.to(place), how, seed, progress)
@@ -226,9 +223,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
     @made_on_the_host
     def fitting(self, network: NetworkSettings, *, keep: bool) -> tuple[NetworkSettings, str | None]:
         """``network`` as this set can train it: a timm network whose normalisation nobody chose (``keep``: somebody
-        did) has its batch normalisation replaced where there are few images a class. The note says so, or is None.
+        did) has its batch normalisation replaced where there are few images. The note says so, or is None.
         """
-        return (network, None) if keep else fitting_network(network, self.image_shape, self.num_classes, self._ipc)
+        return (network, None) if keep else fitting_network(network, self.image_shape, self.num_classes, len(self))
 
     @made_on_the_host
     def network(self, seed: int = 0) -> nn.Module:

@@ -17,6 +17,7 @@ from distillkit.settings import BATCH_NORM_NEEDS
 from distillkit.training.fit import fit
 from distillkit.training.given import check_outputs, check_trainable, device_of, positive, whole
 from distillkit.training.recipe import Recipe
+from distillkit.words import counted
 
 
 def overridden(
@@ -57,12 +58,11 @@ def check_can_train(model: nn.Module, images: Tensor, num_classes: int, place: t
         )
 
 
-def warn_of_batch_norm(ipc: int) -> None:
-    """Say, to who calls the caller, that ``ipc`` images a class are too few for batch normalisation."""
+def warn_of_batch_norm(values: int) -> None:
+    """Say, to who calls the caller, that so many ``values`` a channel are too few for batch normalisation."""
     warnings.warn(
-        f"this network has batch normalisation, which {ipc} images a class train badly: take "
-        "distillkit.prepare_model(..., norm='instance'), or a set of "
-        f"{BATCH_NORM_NEEDS} images a class or more",
+        f"this network's batch normalisation has {counted(values, 'value')} a channel to learn its statistics from and "
+        f"needs {BATCH_NORM_NEEDS}: take distillkit.prepare_model(..., norm='instance'), or a set of more images",
         FewImagesWarning,
         stacklevel=4,  # this function, ``DistilledDataset.train``, its decorator, who called it
     )

@@ -9,8 +9,9 @@ from torch import nn
 
 from distillkit.evaluation.tuning import ATTENTION, BATCH_NORM, default_recipe
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
-from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm
+from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm, values_a_channel
 from distillkit.settings import BATCH_NORM_NEEDS, NetworkSettings
+from distillkit.words import counted
 
 
 def choose_recipe(
@@ -54,16 +55,18 @@ def choose_recipe(
 
 
 def fitting_network(
-    network: NetworkSettings, image_shape: tuple[int, int, int], num_classes: int, ipc: int
+    network: NetworkSettings, image_shape: tuple[int, int, int], num_classes: int, images: int
 ) -> tuple[NetworkSettings, str | None]:
-    """``network`` as a set of ``ipc`` images a class can train it: a timm network has its batch normalisation replaced
-    where they are few. The note says so, or is None.
+    """``network`` as a set of so many ``images`` can train it: a timm network has its batch normalisation replaced
+    where its statistics would be of few values. The note says so, or is None.
     """
-    if ipc >= BATCH_NORM_NEEDS or not network.name.startswith("timm/"):
+    if not network.name.startswith("timm/"):
         return network, None
-    if not has_batch_norm(build_network(network, image_shape, num_classes, 0, "kind")):
+    values = values_a_channel(build_network(network, image_shape, num_classes, 0, "kind"), image_shape, images)
+    if values is None or values >= BATCH_NORM_NEEDS:
         return network, None
     changed = network.model_copy(update={"replace_norm": "instance"})
     return changed, (
-        f"batch normalisation replaced, since {ipc} images a class train it badly; {network.name}:norm=keep keeps it"
+        f"batch normalisation replaced, which {counted(images, 'image')} train badly ({counted(values, 'value')} a "
+        f"channel, {BATCH_NORM_NEEDS} are needed); {network.name}:norm=keep keeps it"
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -35,6 +36,25 @@ def family_of(architecture: str) -> str:
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a layer of it normalises over the batch."""
     return any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
+
+
+def values_a_channel(model: nn.Module, image_shape: tuple[int, int, int], images: int) -> int | None:
+    """Of how many values the statistics of batch normalisation are, where they are of the fewest: ``images`` [C, H, W]
+    times the pixels of the smallest map that is so normalised; None of a network without it. The model stays as it is.
+    """
+    if not has_batch_norm(model):
+        return None
+    probed, parameter, pixels = copy.deepcopy(model).eval(), next(model.parameters()), [math.prod(image_shape[1:])]
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        pixels.append(inputs[0][0, 0].numel())
+
+    for layer in probed.modules():
+        if isinstance(layer, BATCH_NORMS):
+            layer.register_forward_pre_hook(look)
+    with torch.no_grad():
+        probed(torch.zeros(2, *image_shape, device=parameter.device, dtype=parameter.dtype))
+    return images * min(pixels)
 
 
 def needs_several(model: nn.Module, image_shape: tuple[int, int, int]) -> bool:

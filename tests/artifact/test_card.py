@@ -112,11 +112,14 @@ def test_load_lines__run_as_written_give_the_cards_figure():
     assert abs(float(result.stdout) - promised["mean"]) <= 3 * promised["std"]
 
 
-@pytest.mark.parametrize(("ipc", "norm"), [(1, ', norm="instance"'), (9, ', norm="instance"'), (10, ""), (50, "")])
-def test_other_models__the_line_builds_a_network_that_the_set_can_train(ipc, norm):
-    about = ArtifactConfig.model_validate(config(ipc=ipc, image_shape=[1, 8, 8]))
+@pytest.mark.parametrize(
+    ("ipc", "size", "norm"),
+    [(1, 8, ', norm="instance"'), (14, 8, ', norm="instance"'), (15, 8, ""), (1, 32, ""), (1, 28, ', norm="instance"')],
+)
+def test_other_models__the_line_builds_a_network_that_the_set_can_train(ipc, size, norm):
+    about = ArtifactConfig.model_validate(config(ipc=ipc, image_shape=[1, size, size]))
     words = other_models(about)
-    call = f'distillkit.prepare_model("resnet18", num_classes=2, image_size=8, channels=1{norm})'
+    call = f'distillkit.prepare_model("resnet18", num_classes=2, image_size={size}, channels=1{norm})'
     assert f"`{call}` gives one of timm" in words
     assert ("other normalisation" in words) == bool(norm)
 

@@ -8,7 +8,7 @@ from distillkit import prepare_model
 from distillkit.errors import ConfigError
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.field import FIELD, build_field
-from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm
+from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm, values_a_channel
 from distillkit.settings import NetworkSettings
 
 RGB, GREY = (3, 32, 32), (1, 8, 8)
@@ -128,6 +128,23 @@ def test_architecture__of_other_convnets():
 def test_architecture__what_there_is_not(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_architecture(text, OWN)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "pixels"),
+    [("resnet10t", 32, 16), ("resnet10t", 28, 16), ("resnet10t", 8, 1), ("vgg11_bn", 32, 4), ("test_vit", 32, None)],
+)
+def test_values_a_channel__are_images_times_pixels_of_the_smallest_map(name, size, pixels):
+    model, _ = prepare_model(name, num_classes=3, image_size=size)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert values_a_channel(model, (3, size, size), 7) == (None if pixels is None else 7 * pixels)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training
+
+
+def test_values_a_channel__of_a_layer_behind_the_maps():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, 4), nn.BatchNorm1d(4))
+    assert values_a_channel(model, (1, 8, 8), 5) == 5
 
 
 def test_kinds():

@@ -81,7 +81,8 @@ def test_architecture_search__writes_a_correlation(made, tmp_path):
     report = json.loads((tmp_path / "out" / "architecture_search-digits-ipc2.json").read_text())
     assert [row["network"] for row in report["rows"]] == candidates
     assert list(report["spearman"]) == ["distilled", "tuned", "random"]
-    assert all(-1 <= value <= 1 for value in report["spearman"].values())
+    for kind, value in report["spearman"].items():  # of equal scores there is no ranking
+        assert -1 <= value <= 1 or len({row[kind] for row in report["rows"]}) == 1
     assert "Spearman" in (tmp_path / "out" / "architecture_search-digits-ipc2.md").read_text()
 
 
