@@ -1,0 +1,103 @@
+"""From how many values a channel on is batch normalisation trained as well as the instance normalisation in its place?
+
+    python examples/benchmarks/batch_norm.py cards/cifar10-ipc10-rat cards/digits-ipc10-mtt --data-root DIR --out FILE
+
+Parts of each set (fewer classes, fewer images of each; as long as real images) train networks of timm with both
+normalisations by one recipe: AdamW at 0.001, the set's augmentation, half a cosine. Images times pixels of the last map
+are what a mean and a variance of the last layers are made of. Accuracy on validation images of the classes.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+from measuring import machine, table, write
+from torch.nn.functional import cross_entropy
+
+from distillkit import load_distilled, prepare_model
+from distillkit.lab import values_a_channel
+
+NETWORKS = ("resnet10t", "regnetx_002")
+NORMS = ("keep", "instance")
+
+
+def part_of(ds, classes, ipc):
+    """Images [S, C, H, W] and class ids [S] of the first classes, the first ``ipc`` of each."""
+    rows = [row for label in range(classes) for row in torch.nonzero(ds.class_ids == label)[:ipc, 0].tolist()]
+    return ds.images[rows], ds.class_ids[rows]
+
+
+def trained(ds, name, norm, images, labels, steps, seed):
+    """A network after ``steps`` steps on all images at once."""
+    torch.manual_seed(seed)
+    channels, size, _ = ds.image_shape
+    model, _ = prepare_model(name, num_classes=ds.num_classes, image_size=size, channels=channels, norm=norm)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        cross_entropy(model.train()(ds.augment(images, generator)), labels).backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def accuracy(model, inputs, labels, classes):
+    """Of the first classes, among themselves."""
+    logits = torch.cat([model(batch)[:, :classes] for batch in inputs.split(500)])
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+def parsed_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="+")
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--models", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--classes", nargs="+", type=int, default=[2, 5, 10])
+    parser.add_argument("--ipc", nargs="+", type=int, default=[1, 3, 10])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--networks", type=int, default=3)
+    parser.add_argument("--images", type=int, default=1000, help="validation images")
+    parser.add_argument("--out")
+    return parser.parse_args()
+
+
+def main():
+    args = parsed_arguments()
+    rows = []
+    for folder in args.sets:
+        ds = load_distilled(folder)
+        held = ds.load_source(data_root=args.data_root).validation
+        held = held.subset(torch.linspace(0, len(held) - 1, min(args.images, len(held))).long())
+        real = ds.inputs(held)[:]
+        scale = real.flatten(1).norm(dim=1).mean() / ds.images.flatten(1).norm(dim=1).mean()
+        for classes, ipc in ((k, n) for k in args.classes for n in args.ipc if n <= ds.config["ipc"]):
+            images, labels = part_of(ds, classes, ipc)
+            asked = held.labels < classes
+            for name in args.models:
+                shape = {"num_classes": ds.num_classes, "image_size": ds.image_shape[1], "channels": ds.image_shape[0]}
+                values = values_a_channel(prepare_model(name, **shape)[0], ds.image_shape, len(images))
+                row = {"set": Path(folder).name, "classes": classes, "ipc": ipc, "model": name, "values": values}
+                for norm in NORMS:
+                    models = [
+                        trained(ds, name, norm, images * scale, labels, args.steps, seed)
+                        for seed in range(args.networks)
+                    ]
+                    row[norm] = [accuracy(one, real[asked], held.labels[asked], classes) for one in models]
+                rows.append(row)
+                print(row, flush=True)
+    lines = [
+        [row["set"], row["model"], str(row["classes"]), str(row["ipc"]), str(row["values"])]
+        + [f"{100 * statistics.mean(row[norm]):.1f} ± {100 * statistics.pstdev(row[norm]):.1f}" for norm in NORMS]
+        for row in sorted(rows, key=lambda row: row["values"])
+    ]
+    head = ["set", "network", "classes", "images of each", "values a channel", "batch norm", "instance norm"]
+    setting = {"steps": args.steps, "networks": args.networks, "images": args.images}
+    write(args.out, {**machine("cpu", setting), "rows": rows}, table(head, lines))
+
+
+if __name__ == "__main__":
+    main()
