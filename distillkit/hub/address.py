@@ -47,7 +47,10 @@ def similar_folder(name: str) -> str:
     path = Path(name)
     if not is_folder(str(path.parent)):
         return ""
-    names = [found.name for found in path.parent.iterdir() if found.name != path.name]
+    try:
+        names = [found.name for found in path.parent.iterdir() if found.name != path.name]
+    except OSError:  # a folder that may be entered and not listed
+        return ""
     close = meant(path.name, names)
     return f"; did you mean {path.parent / close}?" if close else ""
 

@@ -346,3 +346,14 @@ def test_offline__a_part_of_a_data_set_is_not_taken_for_it(tmp_path, monkeypatch
     cached(tmp_path, monkeypatch, "org/part", files=["train-00000-of-00002"])
     with pytest.raises(NetworkError, match="org/part cannot be fetched"):
         load("org/part")
+
+
+def test_names__a_folder_that_cannot_be_listed_is_no_reason_to_fail(tmp_path, monkeypatch):
+    flat(tmp_path / "d" / "pets" / "a")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)  # root, who runs tests in containers, may list anything
+    with pytest.raises(NotFoundError, match=r"there is no folder .*pest$"):
+        load(str(tmp_path / "d" / "pest"))
