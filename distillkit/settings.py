@@ -20,7 +20,7 @@ Precision = Literal["auto", "fp32", "tf32", "bf16"]
 DSA = "color_crop_cutout_flip_scale_rotate"
 """The strategy of differentiable siamese augmentation that MTT's released code takes for photographs."""
 
-BATCH_NORM_NEEDS = 30
+BATCH_NORM_NEEDS = 100
 """Values of a channel, images times pixels of the last map, from which on batch normalisation is trained as well as the
 normalisation in its place (docs/networks.md)."""
 
@@ -392,7 +392,7 @@ class EvaluateSettings(Section):
     """What else is trained by the same recipe."""
     full_epochs: int = Field(50, ge=1)
     """Passes over the full training data for the ``full`` row, at the least."""
-    full_steps: int = Field(1000, ge=1)
+    full_steps: int = Field(1, ge=1)
     """Steps of the ``full`` row, at the least: few images make few steps a pass, and a network that was trained too
     shortly would make the set look better than it is."""
     full_networks: int = Field(1, ge=1)

@@ -9,6 +9,7 @@ python examples/architecture_search.py cards/digits-ipc1-mtt cards/digits-ipc10-
 """
 
 import argparse
+import itertools
 import json
 import platform
 import time
@@ -72,10 +73,13 @@ def by_recipe(build_of, training, exam, recipe, networks):
 def by_own_recipe(build_of, training, exam, ds, seconds):
     """The accuracy of the best recipe that a search of at most so many ``seconds`` finds, a network of each."""
     strategy = ds.recipe["augmentation"].get("strategy", "none")
+    calls = itertools.count()  # other images for every network, where they are drawn
 
     def score(name):
         def of(candidate):
-            return evaluate_networks(build_of(name), training, exam, candidate.recipe(len(ds)), 0, 1).mean
+            index = next(calls)
+            drawn = training(index) if callable(training) else training
+            return evaluate_networks(build_of(name), drawn, exam, candidate.recipe(len(ds)), index, 1).mean
 
         return search_recipe(of, strategy, seconds)[0].accuracy
 
@@ -152,7 +156,8 @@ def main():
 def compared(ds, names, found, arguments):
     """The figures of one distilled set beside those of the full data."""
     accuracies = {kind: [scored[name] for name in names] for kind, (scored, _) in found.items()}
-    correlations = {kind: spearmanr(accuracies[kind], accuracies["full"]) for kind in found if kind != "full"}
+    ranked = [kind for kind in found if kind != "full" and min(len(set(accuracies[k])) for k in (kind, "full")) > 1]
+    correlations = {kind: spearmanr(accuracies[kind], accuracies["full"]) for kind in ranked}  # of equals, no ranking
     return {
         "data": ds.config["source"]["name"],
         "ipc": ds.config["ipc"],
@@ -173,9 +178,10 @@ def table(report):
     lines = [f"| network | {' | '.join(HEADS.values())} |", "| --- " * (len(HEADS) + 1) + "|"]
     for row in sorted(report["rows"], key=lambda row: -row["full"]):
         lines.append(f"| {row['network']} | {' | '.join(f'{100 * row[kind]:.1f}' for kind in HEADS)} |")
+    none = dict.fromkeys(HEADS, "")
     told = {
-        "Spearman": {kind: f"{value:.2f}" for kind, value in report["spearman"].items()} | {"full": ""},
-        "p": {kind: f"{value:.2g}" for kind, value in report["p_value"].items()} | {"full": ""},
+        "Spearman": none | {kind: f"{value:.2f}" for kind, value in report["spearman"].items()},
+        "p": none | {kind: f"{value:.2g}" for kind, value in report["p_value"].items()},
         "seconds": {kind: f"{value:.0f}" for kind, value in report["seconds"].items()},
     }
     lines += [f"| *{name}* | {' | '.join(cells[kind] for kind in HEADS)} |" for name, cells in told.items()]

@@ -29,7 +29,6 @@ TINY = {
     "evaluate.networks": 2,
     "evaluate.epochs": 3,
     "evaluate.full_epochs": 1,
-    "evaluate.full_steps": 1,
 }
 ARTIFACT = (
     "distilled.safetensors",

@@ -102,7 +102,7 @@ def _identity(about: ArtifactConfig) -> dict[str, str]:
         "front_matter": head.dump(front_matter(about)),
         "title": _title(about, plain),
         "count": str(about.size),
-        "kind": "learned" if about.learned or about.imported_from else "real",
+        "kind": about.kind,
         "ipc": str(about.ipc),
         "classes": str(about.num_classes),
         "shape": f"{channels} x {height} x {width}",

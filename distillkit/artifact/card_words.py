@@ -9,7 +9,7 @@ from distillkit.artifact.dtypes import STORED
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 from distillkit.data.registry import DATASETS
 from distillkit.hub.address import REPOSITORY
-from distillkit.networks.strides import least_side
+from distillkit.networks.strides import resnet_side
 from distillkit.settings import BATCH_NORM_NEEDS
 from distillkit.words import counted, signed
 
@@ -118,7 +118,7 @@ def unfenced(text: str) -> str:
 
 def unmoved_words(method: str) -> str:
     """What images are that a run of ``method`` kept as it found them."""
-    return f"real images that a run of {method} began with; no step of it was better, nothing was learned"
+    return f"the images that a run of {method} began with; no step of it was better, nothing was learned"
 
 
 def origin_words(about: ArtifactConfig) -> str:
@@ -253,7 +253,7 @@ def other_models(about: ArtifactConfig) -> str:
     """How to train a network of timm instead, as the set can train it."""
     channels, height, _ = about.image_shape
     images = about.ipc * about.num_classes
-    norm = ', norm="instance"' if images * least_side(height) ** 2 < BATCH_NORM_NEEDS else ""
+    norm = ', norm="instance"' if images * resnet_side(height) ** 2 < BATCH_NORM_NEEDS else ""
     form = f"num_classes={about.num_classes}, image_size={height}, channels={channels}{norm}"
     call = f'prepare_model("resnet18", {form})'
     few = (
@@ -297,9 +297,9 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
         lines.append(
             "The images were learned for the recipe above; another learning rate or no augmentation costs accuracy."
         )
-    if about.learned or about.imported_from:
+    if about.kind == "learned":
         lines.append("Learned images carry no guarantee of privacy: what they were learned from may be read from them.")
-    else:
+    elif about.kind == "real":
         lines.append("The images are real ones of the data set, as they are: no more private than they are there.")
     return "\n".join(f"- {line}" for line in lines)
 

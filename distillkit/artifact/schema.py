@@ -55,6 +55,7 @@ class StoredDistill(_Open):
 
     lr_lr: float | None = None
     outer_steps: int | None = None
+    init: Annotated[str, Field(max_length=100)] | None = None
 
 
 class StoredNetwork(_Open):
@@ -149,6 +150,14 @@ class ArtifactConfig(_Open):
     def learned(self) -> bool:
         """Whether a run of distillkit learned the images; older artifacts of which that is true name their experts."""
         return self.experts is not None if self.learned_here is None else self.learned_here
+
+    @property
+    def kind(self) -> Literal["learned", "real", "noise"]:
+        """What the images are, whoever learned them: a run may have kept those of another set that it began with."""
+        begun = self.settings.distill.init if self.unmoved else "real"
+        if self.learned or self.imported_from is not None or begun == "artifact":
+            return "learned"
+        return "noise" if begun == "noise" else "real"
 
     @property
     def lr_learned(self) -> bool:

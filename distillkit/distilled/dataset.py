@@ -225,7 +225,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """``network`` as this set can train it: a timm network whose normalisation nobody chose (``keep``: somebody
         did) has its batch normalisation replaced where there are few images. The note says so, or is None.
         """
-        return (network, None) if keep else fitting_network(network, self.image_shape, self.num_classes, len(self))
+        seen = min(len(self), int(self.recipe["batch_size"]))
+        return (network, None) if keep else fitting_network(network, self.image_shape, self.num_classes, seen)
 
     @made_on_the_host
     def network(self, seed: int = 0) -> nn.Module:

@@ -62,7 +62,7 @@ def warn_of_batch_norm(values: int) -> None:
     """Say, to who calls the caller, that so many ``values`` a channel are too few for batch normalisation."""
     warnings.warn(
         f"this network's batch normalisation has {counted(values, 'value')} a channel to learn its statistics from and "
-        f"needs {BATCH_NORM_NEEDS}: take distillkit.prepare_model(..., norm='instance'), or a set of more images",
+        f"needs {BATCH_NORM_NEEDS}: take distillkit.prepare_model(..., norm='instance'), or batches of more images",
         FewImagesWarning,
         stacklevel=4,  # this function, ``DistilledDataset.train``, its decorator, who called it
     )

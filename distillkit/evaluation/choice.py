@@ -57,7 +57,7 @@ def choose_recipe(
 def fitting_network(
     network: NetworkSettings, image_shape: tuple[int, int, int], num_classes: int, images: int
 ) -> tuple[NetworkSettings, str | None]:
-    """``network`` as a set of so many ``images`` can train it: a timm network has its batch normalisation replaced
+    """``network`` as batches of so many ``images`` can train it: a timm network has its batch normalisation replaced
     where its statistics would be of few values. The note says so, or is None.
     """
     if not network.name.startswith("timm/"):

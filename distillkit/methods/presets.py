@@ -33,7 +33,6 @@ def smoke(problem: Problem) -> SettingsLayer:
             "evaluate.epochs": 4,
             "evaluate.lengths": (),
             "evaluate.full_epochs": 2,
-            "evaluate.full_steps": 1,
         },
     )
 
@@ -65,6 +64,9 @@ def batches(problem: Problem) -> dict[str, Any]:
     return {"distill.batch_size": AT_ONCE[problem.device]}
 
 
+# A folder of 2,010 photographs: 96 steps (twelve passes) reach 52.7 % of its test images, a thousand 60.2 %.
+_FULL_STEPS = {"evaluate.full_steps": 1000}
+
 _QUICK_DIGITS = {
     "dataset.validation_fraction": 0.2,
     "network.width": 32,
@@ -76,6 +78,7 @@ _QUICK_DIGITS = {
     "evaluate.epochs": 301,
     "evaluate.together": 5,  # images of 64 pixels: 2.7 times as fast as one by one at ipc 1, 1.25 times at ipc 10
     "evaluate.full_epochs": 200,
+    **_FULL_STEPS,
     "evaluate.full_networks": 3,
 }
 
@@ -87,6 +90,7 @@ _QUICK_CPU = {
     "evaluate.networks": 3,
     "evaluate.epochs": 301,
     "evaluate.full_epochs": 12,
+    **_FULL_STEPS,
     "evaluate.full_networks": 1,
 }
 
@@ -96,4 +100,5 @@ _QUICK_GPU = {
     "evaluate.networks": 3,
     "evaluate.epochs": 501,
     "evaluate.full_epochs": 30,
+    **_FULL_STEPS,
 }

@@ -26,9 +26,9 @@ OPTIONS = {"convnet": ("width", "depth", "norm"), "timm": ("norm",), **dict.from
 """Options of architectures by name, or by family."""
 
 
-def _meant_network(text: str, name: str) -> str:
-    """Where timm has a network of that ``name``, the ``text`` with ``timm/`` before it; else the name most like it."""
-    return f"; did you mean 'timm/{text}'?" if is_timm_name(name) else did_you_mean(name, ("convnet", *FIELD))
+def _meant_network(name: str) -> str:
+    """Where timm has a network of that name, it with ``timm/`` before it; else the name most like it."""
+    return f"; did you mean 'timm/{name}'?" if is_timm_name(name) else did_you_mean(name, ("convnet", *FIELD))
 
 
 def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
@@ -44,7 +44,7 @@ def parse_architecture(text: str, base: NetworkSettings) -> NetworkSettings:
         known = ", ".join(FIELD)
         raise ConfigError(
             f"architecture {text!r} is unknown; use convnet, convnet:width=64,depth=3, {known} or timm/<name>"
-            f"{_meant_network(text, name)}"
+            f"{_meant_network(name)}"
         )
     plain = NetworkSettings(name=name) if family != "convnet" else NetworkSettings()
     base = base.model_copy(update={"pool": ()})
@@ -115,7 +115,7 @@ def build_network(
             known = ("convnet", *FIELD)
             raise ConfigError(
                 f"network {settings.name!r} is unknown; use {', '.join(known)} or timm/<name>"
-                f"{_meant_network(settings.name, settings.name)}"
+                f"{_meant_network(settings.name)}"
             )
         depth = settings.depth or default_depth(min(height, width))
         network = ConvNet(channels, (height, width), num_classes, settings.width, depth, settings.norm)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
 
 import torch
 from torch import Tensor, nn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+PROBES = 2
+"""Images of zeros that a network is looked at with."""
 
 
 def architecture_of(model: nn.Module) -> str | None:
@@ -40,21 +41,23 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 def values_a_channel(model: nn.Module, image_shape: tuple[int, int, int], images: int) -> int | None:
     """Of how many values the statistics of batch normalisation are, where they are of the fewest: ``images`` [C, H, W]
-    times the pixels of the smallest map that is so normalised; None of a network without it. The model stays as it is.
+    times the pixels (or tokens) of the smallest map that is so normalised; None of a network without it. The model
+    stays as it is.
     """
     if not has_batch_norm(model):
         return None
-    probed, parameter, pixels = copy.deepcopy(model).eval(), next(model.parameters()), [math.prod(image_shape[1:])]
+    uncompiled = getattr(model, "_orig_mod", model)  # a compiled forward pass calls no hooks
+    probed, parameter, pixels = copy.deepcopy(uncompiled).eval(), next(model.parameters()), list[int]()
 
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        pixels.append(inputs[0][0, 0].numel())
+    def look(layer: nn.Module, inputs: object, output: Tensor) -> None:
+        pixels.append(output.numel() // output.shape[1] // PROBES)
 
     for layer in probed.modules():
         if isinstance(layer, BATCH_NORMS):
-            layer.register_forward_pre_hook(look)
+            layer.register_forward_hook(look)
     with torch.no_grad():
-        probed(torch.zeros(2, *image_shape, device=parameter.device, dtype=parameter.dtype))
-    return images * min(pixels)
+        probed(torch.zeros(PROBES, *image_shape, device=parameter.device, dtype=parameter.dtype))
+    return images * min(pixels) if pixels else None
 
 
 def needs_several(model: nn.Module, image_shape: tuple[int, int, int]) -> bool:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+SMALL = 64
+"""Pixels a side from which down a network that was made for 224 would end in a map of one pixel."""
 LEAST_MAP, LEAST_MAP_SHARE = 4, 8
 """Pixels a side of a network's last map, as the field's ResNet-18 has it at 32 pixels, and the part of the image's that
 it is at most: three halvings are the field's ConvNet."""
@@ -23,6 +25,13 @@ Pooling = nn.MaxPool2d | nn.AvgPool2d
 def least_side(image_size: int) -> int:
     """Pixels a side that the last map of a network for images of ``image_size`` is to have."""
     return max(1, min(LEAST_MAP, image_size // LEAST_MAP_SHARE))
+
+
+def resnet_side(image_size: int) -> int:
+    """Pixels a side of the last map of timm's ResNets as ``prepare_model`` makes them, known without making one: three
+    halvings on small images, five on others.
+    """
+    return -(-image_size // (8 if image_size <= SMALL else 32))
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,7 @@ from torch import nn
 from distillkit.environment import made_on_the_host
 from distillkit.errors import ConfigError
 from distillkit.networks.norms import replace_batch_norm
-from distillkit.networks.strides import least_side, shrink_less
-
-SMALL = 64  # pixels; from here down, a network made for 224 pixels would end in a 1x1 map
+from distillkit.networks.strides import SMALL, least_side, shrink_less
 
 
 def _creation_attempts(image_size: int) -> list[tuple[dict[str, Any], str]]:

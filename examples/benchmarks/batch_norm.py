@@ -74,7 +74,8 @@ def main():
         held = held.subset(torch.linspace(0, len(held) - 1, min(args.images, len(held))).long())
         real = ds.inputs(held)[:]
         scale = real.flatten(1).norm(dim=1).mean() / ds.images.flatten(1).norm(dim=1).mean()
-        for classes, ipc in ((k, n) for k in args.classes for n in args.ipc if n <= ds.config["ipc"]):
+        parts = [(k, n) for k in args.classes for n in args.ipc if k <= ds.num_classes and n <= ds.config["ipc"]]
+        for classes, ipc in parts:
             images, labels = part_of(ds, classes, ipc)
             asked = held.labels < classes
             for name in args.models:

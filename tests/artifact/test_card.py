@@ -114,7 +114,7 @@ def test_load_lines__run_as_written_give_the_cards_figure():
 
 @pytest.mark.parametrize(
     ("ipc", "size", "norm"),
-    [(1, 8, ', norm="instance"'), (14, 8, ', norm="instance"'), (15, 8, ""), (1, 32, ""), (1, 28, ', norm="instance"')],
+    [(1, 8, ', norm="instance"'), (49, 8, ', norm="instance"'), (50, 8, ""), (3, 32, ', norm="instance"'), (4, 28, "")],
 )
 def test_other_models__the_line_builds_a_network_that_the_set_can_train(ipc, size, norm):
     about = ArtifactConfig.model_validate(config(ipc=ipc, image_shape=[1, size, size]))
@@ -122,6 +122,19 @@ def test_other_models__the_line_builds_a_network_that_the_set_can_train(ipc, siz
     call = f'distillkit.prepare_model("resnet18", num_classes=2, image_size={size}, channels=1{norm})'
     assert f"`{call}` gives one of timm" in words
     assert ("other normalisation" in words) == bool(norm)
+
+
+@pytest.mark.parametrize(
+    ("init", "steps", "kind"),
+    [("artifact", 4, "learned"), ("noise", 4, "noise"), ("kmeans", 4, "real"), ("kmeans", 0, "real")],
+)
+def test_limits__say_whose_privacy_is_at_stake(init, steps, kind):
+    about = config(learned_here=False, imported_from=None)
+    about["settings"]["distill"] = {"init": init, "outer_steps": steps}
+    text = card(about)
+    assert ("no guarantee of privacy" in text) == (kind == "learned")
+    assert ("real ones of the data set, as they are" in text) == (kind == "real")
+    assert f"\n2 {kind} images" in text
 
 
 def test_limits__say_what_was_said_of_the_data():

@@ -147,7 +147,7 @@ def test_info__of_images_that_no_step_moved_claims_nothing_learned(hub, copy, le
         "main", {FILES.tensors: storage.tensor_bytes(tensors, identity(config, *texts))}, "as it is written"
     )
     title = "MTT: matching training trajectories"
-    words = "real images that a run of {} began with; no step of it was better, nothing was learned"
+    words = "the images that a run of {} began with; no step of it was better, nothing was learned"
     expected = f"{config['generator']}, {title if learned else words.format(title)}"
     for artifact in (copy, REPO):
         lines = invoke("info", artifact).stdout.splitlines()

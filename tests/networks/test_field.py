@@ -9,6 +9,7 @@ from distillkit.errors import ConfigError
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.field import FIELD, build_field
 from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm, values_a_channel
+from distillkit.networks.strides import resnet_side
 from distillkit.settings import NetworkSettings
 
 RGB, GREY = (3, 32, 32), (1, 8, 8)
@@ -140,6 +141,29 @@ def test_values_a_channel__are_images_times_pixels_of_the_smallest_map(name, siz
     assert values_a_channel(model, (3, size, size), 7) == (None if pixels is None else 7 * pixels)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.training
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 48, 64, 65, 96, 224])
+def test_resnet_side__is_that_of_the_network(size):
+    model, _ = prepare_model("resnet18", num_classes=3, image_size=size)
+    assert values_a_channel(model, (3, size, size), 1) == resnet_side(size) ** 2
+
+
+class OfTokens(nn.Module):
+    """Batch normalisation of tokens that lie in one row, given by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(1), nn.Linear(64, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(input=x.reshape(-1, 1)).reshape(len(x), -1))
+
+
+def test_values_a_channel__of_tokens_in_a_row_and_of_a_compiled_model():
+    assert values_a_channel(OfTokens(), (1, 8, 8), 5) == 5 * 64
+    model, _ = prepare_model("resnet10t", num_classes=3, image_size=8, channels=1)
+    assert values_a_channel(torch.compile(model, backend="eager"), (1, 8, 8), 7) == 7
 
 
 def test_values_a_channel__of_a_layer_behind_the_maps():

@@ -135,7 +135,7 @@ def test_cache__that_cannot_be_written_costs_no_result(tmp_path, monkeypatch):
 
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("DISTILLKIT_CACHE", str(tmp_path / "file" / "cache"))
-    notes, settings = Notes(), {"evaluate.networks": 1, "evaluate.epochs": 2, "evaluate.full_epochs": 1, "evaluate.full_steps": 1}
+    notes, settings = Notes(), {"evaluate.networks": 1, "evaluate.epochs": 2, "evaluate.full_epochs": 1}
     ds = compress(
         "digits",
         ipc=1,
