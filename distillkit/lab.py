@@ -44,7 +44,7 @@ from distillkit.experts.report import expert_report
 from distillkit.networks.build import build_network, parse_architecture
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
-from distillkit.networks.kinds import values_a_channel
+from distillkit.networks.kinds import batch_statistics
 from distillkit.networks.norms import replace_batch_norm
 from distillkit.networks.timm_models import plain_activations, plain_attention
 from distillkit.parts import Part, Seam
@@ -121,6 +121,7 @@ __all__ = [
     "arithmetic",
     "augment",
     "augmentation_robust_score",
+    "batch_statistics",
     "build_network",
     "check_distillation",
     "check_second_derivative",
@@ -173,6 +174,5 @@ __all__ = [
     "to_device",
     "train_experts",
     "training_set",
-    "values_a_channel",
     "versions",
 ]

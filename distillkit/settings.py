@@ -20,10 +20,6 @@ Precision = Literal["auto", "fp32", "tf32", "bf16"]
 DSA = "color_crop_cutout_flip_scale_rotate"
 """The strategy of differentiable siamese augmentation that MTT's released code takes for photographs."""
 
-BATCH_NORM_NEEDS = 100
-"""Values of a channel, images times pixels of the last map, from which on batch normalisation is trained as well as the
-normalisation in its place (docs/networks.md)."""
-
 
 class Section(BaseModel):
     """Immutable settings; an unknown key is an error."""

@@ -98,6 +98,7 @@ LAB = [
     "arithmetic",
     "augment",
     "augmentation_robust_score",
+    "batch_statistics",
     "build_network",
     "check_distillation",
     "check_second_derivative",
@@ -150,7 +151,6 @@ LAB = [
     "to_device",
     "train_experts",
     "training_set",
-    "values_a_channel",
     "versions",
 ]
 SCRIPTS = sorted((ROOT / "examples").rglob("*.py"))

@@ -9,8 +9,8 @@ from distillkit.artifact.dtypes import STORED
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 from distillkit.data.registry import DATASETS
 from distillkit.hub.address import REPOSITORY
+from distillkit.networks.kinds import BatchStatistics
 from distillkit.networks.strides import resnet_side
-from distillkit.settings import BATCH_NORM_NEEDS
 from distillkit.words import counted, signed
 
 TAGS = ("distillkit", "dataset-distillation")
@@ -253,7 +253,7 @@ def other_models(about: ArtifactConfig) -> str:
     """How to train a network of timm instead, as the set can train it."""
     channels, height, _ = about.image_shape
     images = about.ipc * about.num_classes
-    norm = ', norm="instance"' if images * resnet_side(height) ** 2 < BATCH_NORM_NEEDS else ""
+    norm = ', norm="instance"' if BatchStatistics(images, resnet_side(height) ** 2).are_few else ""
     form = f"num_classes={about.num_classes}, image_size={height}, channels={channels}{norm}"
     call = f'prepare_model("resnet18", {form})'
     few = (

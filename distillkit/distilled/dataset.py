@@ -31,10 +31,10 @@ from distillkit.hub.client import Token
 from distillkit.hub.sources import sources_read_with
 from distillkit.interchange.export import export
 from distillkit.networks.build import build_network
-from distillkit.networks.kinds import values_a_channel
+from distillkit.networks.kinds import architecture_of, batch_statistics
 from distillkit.progress import Progress, Silent
 from distillkit.records import ImageSet, SourceData
-from distillkit.settings import BATCH_NORM_NEEDS, NetworkSettings
+from distillkit.settings import NetworkSettings
 from distillkit.sharing.pull import copy_files
 from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, in_training_form
@@ -207,9 +207,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         chosen = self.recipe_for(model) if recipe is None else dict(recipe)
         how = recipe_from_json(overridden(chosen, lr, epochs, batch_size, augment))
         check_can_train(model, self.images, self.num_classes, place, how.batch_size)
-        values = values_a_channel(model, self.image_shape, min(len(self), how.batch_size))
-        if values is not None and values < BATCH_NORM_NEEDS:
-            warn_of_batch_norm(values)
+        found = batch_statistics(model, self.image_shape, min(len(self), how.batch_size))
+        if found is not None and found.are_few and architecture_of(model) not in self.recipes:
+            warn_of_batch_norm(found)
         seen = in_training_form(model, place, amp=amp, compiled=compiled)
         targets = training_targets(self._chosen(hard_labels), how, self.num_classes)
         train(seen, self.images.to(place), targets.to(place), how, seed, progress)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from distillkit.distilled.bar import told_to
 from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning
-from distillkit.networks.kinds import needs_several
-from distillkit.settings import BATCH_NORM_NEEDS
+from distillkit.networks.kinds import BatchStatistics, needs_several
 from distillkit.training.fit import fit
 from distillkit.training.given import check_outputs, check_trainable, device_of, positive, whole
 from distillkit.training.recipe import Recipe
@@ -58,11 +57,11 @@ def check_can_train(model: nn.Module, images: Tensor, num_classes: int, place: t
         )
 
 
-def warn_of_batch_norm(values: int) -> None:
-    """Say, to who calls the caller, that so many ``values`` a channel are too few for batch normalisation."""
+def warn_of_batch_norm(found: BatchStatistics) -> None:
+    """Say, to who calls the caller, that these are too few values for batch normalisation."""
     warnings.warn(
-        f"this network's batch normalisation has {counted(values, 'value')} a channel to learn its statistics from and "
-        f"needs {BATCH_NORM_NEEDS}: take distillkit.prepare_model(..., norm='instance'), or batches of more images",
+        f"this network's batch normalisation has {counted(found.values, 'value')} a channel to learn its statistics "
+        f"from and needs {found.needed}; prepare_model(..., norm='instance') replaces it, or train on larger batches",
         FewImagesWarning,
         stacklevel=4,  # this function, ``DistilledDataset.train``, its decorator, who called it
     )

@@ -9,8 +9,8 @@ from torch import nn
 
 from distillkit.evaluation.tuning import ATTENTION, BATCH_NORM, default_recipe
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
-from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm, values_a_channel
-from distillkit.settings import BATCH_NORM_NEEDS, NetworkSettings
+from distillkit.networks.kinds import architecture_of, batch_statistics, family_of, has_attention, has_batch_norm
+from distillkit.settings import NetworkSettings
 from distillkit.words import counted
 
 
@@ -62,11 +62,11 @@ def fitting_network(
     """
     if not network.name.startswith("timm/"):
         return network, None
-    values = values_a_channel(build_network(network, image_shape, num_classes, 0, "kind"), image_shape, images)
-    if values is None or values >= BATCH_NORM_NEEDS:
+    found = batch_statistics(build_network(network, image_shape, num_classes, 0, "kind"), image_shape, images)
+    if found is None or not found.are_few:
         return network, None
     changed = network.model_copy(update={"replace_norm": "instance"})
     return changed, (
-        f"batch normalisation replaced, which {counted(images, 'image')} train badly ({counted(values, 'value')} a "
-        f"channel, {BATCH_NORM_NEEDS} are needed); {network.name}:norm=keep keeps it"
+        f"batch normalisation replaced, which {counted(images, 'image')} train badly "
+        f"({counted(found.values, 'value')} a channel, {found.needed} are needed); {network.name}:norm=keep keeps it"
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NEEDED, NEEDED_OF_ONE_PIXEL = 32, 512
+"""Values a channel that batch normalisation needs (docs/networks.md): where the last map has 4 x 4 pixels, it learned
+more than what takes its place from 32 on; on maps of one pixel much less, of up to a hundred and in deep networks."""
 PROBES = 2
 """Images of zeros that a network is looked at with."""
 
@@ -39,10 +43,34 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(layer, BATCH_NORMS) for layer in model.modules())
 
 
-def values_a_channel(model: nn.Module, image_shape: tuple[int, int, int], images: int) -> int | None:
-    """Of how many values the statistics of batch normalisation are, where they are of the fewest: ``images`` [C, H, W]
-    times the pixels (or tokens) of the smallest map that is so normalised; None of a network without it. The model
-    stays as it is.
+@dataclass(frozen=True)
+class BatchStatistics:
+    """Of how many ``values`` a channel the statistics of batch normalisation are where they are of the fewest: images
+    of a batch times ``pixels`` (or tokens) of the smallest map that is so normalised.
+    """
+
+    images: int
+    pixels: int
+
+    @property
+    def values(self) -> int:
+        """A channel."""
+        return self.images * self.pixels
+
+    @property
+    def needed(self) -> int:
+        """Values from which on a network learns by them as well as by the normalisation in their place."""
+        return NEEDED if self.pixels > 1 else NEEDED_OF_ONE_PIXEL
+
+    @property
+    def are_few(self) -> bool:
+        """Too few to learn by."""
+        return self.values < self.needed
+
+
+def batch_statistics(model: nn.Module, image_shape: tuple[int, int, int], images: int) -> BatchStatistics | None:
+    """Those of ``model`` on batches of so many ``images`` [C, H, W]; None of a network without batch normalisation.
+    The model stays as it is.
     """
     if not has_batch_norm(model):
         return None
@@ -57,7 +85,7 @@ def values_a_channel(model: nn.Module, image_shape: tuple[int, int, int], images
             layer.register_forward_hook(look)
     with torch.no_grad():
         probed(torch.zeros(PROBES, *image_shape, device=parameter.device, dtype=parameter.dtype))
-    return images * min(pixels) if pixels else None
+    return BatchStatistics(images, min(pixels)) if pixels else None
 
 
 def needs_several(model: nn.Module, image_shape: tuple[int, int, int]) -> bool:

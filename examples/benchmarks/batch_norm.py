@@ -16,7 +16,7 @@ from measuring import machine, table, write
 from torch.nn.functional import cross_entropy
 
 from distillkit import load_distilled, prepare_model
-from distillkit.lab import values_a_channel
+from distillkit.lab import batch_statistics
 
 NETWORKS = ("resnet10t", "regnetx_002")
 NORMS = ("keep", "instance")
@@ -80,7 +80,7 @@ def main():
             asked = held.labels < classes
             for name in args.models:
                 shape = {"num_classes": ds.num_classes, "image_size": ds.image_shape[1], "channels": ds.image_shape[0]}
-                values = values_a_channel(prepare_model(name, **shape)[0], ds.image_shape, len(images))
+                values = batch_statistics(prepare_model(name, **shape)[0], ds.image_shape, len(images)).values
                 row = {"set": Path(folder).name, "classes": classes, "ipc": ipc, "model": name, "values": values}
                 for norm in NORMS:
                     models = [

@@ -102,9 +102,9 @@ def table(rows):
     some = rows[0]
     found, seeds = cells(rows), len({row["seed"] for row in rows})
     lines = [
-        f"Test accuracy (%), mean ± standard deviation over {len(some['accuracies'])} networks of up to {seeds} "
-        "seeds; minutes of learning, experts included (real images: none). "
-        f"{some['hardware']}, torch {some['torch']}.",
+        f"Test accuracy (%), mean ± standard deviation over {len(some['accuracies'])} networks of "
+        f"{'one seed' if seeds == 1 else f'up to {seeds} seeds'}; minutes of learning, experts included (real images: "
+        f"none). {some['hardware']}, torch {some['torch']}.",
         "",
     ]
     for problem in dict.fromkeys(row["problem"] for row in rows):
@@ -117,8 +117,21 @@ def table(rows):
     return "\n".join(lines)
 
 
+def bars(axis, problem, found, minutes):
+    """The methods at their one budget, best first, and real images in grey."""
+    own = sorted((value[0], value[1], key[1]) for key, value in found.items() if key[0] == problem)
+    means, deviations, names = zip(*own, strict=True)
+    colours = ["#b5b5b5" if name in CORESETS else "#1f6f8b" for name in names]
+    axis.barh(names, means, xerr=deviations, color=colours)
+    for place, mean in enumerate(means):
+        axis.text(0.5, place, f"{mean:.1f}", va="center", color="white", fontsize=8)
+    after = f", {min(minutes):g} minutes" if minutes else ""
+    axis.set(title=f"{problem}{after}", xlabel="test accuracy (%)")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 def picture(rows, path):
-    """A panel a problem: a line a method, dashed ones for real images."""
+    """A panel a problem: a line a method, dashed ones for real images; bars where there is one budget."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,6 +140,10 @@ def picture(rows, path):
     found, problems = cells(rows), list(dict.fromkeys(row["problem"] for row in rows))
     figure, axes = pyplot.subplots(1, len(problems), figsize=(4 * len(problems), 3.6), squeeze=False)
     for axis, problem in zip(axes[0], problems, strict=True):
+        minutes = {key[2] for key in found if key[0] == problem and key[1] not in CORESETS}
+        if len(minutes) <= 1:
+            bars(axis, problem, found, minutes)
+            continue
         for position, method in enumerate((*METHODS, *CORESETS)):
             own = sorted((value[2], value[0]) for key, value in found.items() if key[:2] == (problem, method))
             if own and method in CORESETS:
@@ -134,9 +151,9 @@ def picture(rows, path):
             elif own:
                 axis.plot(*zip(*own, strict=True), marker="o", color=f"C{position}", label=method)
         axis.set(title=problem, xlabel="seconds of learning, experts included", xscale="log")
+        axis.set_ylabel("test accuracy (%)")
         axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("test accuracy (%)")
-    axes[0][-1].legend(fontsize=8)
+        axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

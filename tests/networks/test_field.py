@@ -8,7 +8,14 @@ from distillkit import prepare_model
 from distillkit.errors import ConfigError
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.field import FIELD, build_field
-from distillkit.networks.kinds import architecture_of, family_of, has_attention, has_batch_norm, values_a_channel
+from distillkit.networks.kinds import (
+    BatchStatistics,
+    architecture_of,
+    batch_statistics,
+    family_of,
+    has_attention,
+    has_batch_norm,
+)
 from distillkit.networks.strides import resnet_side
 from distillkit.settings import NetworkSettings
 
@@ -135,18 +142,25 @@ def test_architecture__what_there_is_not(text, message):
     ("name", "size", "pixels"),
     [("resnet10t", 32, 16), ("resnet10t", 28, 16), ("resnet10t", 8, 1), ("vgg11_bn", 32, 4), ("test_vit", 32, None)],
 )
-def test_values_a_channel__are_images_times_pixels_of_the_smallest_map(name, size, pixels):
+def test_batch_statistics__are_of_the_smallest_map(name, size, pixels):
     model, _ = prepare_model(name, num_classes=3, image_size=size)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert values_a_channel(model, (3, size, size), 7) == (None if pixels is None else 7 * pixels)
+    assert batch_statistics(model, (3, size, size), 7) == (None if pixels is None else BatchStatistics(7, pixels))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("images", "pixels", "few"), [(1, 16, True), (2, 16, False), (8, 4, False), (100, 1, True), (512, 1, False)]
+)
+def test_batch_statistics__on_maps_of_one_pixel_more_are_needed(images, pixels, few):
+    assert BatchStatistics(images, pixels).are_few == few
 
 
 @pytest.mark.parametrize("size", [8, 28, 32, 48, 64, 65, 96, 224])
 def test_resnet_side__is_that_of_the_network(size):
     model, _ = prepare_model("resnet18", num_classes=3, image_size=size)
-    assert values_a_channel(model, (3, size, size), 1) == resnet_side(size) ** 2
+    assert batch_statistics(model, (3, size, size), 1) == BatchStatistics(1, resnet_side(size) ** 2)
 
 
 class OfTokens(nn.Module):
@@ -160,15 +174,15 @@ class OfTokens(nn.Module):
         return self.head(self.norm(input=x.reshape(-1, 1)).reshape(len(x), -1))
 
 
-def test_values_a_channel__of_tokens_in_a_row_and_of_a_compiled_model():
-    assert values_a_channel(OfTokens(), (1, 8, 8), 5) == 5 * 64
+def test_batch_statistics__of_tokens_in_a_row_and_of_a_compiled_model():
+    assert batch_statistics(OfTokens(), (1, 8, 8), 5) == BatchStatistics(5, 64)
     model, _ = prepare_model("resnet10t", num_classes=3, image_size=8, channels=1)
-    assert values_a_channel(torch.compile(model, backend="eager"), (1, 8, 8), 7) == 7
+    assert batch_statistics(torch.compile(model, backend="eager"), (1, 8, 8), 7) == BatchStatistics(7, 1)
 
 
-def test_values_a_channel__of_a_layer_behind_the_maps():
+def test_batch_statistics__of_a_layer_behind_the_maps():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, 4), nn.BatchNorm1d(4))
-    assert values_a_channel(model, (1, 8, 8), 5) == 5
+    assert batch_statistics(model, (1, 8, 8), 5) == BatchStatistics(5, 1)
 
 
 def test_kinds():
