@@ -36,7 +36,7 @@ BEST = Method(
     quick=quick,
     published_problems=datm.DATM.published_problems,
     protocol=datm.PROTOCOL,
-    when="colour images of which experts are at hand or there are hours to train them",
+    when="photographs at ten images a class and more, from minutes of a CPU on (soft labels)",
     citation=f"{mct.MCT.citation}\n\n{datm.CITATION}",
 )
 METHODS = (BEST,)
