@@ -35,6 +35,21 @@ class Composed:
     asked: frozenset[str] = frozenset()
 
 
+SMALL_GREY = ("digits", "mnist", "fashion-mnist")
+"""Registered data sets that the methods for photographs do not suit."""
+FROM_HERE_LABELS = 5
+"""Images a class from which on learned soft labels pay."""
+
+
+def default_method(dataset: str, ipc: int, preset: str) -> str:
+    """The method where nobody chose one: what learned most after the same minutes of a CPU core (docs/methods.md), of
+    published settings the oldest.
+    """
+    if preset == "paper" or dataset in SMALL_GREY:
+        return "mtt"
+    return "rat" if ipc < FROM_HERE_LABELS else "best"
+
+
 def find_method(method: str | Method) -> Method:
     """The method called so, the one in a file of one's own (``mine.py:METHOD``), or the given one itself.
 

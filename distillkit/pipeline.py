@@ -21,7 +21,7 @@ from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import read_artifact
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.artifact.write import write_card, write_config
-from distillkit.config import compose
+from distillkit.config import compose, default_method
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.distributed import ALONE, World
@@ -61,7 +61,7 @@ def compress(
     dataset: str | Path,
     *,
     ipc: int,
-    method: str | Method = "mtt",
+    method: str | Method | None = None,
     preset: str = "quick",
     out: str | Path | None = None,
     device: str = "auto",
@@ -79,7 +79,9 @@ def compress(
     Args:
         dataset: registered name, Hub id or folder.
         ipc: images per class.
-        method: a name of ``METHODS``, ``FILE.py:NAME``, or a ``Method`` (whose run no command line can repeat).
+        method: a name of ``METHODS``, ``FILE.py:NAME``, or a ``Method`` (whose run no command line can repeat);
+            default ``rat`` below five images a class, ``best`` from there on, ``mtt`` for digits, MNIST and the preset
+            ``paper``.
         preset: ``smoke``, ``quick`` or ``paper``.
         out: artifact folder; default ``runs/<dataset>-ipc<N>-<method>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
@@ -101,6 +103,7 @@ def compress(
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
     dataset = _spelled(dataset)
+    method = method or default_method(dataset, ipc, preset)
     place = world.place(resolve_device(device))
     layers = [*overrides, *([SettingsLayer("argument", settings, asked=True)] if settings else [])]
     composed = compose(dataset, ipc, method, preset, place.type, layers)

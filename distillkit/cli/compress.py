@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def compress(
     dataset: opt.Dataset,
     ipc: opt.Ipc,
-    method: opt.MethodName = "mtt",
+    method: opt.AnyMethodName = None,
     preset: opt.Preset = "quick",
     out: opt.NewFolder = None,
     settings: opt.Set = None,
@@ -70,13 +70,13 @@ def compress(
         classes=classes,
         without_classes=without_classes,
     )
-    from distillkit.config import compose, find_method
+    from distillkit.config import compose, default_method, find_method
 
     flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
     flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
     budget = opt.seconds_of(seconds, "--tune-budget")
     layers = opt.layers(settings, config, seed, precision, data, flags)
-    record = find_method(method)
+    record = find_method(method or default_method(dataset, ipc, preset))
     compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
 
     from distillkit import pipeline
@@ -87,6 +87,8 @@ def compress(
         check_architecture(text)
     composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
     name = composed.settings.dataset.name
+    if method is None and not quiet:
+        console.errors.print(f"by {record.name}, the default for such a set; --method chooses another", markup=False)
     if plan:
         print_plan(composed, device, world, quiet, as_json)
         return
@@ -103,7 +105,7 @@ def compress(
             replace=replace,
             progress=progress,
             stop=stop,
-            command=command_line(),
+            command=command_line() if method else f"{command_line()} --method {record.name}",
             tracker=tracker,
             world=processes,
         )

@@ -38,6 +38,15 @@ Ipc = Annotated[int, typer.Option("--ipc", help="Images per class.")]
 MethodName = Annotated[
     str, typer.Option("--method", help="See 'distillkit methods'.", autocompletion=completion.methods)
 ]
+AnyMethodName = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="See 'distillkit methods'. Default: rat below five images a class, best from there on; "
+        "mtt for digits, MNIST and the preset paper.",
+        autocompletion=completion.methods,
+    ),
+]
 Preset = Annotated[
     str,
     typer.Option(

@@ -1,0 +1,34 @@
+"""The method where nobody chose one."""
+
+import pytest
+from typer.testing import CliRunner
+
+from distillkit.cli.app import app
+from distillkit.config import default_method
+from tests.helpers import TINY
+
+
+@pytest.mark.parametrize(
+    ("dataset", "ipc", "preset", "method"),
+    [
+        ("cifar10", 1, "quick", "rat"),
+        ("cifar10", 10, "quick", "best"),
+        ("photos", 4, "smoke", "rat"),
+        ("org/photos", 5, "quick", "best"),
+        ("digits", 10, "quick", "mtt"),
+        ("cifar10", 10, "paper", "mtt"),
+    ],
+)
+def test_default_method(dataset, ipc, preset, method):
+    assert default_method(dataset, ipc, preset) == method
+
+
+def test_compress__says_and_records_the_method_that_nobody_chose(tmp_path):
+    settings = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
+    words = ["compress", "digits", "--ipc", "1", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "a")]
+    result = CliRunner().invoke(app, [*words, *settings])
+    assert result.exit_code == 0, result.output
+    assert "by mtt, the default for such a set; --method chooses another" in result.stderr
+    config = (tmp_path / "a" / "distill_config.json").read_text()
+    assert '"method": "mtt"' in config
+    assert "--method mtt" in config
