@@ -41,11 +41,12 @@ FROM_HERE_LABELS = 5
 """Images a class from which on learned soft labels pay."""
 
 
-def default_method(dataset: str, ipc: int, preset: str) -> str:
+def default_method(dataset: str, ipc: int, preset: str, layers: Sequence[SettingsLayer] = ()) -> str:
     """The method where nobody chose one: what learned most after the same minutes of a CPU core (docs/methods.md), of
-    published settings the oldest.
+    published settings the oldest, which is also the one that the user's ``layers`` mean where they set up experts.
     """
-    if preset == "paper" or dataset in SMALL_GREY:
+    asked = {key.partition(".")[0] for layer in layers for key in layer.values}
+    if preset == "paper" or dataset in SMALL_GREY or asked & {"experts", "trajectories"}:
         return "mtt"
     return "rat" if ipc < FROM_HERE_LABELS else "best"
 

@@ -80,8 +80,8 @@ def compress(
         dataset: registered name, Hub id or folder.
         ipc: images per class.
         method: a name of ``METHODS``, ``FILE.py:NAME``, or a ``Method`` (whose run no command line can repeat);
-            default ``rat`` below five images a class, ``best`` from there on, ``mtt`` for digits, MNIST and the preset
-            ``paper``.
+            default ``rat`` below five images a class, ``best`` from there on, ``mtt`` for digits, MNIST, the preset
+            ``paper``, and with settings of experts.
         preset: ``smoke``, ``quick`` or ``paper``.
         out: artifact folder; default ``runs/<dataset>-ipc<N>-<method>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
@@ -103,9 +103,9 @@ def compress(
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
     dataset = _spelled(dataset)
-    method = method or default_method(dataset, ipc, preset)
     place = world.place(resolve_device(device))
     layers = [*overrides, *([SettingsLayer("argument", settings, asked=True)] if settings else [])]
+    method = method or default_method(dataset, ipc, preset, layers)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)

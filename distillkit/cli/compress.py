@@ -76,7 +76,7 @@ def compress(
     flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
     budget = opt.seconds_of(seconds, "--tune-budget")
     layers = opt.layers(settings, config, seed, precision, data, flags)
-    record = find_method(method or default_method(dataset, ipc, preset))
+    record = find_method(method or default_method(dataset, ipc, preset, layers))
     compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
 
     from distillkit import pipeline

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from distillkit.cli.app import app
 from distillkit.config import default_method
+from distillkit.methods import SettingsLayer
 from tests.helpers import TINY
 
 
@@ -21,6 +22,12 @@ from tests.helpers import TINY
 )
 def test_default_method(dataset, ipc, preset, method):
     assert default_method(dataset, ipc, preset) == method
+
+
+@pytest.mark.parametrize(("key", "method"), [("experts.count", "mtt"), ("trajectories.form", "mtt"), ("seed", "rat")])
+def test_default_method__of_scripts_that_set_up_experts(key, method):
+    layers = [SettingsLayer("argument", {"distill.lr_img": 1.0}), SettingsLayer("argument", {key: 1})]
+    assert default_method("photos", 1, "quick", layers) == method
 
 
 def test_compress__says_and_records_the_method_that_nobody_chose(tmp_path):
