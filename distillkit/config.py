@@ -36,14 +36,14 @@ class Composed:
 
 
 SMALL_GREY = ("digits", "mnist", "fashion-mnist")
-"""Registered data sets that the methods for photographs do not suit."""
+"""Registered data sets that keep ``mtt``: on digits it is ahead of ``rat`` and ``best``; the others were not measured."""
 FROM_HERE_LABELS = 5
-"""Images a class from which on learned soft labels pay."""
+"""Images a class from which on ``best`` is the default: it led at ten, ``rat`` at one; between nothing was measured."""
 
 
 def default_method(dataset: str, ipc: int, preset: str, layers: Sequence[SettingsLayer] = ()) -> str:
-    """The method where nobody chose one: what learned most after the same minutes of a CPU core (docs/methods.md), of
-    published settings the oldest, which is also the one that the user's ``layers`` mean where they set up experts.
+    """The method where nobody chose one: what learned most in about the same minutes of a CPU core (docs/methods.md),
+    of published settings the oldest, which is also what the user's ``layers`` mean where they set up experts.
     """
     asked = {key.partition(".")[0] for layer in layers for key in layer.values}
     if preset == "paper" or dataset in SMALL_GREY or asked & {"experts", "trajectories"}:

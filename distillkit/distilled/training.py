@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distillkit.distilled.bar import told_to
 from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning
-from distillkit.networks.kinds import BatchStatistics, needs_several
+from distillkit.networks.kinds import NEEDED, BatchStatistics, needs_several
 from distillkit.training.fit import fit
 from distillkit.training.given import check_outputs, check_trainable, device_of, positive, whole
 from distillkit.training.recipe import Recipe
@@ -61,7 +61,7 @@ def warn_of_batch_norm(found: BatchStatistics) -> None:
     """Say, to who calls the caller, that these are too few values for batch normalisation."""
     warnings.warn(
         f"this network's batch normalisation has {counted(found.values, 'value')} a channel to learn its statistics "
-        f"from and needs {found.needed}; prepare_model(..., norm='instance') replaces it, or train on larger batches",
+        f"from and needs {NEEDED}; prepare_model(..., norm='instance') replaces it, or train on larger batches",
         FewImagesWarning,
         stacklevel=4,  # this function, ``DistilledDataset.train``, its decorator, who called it
     )

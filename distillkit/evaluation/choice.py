@@ -9,7 +9,14 @@ from torch import nn
 
 from distillkit.evaluation.tuning import ATTENTION, BATCH_NORM, default_recipe
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
-from distillkit.networks.kinds import architecture_of, batch_statistics, family_of, has_attention, has_batch_norm
+from distillkit.networks.kinds import (
+    NEEDED,
+    architecture_of,
+    batch_statistics,
+    family_of,
+    has_attention,
+    has_batch_norm,
+)
 from distillkit.settings import NetworkSettings
 from distillkit.words import counted
 
@@ -68,5 +75,5 @@ def fitting_network(
     changed = network.model_copy(update={"replace_norm": "instance"})
     return changed, (
         f"batch normalisation replaced, which {counted(images, 'image')} train badly "
-        f"({counted(found.values, 'value')} a channel, {found.needed} are needed); {network.name}:norm=keep keeps it"
+        f"({counted(found.values, 'value')} a channel, {NEEDED} are needed); {network.name}:norm=keep keeps it"
     )

@@ -114,7 +114,13 @@ def test_load_lines__run_as_written_give_the_cards_figure():
 
 @pytest.mark.parametrize(
     ("ipc", "size", "norm"),
-    [(1, 8, ', norm="instance"'), (63, 8, ', norm="instance"'), (256, 8, ""), (1, 32, ""), (1, 28, "")],
+    [
+        (1, 8, ', norm="instance"'),
+        (63, 8, ', norm="instance"'),
+        (256, 8, ""),
+        (15, 32, ', norm="instance"'),
+        (16, 28, ""),
+    ],
 )
 def test_other_models__the_line_builds_a_network_that_the_set_can_train(ipc, size, norm):
     about = ArtifactConfig.model_validate(config(ipc=ipc, image_shape=[1, size, size]))

@@ -151,9 +151,9 @@ def test_batch_statistics__are_of_the_smallest_map(name, size, pixels):
 
 
 @pytest.mark.parametrize(
-    ("images", "pixels", "few"), [(1, 16, True), (2, 16, False), (8, 4, False), (100, 1, True), (512, 1, False)]
+    ("images", "pixels", "few"), [(10, 16, True), (31, 16, True), (32, 16, False), (511, 1, True), (512, 1, False)]
 )
-def test_batch_statistics__on_maps_of_one_pixel_more_are_needed(images, pixels, few):
+def test_batch_statistics__few_are_images_times_pixels(images, pixels, few):
     assert BatchStatistics(images, pixels).are_few == few
 
 
