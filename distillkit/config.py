@@ -36,7 +36,7 @@ class Composed:
 
 
 SMALL_GREY = ("digits", "mnist", "fashion-mnist")
-"""Registered data sets that keep ``mtt``: on digits it is ahead of ``rat`` and ``best``; the others were not measured."""
+"""Registered data sets that keep ``mtt``: on digits it is ahead of ``rat`` and ``best``; others were not measured."""
 FROM_HERE_LABELS = 5
 """Images a class from which on ``best`` is the default: it led at ten, ``rat`` at one; between nothing was measured."""
 
