@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ConfigError
 from distillkit.hub.address import spelled
+from distillkit.implied import implied, unmirrored
 from distillkit.methods import METHODS, Method, Problem, SettingsLayer
 from distillkit.methods import presets as shared_presets
 from distillkit.methods.own import read_method
@@ -45,6 +46,7 @@ def default_method(dataset: str, ipc: int, preset: str, layers: Sequence[Setting
     """The method where nobody chose one: what learned most in about the same minutes of a CPU core (docs/methods.md),
     of published settings the oldest, which is also what the user's ``layers`` mean where they set up experts.
     """
+    dataset, _ = spelled(dataset)
     asked = {key.partition(".")[0] for layer in layers for key in layer.values}
     if preset == "paper" or dataset in SMALL_GREY or asked & {"experts", "trajectories"}:
         return "mtt"
@@ -86,7 +88,9 @@ def compose(
     known = DATASETS.get(dataset)
     problem = Problem(dataset, ipc, device, known.num_classes if known else None)
     chosen = {key: value for layer in overrides for key, value in layer.values.items()}
-    layers = [_dataset_layer(dataset), *_preset_layers(record, problem, preset), *_habits(record, preset, chosen)]
+    ours = [*_preset_layers(record, problem, preset), *_habits(record, preset, chosen)]
+    layers = [_dataset_layer(dataset), *(unmirrored(layer, known) for layer in ours)]
+    layers.append(implied(chosen, {key: value for layer in layers for key, value in layer.values.items()}))
     if revision is not None:
         layers.append(SettingsLayer(f"data set ({dataset})", {"dataset.revision": revision}))
     layers += overrides

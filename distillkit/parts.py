@@ -40,19 +40,17 @@ class Choice:
     """What can be chosen by name in a seam.
 
     ``needs``: what must exist before the part can be built; ``reads``: settings, by dotted key, that only count when a
-    part listing them is chosen; ``seams``: further seams in which this part needs a part; ``ignores``: settings that
-    have no effect while this part is chosen.
+    part listing them is chosen; ``seams``: further seams in which this part needs a part.
     """
 
     needs: frozenset[Need] = frozenset()
     reads: tuple[str, ...] = ()
     seams: tuple[Seam[Any], ...] = ()
-    ignores: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """A string would be read letter by letter."""
-        if isinstance(self.reads, str) or isinstance(self.ignores, str):
-            raise TypeError("reads and ignores are tuples of keys, such as ('distill.mask_ratio',)")
+        if isinstance(self.reads, str):
+            raise TypeError("reads is a tuple of keys, such as ('distill.mask_ratio',)")
 
     @property
     def owns(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ from distillkit.settings import DatasetSettings
 from distillkit.sharing.validate import check_files
 from distillkit.stages.checks import check_distillation, needs_experts
 from distillkit.stages.contest import Contest
-from distillkit.stages.context import Prepared, Run, make_run, prepare, run_identity
+from distillkit.stages.context import Prepared, Run, make_run, overheard, prepare, run_identity
 from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision
@@ -162,6 +162,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
         finished = _finished(folder.out, run, prepared)
         if finished is not None:
             return finished
+        run = overheard(run, folder.keep_time)
         synthetic, selection = distilled(run, prepared, folder)
         run = with_chosen_length(run, selection)
         rows = evaluate_rows(run, prepared, synthetic, folder, lambda: expert_opinions(run, prepared))

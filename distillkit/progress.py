@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -29,3 +30,23 @@ class Silent:
 
     def note(self, message: str) -> None:
         """Ignored."""
+
+
+class Overheard:
+    """A ``listener`` that is told everything, with ``heard`` called whenever work was done."""
+
+    def __init__(self, listener: Progress, heard: Callable[[], None]) -> None:
+        self.listener, self.heard = listener, heard
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        """Passed on."""
+        self.listener.stage(title, total, done)
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        """Passed on, and heard."""
+        self.listener.advance(steps, **values)
+        self.heard()
+
+    def note(self, message: str) -> None:
+        """Passed on."""
+        self.listener.note(message)

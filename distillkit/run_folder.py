@@ -19,7 +19,7 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ TOLD_BEFORE = {
     RUN_FILES.earlier_runs,
 }
 """Those of them that are there before anything is learned; the experts themselves lie in the cache."""
+TIME_KEPT_EVERY = 5.0
 OWN_FILES = tuple(name for name in astuple(RUN_FILES) if name != RUN_FILES.config)
 """What a run keeps in its folder, but for its config and pictures."""
 
@@ -51,6 +52,8 @@ class RunFolder:
     """``out`` is the artifact's folder; the run's own files lie in ``out/run``."""
 
     out: Path
+    _running: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Stages that are being timed, and since when."""
 
     @property
     def path(self) -> Path:
@@ -310,13 +313,26 @@ class RunFolder:
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the block's wall time to ``stage``, also when it is interrupted."""
-        begin = time.perf_counter()
+        self._running[stage] = time.perf_counter()
         try:
             yield
         finally:
-            seconds = self.seconds()
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - begin, 3)
-            self.save_seconds(seconds)
+            self._add_time(stage)
+            del self._running[stage]
+
+    def keep_time(self) -> None:
+        """Add the time so far of blocks that are being timed: of one that is killed, no more is lost than
+        ``TIME_KEPT_EVERY`` seconds.
+        """
+        for stage, begin in self._running.items():
+            if time.perf_counter() - begin > TIME_KEPT_EVERY:
+                self._add_time(stage)
+
+    def _add_time(self, stage: str) -> None:
+        now, seconds = time.perf_counter(), self.seconds()
+        seconds[stage] = round(seconds.get(stage, 0.0) + now - self._running[stage], 3)
+        self.save_seconds(seconds)
+        self._running[stage] = now
 
     def save_seconds(self, seconds: dict[str, float]) -> None:
         """Keep wall times by stage."""

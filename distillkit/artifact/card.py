@@ -31,10 +31,10 @@ from distillkit.artifact.card_words import (
     other_models,
     paper_links,
     plain,
-    pool_words,
     results_table,
     selection_words,
     source_link,
+    student_words,
     tensor_bytes,
     tuned_table,
     unfenced,
@@ -134,6 +134,8 @@ def _made(about: ArtifactConfig) -> str:
     seconds = about.wall_time_seconds
     times = ", ".join(f"{plain(stage)} {time:.0f} s" for stage, time in seconds.items() if time >= 0.5)
     whole = f"{sum(seconds.values()):.0f} seconds in all" + (f" ({times})" if times else "")
+    if about.experts:
+        whole += ", those of experts that the cache held already not among them"
     versions = ", ".join(f"{plain(name)} {plain(version)}" for name, version in sorted(about.versions.items()))
     return f"{versions}. {plain(about.hardware)}; {whole}; seed {about.seed}. `{FILES.config}` holds every setting."
 
@@ -178,7 +180,7 @@ def _preprocessing(about: ArtifactConfig) -> str:
 def _figures(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
     return {
         "table": results_table(about, how, measured),
-        "network_words": (network_words(how) + pool_words(about)).strip(),
+        "network_words": (network_words(how) + student_words(about)).strip(),
         "lr_words": lr_words(how, measured),
         "selection": selection_words(about, measured.selection),
         "tuned": tuned_table(about, measured),

@@ -80,10 +80,14 @@ def network_words(how: RecipeFile) -> str:
     )
 
 
-def pool_words(about: ArtifactConfig) -> str:
-    """Which networks the set was learned with, where they took turns."""
-    names = ", ".join(f"`{one_line(name)}`" for name in about.settings.network.pool)
-    return f" It was learned with students that took turns: {names}." if names and about.learned else ""
+def student_words(about: ArtifactConfig) -> str:
+    """Which networks the set was learned with, where they took turns or were others than the set's own."""
+    names, other = about.settings.network.pool, about.settings.distill.student
+    if not about.learned or not (names or other):
+        return ""
+    if names:
+        return f" It was learned with students that took turns: {', '.join(f'`{one_line(name)}`' for name in names)}."
+    return f" It was learned with students of another width or kind, `{one_line(str(other))}`."
 
 
 def paper_links(about: ArtifactConfig) -> str:

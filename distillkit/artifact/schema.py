@@ -56,6 +56,7 @@ class StoredDistill(_Open):
     lr_lr: float | None = None
     outer_steps: int | None = None
     init: Annotated[str, Field(max_length=100)] | None = None
+    student: Annotated[str, Field(max_length=200)] | None = None
 
 
 class StoredNetwork(_Open):

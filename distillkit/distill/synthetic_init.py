@@ -120,7 +120,7 @@ INITS: Seam[Part[InitPart | None]] = Seam(
         LOGITS: Part(_representative, needs=frozenset({"opinion"})),
         "correct": Part(_correct, needs=frozenset({"opinion"})),
         NOISE: Part(None),
-        ARTIFACT: Part(None, reads=("distill.init_from",), ignores=("distill.lr_init",)),
+        ARTIFACT: Part(None, reads=("distill.init_from",)),
     },
 )
 

@@ -41,8 +41,13 @@ def evaluation_recipe(settings: EvaluateSettings, lr: float, augmentation: Augme
         augmentation=augmentation if settings.augment else None,
         lr_drop_epochs=drops,
         lr_drop_factor=settings.lr_drop_factor,
-        later_optimizer=_later(settings.momentum_after_drop, settings.weight_decay),
+        later_optimizer=_later(_momentum_after_drop(settings), settings.weight_decay),
     )
+
+
+def _momentum_after_drop(settings: EvaluateSettings) -> float | None:
+    """Of SGD; Adam has none, and stays Adam."""
+    return settings.momentum_after_drop if settings.optimizer == "sgd" else None
 
 
 def _later(momentum: float | None, weight_decay: float) -> OptimizerPart | None:
@@ -76,6 +81,7 @@ def recipe_json(
     recipe: Recipe, settings: EvaluateSettings, augmentation: str, architecture: dict[str, Any]
 ) -> dict[str, Any]:
     """recipe.json: everything that someone without distillkit needs to train on the set."""
+    later = _momentum_after_drop(settings)
     return {
         "architecture": architecture,
         "optimizer": _optimizer_json(settings),
@@ -85,7 +91,7 @@ def recipe_json(
             "lr_drop_epochs": list(recipe.lr_drop_epochs),
             "lr_drop_factor": recipe.lr_drop_factor,
             "new_optimizer_at_drop": True,
-            **({} if settings.momentum_after_drop is None else {"momentum_after_drop": settings.momentum_after_drop}),
+            **({} if later is None else {"momentum_after_drop": later}),
         },
         "batch_size": recipe.batch_size,
         "loss": "cross-entropy with label probabilities, mean over the batch",

@@ -11,7 +11,9 @@ from typing import Any
 from distillkit.methods import datm, mct
 from distillkit.methods.base import Method, Problem, SettingsLayer
 
-PARTS: dict[str, Any] = {**mct.MCT.parts, "distill.init": "correct", "distill.labels": "soft"}
+START = {"distill.init": "correct"}
+"""Of all its problems, also where DATM begins with any real images."""
+PARTS: dict[str, Any] = {**mct.MCT.parts, "distill.labels": "soft"} | START
 UNUSED = {"distill.first_max_start_epoch": None}
 """DATM's growing bound, which segments that start at any time do not have."""
 
@@ -19,7 +21,9 @@ UNUSED = {"distill.first_max_start_epoch": None}
 def published(problem: Problem) -> SettingsLayer | None:
     """DATM's published settings with the parts of ``best``, where there are some."""
     layer = datm.published(problem)
-    return None if layer is None else SettingsLayer(f"{layer.origin}; the parts of best", {**layer.values, **UNUSED})
+    if layer is None:
+        return None
+    return SettingsLayer(f"{layer.origin}; the parts of best", {**layer.values, **START, **UNUSED})
 
 
 def quick(problem: Problem) -> SettingsLayer:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from distillkit.distill.inner_optimizers import inner_optimizer
-from distillkit.distill.labels import label_part
+from distillkit.distill.labels import label_part, labels_ask_experts
 from distillkit.distill.objectives import check_objective, needs
 from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.segments import segment_sampler
-from distillkit.distill.synthetic_init import check_init
+from distillkit.distill.synthetic_init import ARTIFACT, NOISE, check_init
 from distillkit.errors import ConfigError
 from distillkit.networks.build import parse_architecture
 from distillkit.parts import OF_EXPERTS, Need
-from distillkit.settings import RunSettings
+from distillkit.settings import DistillSettings, RunSettings
 from distillkit.stages.difficulty import check_ranking
 from distillkit.stages.effect import check_effect
 from distillkit.stages.experts import (
@@ -34,7 +34,7 @@ def check_distillation(settings: RunSettings, asked: Collection[str] = ()) -> No
             for and has no effect.
     """
     label_part(settings.distill)
-    check_init(settings.distill.init)
+    _check_start(settings.distill)
     check_objective(settings.distill)
     inner_optimizer(settings.distill)
     outer_optimizer(settings.distill)
@@ -48,6 +48,14 @@ def check_distillation(settings: RunSettings, asked: Collection[str] = ()) -> No
         if "trajectories" in wanted:
             segment_sampler(settings.distill, planned_trajectories(settings), settings.seed)
     check_effect(settings, asked)
+
+
+def _check_start(settings: DistillSettings) -> None:
+    check_init(settings.init)
+    if settings.init == ARTIFACT and settings.init_from is None:
+        raise ConfigError("distill.init=artifact needs an artifact folder: `distill.init_from=FOLDER`")
+    if settings.init == NOISE and labels_ask_experts(settings):
+        raise ConfigError(f"distill.labels={settings.labels} asks experts about real images; take distill.init=real")
 
 
 def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from distillkit.methods import Method
 from distillkit.networks.build import build_network
 from distillkit.networks.convnet import default_depth
 from distillkit.precision import steady
-from distillkit.progress import Progress, Silent
+from distillkit.progress import Overheard, Progress, Silent
 from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
 from distillkit.stages.ipc import check_ipc
@@ -121,6 +121,11 @@ def make_run(
         tracker,
         world,
     )
+
+
+def overheard(run: Run, heard: Callable[[], None]) -> Run:
+    """The run, with ``heard`` called whenever work of it was done."""
+    return replace(run, progress=Overheard(run.progress, heard))
 
 
 def training_images(data: SourceData) -> Pixels:

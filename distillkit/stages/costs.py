@@ -90,12 +90,20 @@ def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
     )
 
 
-def validations(settings: RunSettings, regular: int) -> int:
-    """How often a set is validated: so many ``regular`` times, and at the length of real images where an augmentation
-    asks for it; never without held-out images.
+def selections(settings: RunSettings, regular: int) -> int:
+    """How often fresh networks are trained on the set while it is learned, for so many ``regular`` looks at it: for
+    validation images, where some are held out, once more at the length of real images where an augmentation asks for
+    it; and for the test images of a paper's protocol.
     """
     longer = ADDS in settings.dataset.augmentation.split("_")
-    return (regular + longer) if settings.dataset.validation_fraction > 0 else 0
+    validated = (regular + longer) if settings.dataset.validation_fraction > 0 else 0
+    return validated + regular * settings.evaluate.paper_protocol
+
+
+def length_choice(settings: RunSettings) -> float:
+    """What the choice among ``evaluate.lengths`` takes, in fresh networks of ``evaluate.epochs``."""
+    longest = max(settings.evaluate.lengths, default=0)
+    return settings.distill.select_networks * longest / settings.evaluate.epochs
 
 
 def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
@@ -106,20 +114,19 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
         stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch, len(costs.missing)))
     if settings.distill.outer_steps:
         regular = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
-        selections = regular * settings.evaluate.paper_protocol + validations(settings, regular)
         stages.append(
             StageCost("outer steps", settings.distill.outer_steps, costs.outer_step, settings.distill.segments)
         )
         selected = settings.distill.select_networks
-        stages.append(StageCost("validation networks", selections * selected, fresh, selected))
+        stages.append(StageCost("validation networks", selections(settings, regular) * selected, fresh, selected))
     learned = label_part(settings.distill).learned and settings.evaluate.label_rows
     soft = learned and labels_ask_experts(settings.distill)
     real = len(set(settings.evaluate.baselines) - {"full"})
     rows = len(set_rows(settings)) + learned + soft + real
     if settings.evaluate.lengths:
-        longer = max(settings.evaluate.lengths) / settings.evaluate.epochs
         selected = settings.distill.select_networks
-        stages.append(StageCost("networks that choose the length", selected, longer * fresh, selected))
+        each = length_choice(settings) / selected * fresh
+        stages.append(StageCost("networks that choose the length", selected, each, selected))
     stages.append(
         StageCost("evaluation networks", rows * settings.evaluate.networks, fresh, settings.evaluate.networks)
     )

@@ -16,7 +16,7 @@ from distillkit.distill.objectives import Resources, needs, objective
 from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.real import Available, RealImages, all_images, scheduled_images
 from distillkit.distill.state import Best, EngineChoice, OuterState
-from distillkit.distill.synthetic_init import RealData
+from distillkit.distill.synthetic_init import ARTIFACT, RealData
 from distillkit.errors import ConfigError, DamagedError
 from distillkit.experts.recipe import is_ranked
 from distillkit.experts.report import expert_report
@@ -36,7 +36,7 @@ from distillkit.stages.engine_trials import eager_engine
 from distillkit.stages.experts import pulled_from, train_experts
 from distillkit.stages.fingerprints import data_setup, expert_seed
 from distillkit.stages.image_length import as_long_as_real
-from distillkit.stages.initial_set import earlier_runs, initial_set, real_data
+from distillkit.stages.initial_set import check_artifact, earlier_runs, initial_set, real_data
 from distillkit.stages.length import chosen_length
 from distillkit.stages.pool import pooled_task
 from distillkit.stages.reach import expert_reach
@@ -55,6 +55,8 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
         return done
     if (folder.path / "synthetic.safetensors").exists():
         run.progress.note("the selected set in run/synthetic.safetensors is damaged; selecting it again")
+    if not folder.checkpoint.exists():
+        check_artifact(run, prepared)
     store = _experts(run, prepared, folder) if needs_experts(run.settings) else None
     with folder.timed("distill"):
         synthetic, selection = distill_set(run, prepared, store, folder)
@@ -97,6 +99,8 @@ def distill_set(
     state = _load_or_start(run, prepared, folder, real_data(run, prepared, trajectories, network))
     if run.settings.distill.outer_steps == 0:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
+    if run.settings.distill.student is not None:
+        run.progress.note(f"students: {run.settings.distill.student}; of the set's own network: distill.student=null")
     task = distill_task(run, prepared, trajectories, network, state)
     state = _all_steps(run, prepared, folder, task, state)
     best = state.best
@@ -153,7 +157,7 @@ def _pool_json(run: Run, state: OuterState) -> list[dict[str, Any]]:
 
 def _warnings(settings: DistillSettings, state: OuterState, held_out: int) -> list[str]:
     """Sentences about a run that learned nothing, or hardly anything, for the terminal and the card; none usually."""
-    begun, gate, warnings = settings.lr_init, settings.gate, []
+    gate, warnings = settings.gate, []
     if gate is not None and state.gated > state.step / 2:
         warnings.append(
             f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
@@ -169,8 +173,8 @@ def _warnings(settings: DistillSettings, state: OuterState, held_out: int) -> li
         warnings.append(
             f"{state.skipped} of {state.step} steps had no finite loss and changed nothing; lower distill.lr_img"
         )
-    if state.lr < begun / COLLAPSED:
-        warnings.append(f"the learning rate fell from {begun:g} to {state.lr:.2g}; lower distill.lr_lr")
+    if settings.init != ARTIFACT and state.lr < settings.lr_init / COLLAPSED:
+        warnings.append(f"the learning rate fell from {settings.lr_init:g} to {state.lr:.2g}; lower distill.lr_lr")
     return warnings
 
 

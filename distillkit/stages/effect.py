@@ -22,6 +22,8 @@ OF_ANY_SET = ("distill.outer_steps", "distill.select_networks", "distill.lr_init
 """Outer-loop settings that coresets use too, since fresh networks are trained on them and validated."""
 OF_ANY_RUN = ("experts.seed", "experts.together", "experts.compile")
 """Settings of experts that any run accepts: scripts give them to every method alike, and they change no set."""
+SGD_ALONE = ("evaluate.momentum", "evaluate.weight_decay", "evaluate.momentum_after_drop")
+PAPERS_ALONE = ("evaluate.recipe",)
 _EXPERT_SEAMS: tuple[Seam[Any], ...] = (*EXPERT_SEAMS, FORMS)
 
 
@@ -49,7 +51,9 @@ def effective_keys(settings: RunSettings) -> set[str]:
             counts = section not in ("distill", "experts", "trajectories")
         if counts:
             read.add(key)
-    return read - {key for part in parts for key in part.ignores}
+    unread = {key for key in SGD_ALONE if settings.evaluate.optimizer != "sgd"}
+    unread |= {key for key in PAPERS_ALONE if settings.preset != "paper"}
+    return read - unread
 
 
 def _is_of_experts(key: str) -> bool:
@@ -78,13 +82,10 @@ def _default(key: str) -> Any:
 
 
 def _reason(key: str, settings: RunSettings) -> str:
-    ignoring = [
-        f"{seam}={name}"
-        for seam, name, part in all_parts((*LEARNING_SEAMS, *_EXPERT_SEAMS))
-        if key in part.ignores and value_of(settings, seam) == name
-    ]
-    if ignoring:
-        return f"{ignoring[0]} decides it"
+    if key in SGD_ALONE:
+        return f"it is SGD's, and networks are trained by {settings.evaluate.optimizer} (evaluate.optimizer)"
+    if key in PAPERS_ALONE:
+        return f"papers differ in it, and preset {settings.preset} has one recipe"
     section = key.partition(".")[0]
     readers: Mapping[str, list[str]] = defaultdict(list)
     for seam, name, part in all_parts((*LEARNING_SEAMS, *_EXPERT_SEAMS)):

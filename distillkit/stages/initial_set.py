@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distillkit.artifact.read import read_artifact
+from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.data.preprocess import UnitLength
 from distillkit.distill.labels import label_part, labels_ask_experts
 from distillkit.distill.synthetic_init import ARTIFACT, RealData, initial_images
@@ -82,15 +82,19 @@ def earlier_runs(settings: RunSettings) -> list[dict[str, Any]]:
     return [*config.get("earlier_runs", []), {**own, "outer_steps": steps, "seconds": seconds}]
 
 
-def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
-    """The set of the artifact ``distill.init_from``, as inputs of this run's networks.
+def check_artifact(run: Run, prepared: Prepared) -> None:
+    """Before experts are trained: does the artifact fit that a run begins with, if it does?
 
     Raises:
         ConfigError: it is not of the same classes, ipc, image size and kind of labels.
     """
+    if run.settings.distill.init == ARTIFACT:
+        _fitting_artifact(run, prepared)
+
+
+def _fitting_artifact(run: Run, prepared: Prepared) -> Artifact:
     settings = run.settings.distill
-    if settings.init_from is None:
-        raise ConfigError("distill.init=artifact needs an artifact folder: `distill.init_from=FOLDER`")
+    assert settings.init_from is not None  # as checked with the settings
     found = read_artifact(Path(settings.init_from))
     wanted = {
         "classes": list(prepared.data.classes),
@@ -103,14 +107,42 @@ def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
             raise ConfigError(
                 f"distill.init_from={settings.init_from} has {key} {found.config[key]}, this run has {value}"
             )
+    return found
+
+
+def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
+    """The set of the artifact ``distill.init_from``, as inputs of this run's networks.
+
+    Raises:
+        ConfigError: it is not of the same classes, ipc, image size and kind of labels.
+    """
+    found = _fitting_artifact(run, prepared)
+    first = replace(found.synthetic, lr=_first_lr(run, found))
     own, theirs = prepared.preprocess.to_tensors(), found.preprocess.to_tensors()
     same = own.keys() == theirs.keys() and all(torch.equal(own[key], theirs[key]) for key in own)
     if same:
-        return found.synthetic
-    run.progress.note(f"{settings.init_from} has another preprocessing; its images come by way of their pixels")
-    pixels = found.preprocess.invert(found.synthetic.images)
+        return first
+    run.progress.note(
+        f"{run.settings.distill.init_from} has another preprocessing; its images come by way of their pixels"
+    )
+    pixels = found.preprocess.invert(first.images)
     # unit whitening gives away the length that a learned image had: back by the inverse of how it came
     both = prepared.preprocess, found.preprocess
     alike = all(isinstance(one, UnitLength) for one in both) or type(both[0]) is type(both[1])
     to_inputs = prepared.preprocess.from_view if alike else prepared.preprocess
-    return replace(found.synthetic, images=to_inputs(pixels))
+    return replace(first, images=to_inputs(pixels))
+
+
+def _first_lr(run: Run, found: Artifact) -> float:
+    """A learning rate that was given, else the artifact's, unless that belongs to another optimiser than this run's."""
+    own, optimizer = run.settings.distill.lr_init, run.settings.evaluate.optimizer
+    theirs = found.recipe["optimizer"].get("name", "sgd")
+    if "distill.lr_init" in run.asked:
+        return own
+    if theirs == optimizer:
+        return found.synthetic.lr
+    run.progress.note(
+        f"{run.settings.distill.init_from} was learned with {theirs} at {found.synthetic.lr:.4g}; this run trains with "
+        f"{optimizer}, at distill.lr_init={own:g}"
+    )
+    return own

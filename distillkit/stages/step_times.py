@@ -47,10 +47,14 @@ def _time(action: Callable[[], None], device: torch.device) -> float:
     return (time.perf_counter() - begin) / PROBE_STEPS
 
 
-def _step_seconds(run: Run, prepared: Prepared, recipe: Recipe, count: int, form: TrainingForm) -> float:
-    """One training step of one network on a batch of ``count`` real images, by the form that the run will use."""
+def _step_seconds(
+    run: Run, prepared: Prepared, recipe: Recipe, count: int, form: TrainingForm, precision: str
+) -> float:
+    """One training step of one network on a batch of ``count`` real images, by the form and in the precision that the
+    run will use.
+    """
     build = prepared.build(prepared.network, 0, "plan")
-    models = [in_precision(build(index), expert_precision(run, prepared)).to(run.device) for index in range(form.size)]
+    models = [in_precision(build(index), precision).to(run.device) for index in range(form.size)]
     images, labels = prepared.train_images[:count], prepared.train_labels[:count]
     if form.plain:
         epochs = fit(models[0], images, labels, recipe, 0, "plan")
@@ -72,7 +76,8 @@ def expert_seconds(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> 
     plain = settings.model_copy(update={"epochs": PROBE_STEPS + 1, "order": "shuffle"})
     recipe = expert_recipe(plain, prepared.augmentation)
     form = expert_form(run, prepared, len(missing), max(missing.values()))
-    return _step_seconds(run, prepared, recipe, min(count, settings.batch_size), form) * count / settings.batch_size
+    batch, precision = min(count, settings.batch_size), expert_precision(run, prepared)
+    return _step_seconds(run, prepared, recipe, batch, form, precision) * count / settings.batch_size
 
 
 def evaluation_seconds(run: Run, prepared: Prepared) -> float:
@@ -83,7 +88,7 @@ def evaluation_seconds(run: Run, prepared: Prepared) -> float:
     recipe = evaluation_recipe(short, run.settings.distill.lr_init, prepared.augmentation)
     batch = min(size, settings.batch_size)
     form = evaluation_form(run, recipe, size, run.settings.distill.select_networks)  # the rows at the end are no slower
-    step = _step_seconds(run, prepared, recipe, batch, form)
+    step = _step_seconds(run, prepared, recipe, batch, form, run.steady_precision)
     model = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
     probe = prepared.train_images[:512]
     test = _time(lambda: _exhaust(predict(model, probe)), run.device) * len(prepared.data.test) / len(probe)
@@ -97,7 +102,8 @@ def full_seconds(run: Run, prepared: Prepared) -> float:
     recipe, whole = (full_data_recipe(one, prepared.augmentation, count) for one in (shorter, settings))
     batch = min(count, recipe.batch_size)
     form = evaluation_form(run, whole, count, settings.full_networks)
-    return whole.epochs * _step_seconds(run, prepared, recipe, batch, form) * count / batch
+    step = _step_seconds(run, prepared, recipe, batch, form, run.steady_precision)
+    return whole.epochs * step * count / batch
 
 
 class _Walk:

@@ -9,7 +9,7 @@ from typing import Any
 from distillkit.distributed import ALONE
 from distillkit.errors import ConfigError
 from distillkit.stages.context import Prepared, Run, determining
-from distillkit.stages.costs import Costs, dealt_costs, measured_costs, validations
+from distillkit.stages.costs import Costs, dealt_costs, length_choice, measured_costs, selections
 
 SPARED = 0.1
 """Part of a time budget that is not planned for."""
@@ -31,10 +31,11 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     experts = _experts_within(settings.experts.count, seconds_of, left)
     trained = sum(index < experts for index in costs.missing)
     training = sum(each for index, each in seconds_of.items() if index < experts)
-    held_out = settings.dataset.validation_fraction > 0
-    validation = costs.fresh_network * settings.distill.select_networks * held_out
+    networks = costs.fresh_network * settings.distill.select_networks
+    validation = (selections(settings, 1) - selections(settings, 0)) * networks  # of each regular look at the set
+    fixed = selections(settings, 2) * networks + length_choice(settings) * costs.fresh_network
     step = costs.outer_step + validation / settings.distill.select_every
-    steps = min(settings.distill.outer_steps, int((left - training - validations(settings, 2) * validation) / step))
+    steps = min(settings.distill.outer_steps, int((left - training - fixed) / step))
     if (experts == 0 and settings.experts.count > 0) or steps < 1:
         takes = f"an expert takes {next(iter(seconds_of.values())):.0f} s, " if seconds_of else ""
         raise ConfigError(

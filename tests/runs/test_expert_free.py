@@ -14,13 +14,13 @@ from distillkit.artifact.read import read_artifact
 from distillkit.config import compose
 from distillkit.distill.objective import Engine
 from distillkit.distill.start import Beginning
-from distillkit.errors import ArtifactError, ConfigError, Interrupted
+from distillkit.errors import ArtifactError, ConfigError, DistillkitError, Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
 from distillkit.plan import make_plan
 from distillkit.identities import completed
-from distillkit.stages import step_times
+from distillkit.stages import distillation, step_times
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.costs import Costs, measured_costs
 from distillkit.stages.length import shortest_as_good
@@ -184,7 +184,7 @@ def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishe
     assert chain[0] == before
     assert chain[1]["command"] == ds.config["command"]
     assert "earlier_runs" not in narrow.config
-    other = {**source, "distill.lr_img": 0.0, "dataset.preprocessing": "standardise"}
+    other = {**source, "distill.lr_img": 0.0, "dataset.preprocessing": "unit-dct"}
     notes = Notes()
     seen = run(tmp_path / "other", "rat", settings, settings=other, progress=notes)
     assert any("come by way of their pixels" in note for note in notes.notes)
@@ -198,10 +198,36 @@ def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishe
         start = load(tmp_path / name)
         assert not torch.allclose(start, first.images, atol=1e-2)  # the same pixels and lengths, otherwise whitened
         assert torch.allclose(read_artifact(tmp_path / name).preprocess.invert(start), pixels, atol=1e-4)
+    assert seen.lr == narrow.lr != settings.get("distill.lr_init")
+    given = run(tmp_path / "given", "rat", settings, settings={**source, "distill.lr_init": 0.002})
+    assert given.lr == 0.002
     with pytest.raises(ConfigError, match=r"has ipc 1, this run has 2"):
         run(tmp_path / "two", "rat", settings, settings=source, ipc=2)
     with pytest.raises(ConfigError, match=r"needs an artifact folder: `distill.init_from=FOLDER`"):
         run(tmp_path / "none", "rat", settings, settings={"distill.init": "artifact"})
+
+
+def test_init__from_a_set_of_another_optimizer_does_not_take_its_learning_rate(tmp_path, settings):
+    run(tmp_path / "adam", "rat", settings, settings={"distill.labels": "hard"})
+    source, notes = {"distill.init": "artifact", "distill.init_from": str(tmp_path / "adam")}, Notes()
+    sgd = run(tmp_path / "sgd", "dm", settings, settings=source, progress=notes)
+    assert sgd.lr == 0.01
+    said = "was learned with adam at 0.003; this run trains with sgd, at distill.lr_init=0.01"
+    assert any(said in one for one in notes.notes)
+
+
+def test_init__that_cannot_be_is_refused_before_experts_are_trained(tmp_path, settings, monkeypatch):
+    def trained(*_):
+        raise AssertionError("experts were trained")
+
+    monkeypatch.setattr(distillation, "train_experts", trained)
+    for values, words in (
+        ({"distill.init": "artifact"}, "needs an artifact folder"),
+        ({"distill.init": "artifact", "distill.init_from": str(tmp_path / "nowhere")}, "nowhere"),
+        ({"distill.init": "noise", "distill.labels": "soft"}, "take distill.init=real"),
+    ):
+        with pytest.raises(DistillkitError, match=words):
+            compress("digits", ipc=1, method="mtt", preset="smoke", out=tmp_path / "out", settings=values)
 
 
 @each_method

@@ -1,6 +1,7 @@
 """Output folders: nothing is taken for what it is not, deleted too early, or somebody else's and touched."""
 
 import shutil
+import time
 
 import pytest
 import torch
@@ -316,3 +317,31 @@ def test_out__a_larger_budget_is_another_run_that_can_begin_with_these_images(tm
     after = make(tmp_path / "b", settings={**longer, **way})
     assert after.results["selection"]["step"] == 0  # so these are the images that it began with
     assert torch.allclose(after.images, made.images, atol=1e-5)
+
+
+def test_seconds__of_a_killed_process_are_lost_for_a_few_of_them_only(tmp_path, monkeypatch):
+    now, kept = [0.0], {"distill": 10.0}
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    folder = RunFolder(tmp_path)
+    monkeypatch.setattr(RunFolder, "_write_own", lambda self, name, content: kept.update(content))
+    monkeypatch.setattr(RunFolder, "seconds", lambda self: dict(kept))
+    with folder.timed("distill"):
+        now[0] = 3.0
+        folder.keep_time()
+        assert kept == {"distill": 10.0}  # a file for every step would be too many
+        now[0] = 8.0
+        folder.keep_time()
+        assert kept == {"distill": 18.0}  # what a kill now leaves
+        now[0] = 9.0
+    assert kept == {"distill": 19.0}
+    folder.keep_time()
+    assert kept == {"distill": 19.0}
+
+
+def test_seconds__are_kept_while_a_run_goes_on(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(RunFolder, "keep_time", lambda self: kept.append(list(self._running)))
+    make(tmp_path / "a")
+    assert ["experts"] in kept
+    assert ["distill"] in kept
+    assert ["evaluate"] in kept

@@ -92,6 +92,16 @@ def test_ast__trains_on_its_set_by_its_own_recipe_unless_the_common_one_is_asked
     assert (common.weight_decay, common.lr_drop_factor, common.momentum_after_drop) == (5e-4, 0.1, None)
 
 
+def test_recipe__of_adam_stays_adam_after_a_drop_and_in_json():
+    given = {"evaluate__optimizer": "adam"}
+    settings = paper("cifar10", 10, "ast", **given).settings.evaluate
+    recipe = evaluation_recipe(settings, 1e-3, None)
+    assert recipe.lr_drop_epochs
+    assert recipe.later_optimizer is None
+    again = recipe_from_json(json.loads(json.dumps(recipe_json(recipe, settings, "none", {}))))
+    assert (again.later_optimizer, again.optimizer) == (None, recipe.optimizer)
+
+
 def test_recipe__momentum_after_the_drop_is_sgd_written_by_hand_and_survives_json():
     settings = EvaluateSettings(
         epochs=4, batch_size=8, lr_drop_epochs=(2,), lr_drop_factor=0.5, momentum_after_drop=0.3, weight_decay=0.01

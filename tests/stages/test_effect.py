@@ -51,16 +51,17 @@ def test_setting_without_effect__may_come_from_a_method_or_be_the_default():
     check_effect(preset.settings, preset.asked)
 
 
-def test_learning_rate_beside_an_artifact_that_brings_its_own__is_refused():
-    layers = [
-        SettingsLayer(
-            "--set",
-            asked=True,
-            values={"distill.init": "artifact", "distill.init_from": "there", "distill.lr_init": 0.5},
-        )
-    ]
-    composed = compose("digits", 1, "mtt", "smoke", "cpu", layers)
-    with pytest.raises(ConfigError, match=r"distill.lr_init=0.5 has no effect here: distill.init=artifact decides it"):
+@pytest.mark.parametrize(
+    ("key", "value", "method", "words"),
+    [
+        ("evaluate.momentum", 0.5, "rat", "it is SGD's, and networks are trained by adam"),
+        ("evaluate.weight_decay", 0.1, "rat", "it is SGD's, and networks are trained by adam"),
+        ("evaluate.recipe", "common", "mtt", "papers differ in it, and preset quick has one recipe"),
+    ],
+)
+def test_setting_of_another_optimizer_or_preset__is_refused(key, value, method, words):
+    composed = compose("digits", 1, method, "quick", "cpu", [SettingsLayer("--set", asked=True, values={key: value})])
+    with pytest.raises(ConfigError, match=words):
         check_effect(composed.settings, composed.asked)
 
 
@@ -124,7 +125,7 @@ def test_effective_keys__cover_all_that_a_run_looks_at(method, tiny, tmp_path, m
 
 
 def test_part__that_says_wrongly_what_it_reads_is_found(monkeypatch):
-    with pytest.raises(TypeError, match="tuples of keys"):
+    with pytest.raises(TypeError, match="is a tuple of keys"):
         Part(None, reads="distill.mask_ratio")
     monkeypatch.setitem(LABELS, "own", Part(None, reads=("distill.mask_ration",)))
     with pytest.raises(ConfigError, match="mask_ration, which is no setting"):

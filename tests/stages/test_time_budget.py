@@ -1,10 +1,16 @@
 """The time budget: arithmetic by hand, and a run that is continued with the sizes it was begun with."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from distillkit.config import compose
 from distillkit.errors import ConfigError
+from distillkit.methods import SettingsLayer
 from distillkit.stages import time_budget
-from distillkit.stages.costs import Costs
+from distillkit.stages.context import make_run
+from distillkit.stages.costs import Costs, stage_costs
 from distillkit.stages.time_budget import _experts_within, within
 from tests.helpers import made, run
 
@@ -78,3 +84,18 @@ def test_within__counts_the_validation_at_the_length_of_real_images(tiny, change
     }
     costs = Costs(expert_epoch=10.0, outer_step=0.5, fresh_network=1.0, missing=dict.fromkeys(range(4), 1))
     assert within(made(tiny, **settings, **changes), costs, 100).settings.distill.outer_steps == steps
+
+
+LEARNING = ("expert epochs", "outer steps", "validation networks", "networks that choose the length")
+
+
+@pytest.mark.parametrize("method", ["rat", "mtt", "best"])
+@pytest.mark.parametrize("protocol", [False, True])
+def test_within__all_that_a_plan_counts_as_learning_fits_into_the_budget(method, protocol):
+    layers = [SettingsLayer("test", {"evaluate.paper_protocol": protocol, "distill.outer_steps": 100_000})]
+    run = make_run(compose("cifar10", 10, method, "quick", "cpu", layers), torch.device("cpu"))
+    costs = Costs(2.0, 3.0, 20.0, dict.fromkeys(range(run.settings.experts.count), 12))
+    fitted = within(run, costs, 1200)
+    trained = {index: epochs for index, epochs in costs.missing.items() if index < fitted.settings.experts.count}
+    seconds = {stage.name: stage.seconds() for stage in stage_costs(fitted, replace(costs, missing=trained))}
+    assert 1000 < sum(seconds.get(name, 0.0) for name in LEARNING) <= 1080
