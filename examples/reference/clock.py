@@ -30,6 +30,8 @@ def settings_of(problem, method):
     own = {key: value for key, value in problem.changes.items() if not key.startswith("distill.")}
     if method in CORESETS:
         return own | {"evaluate.baselines": [], "evaluate.uint8": False}
+    if method == "rat" and problem.dataset != "digits":
+        own["distill.student"] = "convnet:width=32"  # as in a quick run
     alone = {"evaluate.baselines": [], "evaluate.label_rows": False, "evaluate.uint8": False}
     return own | alone | {"distill.select_networks": 2, "distill.outer_steps": 1_000_000}
 

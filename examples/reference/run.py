@@ -37,8 +37,11 @@ def steps(count, selections):
     }
 
 
+STEPS = tuple(steps(2, 1))
 CPU_CIFAR = {"network.width": 16, "distill.select_networks": 2, "distill.student": None}
-METHODS = ("random", "kmeans", "mtt", "datm", "ast", "mct", "pad", "best")
+WITH_EXPERTS = ("mtt", "datm", "ast", "mct", "pad", "best")
+WITHOUT_EXPERTS = ("rat", "dsa", "dm")
+METHODS = ("random", "kmeans", *WITH_EXPERTS, *WITHOUT_EXPERTS)
 CORESETS = METHODS[:2]
 CPU_TEN = {"distill.batch_size": 50, "evaluate.epochs": 101}
 LARGEST_CARD = 2_000_000
@@ -152,8 +155,8 @@ TIERS = {
         Problem("cifar10", 10, "quick", METHODS, CPU_CIFAR | steps(60, 2) | CPU_TEN),
     ],
     "gpu": [
-        *(Problem("cifar10", ipc, "paper", METHODS[2:], {"evaluate.paper_protocol": True}) for ipc in (10, 1, 50)),
-        Problem("cifar100", 10, "paper", METHODS[2:], {"evaluate.paper_protocol": True}),
+        *(Problem("cifar10", ipc, "paper", WITH_EXPERTS, {"evaluate.paper_protocol": True}) for ipc in (10, 1, 50)),
+        Problem("cifar100", 10, "paper", WITH_EXPERTS, {"evaluate.paper_protocol": True}),
     ],
 }
 
@@ -179,6 +182,8 @@ def command(args, problem, method, seed, phase=None):
     settings |= dict(parse_assignments(args.set).values)
     if method in CORESETS:
         settings = {key: value for key, value in settings.items() if not key.startswith("distill.")}
+    if args.tier == "cpu" and method in WITHOUT_EXPERTS:  # their own numbers of steps: the tier's follow experts
+        settings = {key: value for key, value in settings.items() if key not in (*STEPS, *CPU_TEN)}
     settings = effective(settings, problem.dataset, problem.ipc, method, args.preset or problem.preset)
     words = {key: json.dumps(value) for key, value in settings.items()}
     line = [sys.executable, "-m", "distillkit", "compress", problem.dataset, "--ipc", str(problem.ipc)]
