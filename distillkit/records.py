@@ -110,6 +110,8 @@ class SourceInfo:
     validation_split: str
     fingerprint: str
     notes: tuple[str, ...] = ()
+    grey_range: tuple[float, float] | None = None
+    """Which greys of more than 8 bits became black and white, where images had such."""
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             raise
 
 
+def check_writable(folder: Path) -> None:
+    """Before something is measured that is to be kept there: can a file be made in ``folder``?
+
+    Raises:
+        StorageError: no.
+    """
+    trial = folder / f".writable.{secrets.token_hex(4)}.tmp"
+    with storage_errors(folder, "write into"):
+        trial.touch()
+        trial.unlink()
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Another name for a file that is only ever replaced, never changed: a hard link, or a copy where there is none."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")

@@ -41,6 +41,7 @@ class Source(_Open):
     train_images: Annotated[int, Field(ge=1, le=10**12)]
     test_images: Count = 0
     fingerprint: Line | None = None
+    grey_range: tuple[Finite, Finite] | None = None
 
 
 class StoredDataset(_Open):

@@ -90,7 +90,7 @@ def compress(
     if method is None and not quiet:
         console.errors.print(f"by {record.name}, the default for such a set; --method chooses another", markup=False)
     if plan:
-        print_plan(composed, device, world, quiet, as_json)
+        print_plan(composed, device, world, quiet, as_json, tuned=arch or (), budget=budget)
         return
     folder = out or pipeline.default_out(name, ipc, record.name)
     with running_together(quiet) as (progress, stop, processes):

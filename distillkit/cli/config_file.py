@@ -61,6 +61,8 @@ def _content(path: Path) -> Any:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"--config {path} is not valid YAML: line {line} is not UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"--config {path} is not valid YAML: it is nested too deeply") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"--config {path} is not valid YAML{_place(error)}") from error
 

@@ -69,7 +69,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             with _own_warnings():
                 command(*args, **kwargs)
-            sys.stdout.flush()
+            _flush()
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
@@ -136,9 +136,14 @@ def print_failure(message: str, status: int, as_json: bool) -> None:
     try:
         if as_json:
             print_json({"error": message, "exit_status": status})
-        sys.stdout.flush()
+        _flush()
     except OSError:  # what cannot be written now cannot be at the end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # of a process that was started with it closed
+        sys.stdout.flush()
 
 
 def print_json(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,7 @@ def import_files(
     debug: opt.Debug = False,
 ) -> None:
     """Turn research code's .pt FILES into an artifact, and measure it. They are read as tensors, never executed."""
-    lost = _lost(zca, mean, std, lr, labels)
+    lost = _lost(files, zca, mean, std, lr, labels)
     from distillkit import pipeline
 
     layers = opt.layers(settings, config, seed, "auto", opt.DataOptions(data_root=data_root))
@@ -78,20 +79,24 @@ def import_files(
     console.print_set(ds, ds.folder, as_json)
 
 
-def _lost(zca: bool | None, mean: str | None, std: str | None, lr: str | None, labels: str | None) -> Lost:
-    """What the files do not say, from the options; a whitening that nobody told of is asked for on a terminal.
+def _lost(
+    files: list[Path], zca: bool | None, mean: str | None, std: str | None, lr: str | None, labels: str | None
+) -> Lost:
+    """What the files do not say, from the options; a whitening that neither they nor a note beside the files tell of
+    is asked for on a terminal.
 
     Raises:
         ConfigError: an option is no such value, or there is nobody to ask.
     """
     if labels not in (None, "probabilities", "logits"):
         raise ConfigError(f"--labels {labels!r} is unknown; expected probabilities or logits")
-    if mean is None and zca is None:
-        zca = _asked_zca()
     rate, search = _rate(lr), lr == "search"
-    from distillkit.stages.importing import Lost
+    from distillkit.stages.importing import Lost, told_beside
 
-    return Lost(bool(zca), rate, search, labels, _numbers("--mean", mean), _numbers("--std", std))
+    lost = Lost(zca, rate, search, labels, _numbers("--mean", mean), _numbers("--std", std))
+    if mean is None and zca is None and told_beside(files, lost) == lost:
+        return replaced(lost, zca=_asked_zca())
+    return lost
 
 
 def _asked_zca() -> bool:

@@ -15,6 +15,7 @@ from distillkit.errors import ConfigError
 if TYPE_CHECKING:
     from distillkit.distilled import DistilledDataset
     from distillkit.records import EvalReport
+    from distillkit.stages.tune import Tuned
 
 
 @console.guarded
@@ -87,8 +88,9 @@ def _check_local(artifact: str) -> None:
 
 
 def _check_new(ds: DistilledDataset, artifact: str, architectures: list[str]) -> None:
-    from distillkit import pipeline
+    from distillkit import pipeline, storage
 
+    storage.check_writable(Path(artifact))
     if taken := pipeline.measured_before(ds, architectures):
         raise ConfigError(f"{artifact} has results for {', '.join(taken)} already; leave out --save, or that --arch")
 
@@ -142,7 +144,7 @@ def tune(
     debug: opt.Debug = False,
 ) -> None:
     """Search a recipe for one network on validation data, measure it on test data, and keep it in the artifact."""
-    from distillkit import load_distilled
+    from distillkit import load_distilled, storage
     from distillkit.stages.tune import VALIDATED, Baseline, TuneOptions, keep_recipe
     from distillkit.stages.tune import tune as tuned_recipe
 
@@ -151,14 +153,19 @@ def tune(
         raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or both")
     options = TuneOptions(opt.seconds_of(seconds), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
     ds = load_distilled(artifact)
+    storage.check_writable(artifact)
     with running(quiet) as (progress, stop):
         found = tuned_recipe(
             ds, arch, options, dataset=dataset, device=device, data_root=data_root, progress=progress, stop=stop
         )
-    keep_recipe(artifact, found)
     if as_json:
         console.print_json({"artifact": str(artifact), "architecture": found.architecture, **found.row()})
-        return
+    else:
+        _print_tuned(found)
+    keep_recipe(artifact, found)
+
+
+def _print_tuned(found: Tuned) -> None:
     rows = [["this set", console.percent(found.report), str(len(found.report.accuracies))]]
     rows += [[name, console.percent(report), str(len(report.accuracies))] for name, report in found.baselines.items()]
     console.print_table(f"{found.architecture}: {found.tried[0].candidate.words}", ["", "test accuracy (%)", "n"], rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from distillkit.cli import console
@@ -11,14 +12,31 @@ if TYPE_CHECKING:
     from distillkit.config import Composed
 
 
-def print_plan(composed: Composed, device: str, processes: int, quiet: bool, as_json: bool) -> None:
-    """Print what the run would cost so many processes."""
+def print_plan(
+    composed: Composed,
+    device: str,
+    processes: int,
+    quiet: bool,
+    as_json: bool,
+    *,
+    tuned: Sequence[str] = (),
+    budget: float = 0.0,
+) -> None:
+    """Print what the run would cost so many processes, with a search of ``budget`` seconds for each network that is
+    ``tuned`` afterwards.
+    """
     from distillkit.environment import resolve_device
     from distillkit.plan import make_plan
     from distillkit.stages.context import make_run
 
     with running(quiet) as (progress, stop), stop.at_once("while planning", "nothing was made"):
         planned = make_plan(make_run(composed, resolve_device(device), progress, stop), processes=processes)
+    searches = [{"name": f"recipe for {name}", "steps": 1, "seconds_each": budget, "seconds": budget} for name in tuned]
+    planned = {
+        **planned,
+        "stages": [*planned["stages"], *searches],
+        "seconds": planned["seconds"] + budget * len(searches),
+    }
     if as_json:
         console.print_json(planned)
         return

@@ -30,14 +30,27 @@ def read_class_folders(folder: Path, asked: frozenset[str], notes: list[str]) ->
     """Images by split and class; ``asked``: folder names that somebody called splits; ``notes`` hears what is left out.
 
     Raises:
-        DataError: there are no class folders with images.
+        DataError: there are no class folders with images, or only splits without any.
     """
+    _check_labelled(folder, asked)
     splits = {name: _images_of(path, notes) for name, path in split_folders(folder, asked, notes).items()}
     holders = [path for path in folders_in(folder) if holds_images(path)]
     if not splits and len(holders) == 1 and kind_of(holders[0]) == "classes":  # an archive unpacked into its own folder
         notes.append(f"the data set is what {holders[0].name}/ holds")
         return read_class_folders(holders[0], asked, notes)
     return splits or {"train": _images_of(folder, notes)}
+
+
+def _check_labelled(folder: Path, asked: frozenset[str]) -> None:
+    """Splits of images without class folders are not classes called ``train`` and ``test``."""
+    kinds = {path.name: kind_of(path) for path in folders_in(folder)}
+    holders = [name for name, kind in kinds.items() if kind != "empty"]
+    meant = {split_called(name, asked) for name in holders}
+    if len(holders) > 1 and {kinds[name] for name in holders} == {"images"} and "train" in meant and None not in meant:
+        raise DataError(
+            f"{', '.join(f'{name}/' for name in holders)} hold images but no class folders, so nothing tells their "
+            f"labels; expected {holders[0]}/<class>/<image>, or a table beside them with columns file_name and label"
+        )
 
 
 def split_folders(folder: Path, asked: frozenset[str], notes: list[str]) -> dict[str, Path]:

@@ -74,14 +74,15 @@ def decode_into(
         if broken:
             raise _corrupt(broken)
         left = [words for name, part in parts.items() if (words := partial.left(name, part))]
-        facts = {**facts_of(raw, location, [*notes, *left]), "of": path.name}
+        facts = {**facts_of(raw, location, form, [*notes, *left]), "of": path.name}
         partial.finish({name: part.labels for name, part in parts.items()}, (channels, form.size, form.size), facts)
     finally:
         partial.close()
 
 
-def facts_of(raw: RawDataset, location: Location, notes: list[str]) -> dict[str, Any]:
+def facts_of(raw: RawDataset, location: Location, form: decode.ImageForm, notes: list[str]) -> dict[str, Any]:
     """What is known of a data set besides its images, as JSON; ``place`` is where it was found, for people."""
+    deep = {} if form.values is None else {"grey_range": list(form.values)}
     return {
         "classes": list(raw.classes),
         "license": raw.license,
@@ -89,6 +90,7 @@ def facts_of(raw: RawDataset, location: Location, notes: list[str]) -> dict[str,
         "test_split": raw.test.name if raw.test else None,
         "notes": [escaped(note) for note in (*raw.notes, *notes)],
         "place": [location.kind, location.source],
+        **deep,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import os
 import re
@@ -97,22 +98,39 @@ def read_label_tables(
         if columns and (path in conventional or named is not None):
             _collect(path, columns, named, images, asked, splits, used, notes)
     if not any(_has_label(columns, label) for columns in splits.values()):
-        notes += _useless(conventional or tables, splits)
-        return None
+        return _without_labels(conventional or tables, splits, label, _is_flat(folder, asked), notes)
     left = len(images.by_path) - len(used)
     if left:
         notes.append(f"{left} images are in no row of {', '.join(path.name for path in conventional or tables)}")
     return {split: _typed(columns) for split, columns in splits.items()}
 
 
-def _useless(tables: Sequence[Path], splits: dict[str, Columns]) -> list[str]:
-    """Why tables beside images tell nothing of their labels."""
+def _without_labels(
+    tables: Sequence[Path], splits: dict[str, Columns], label: str | None, alone: bool, notes: list[str]
+) -> dict[str, Columns] | None:
+    """Columns where no table has a label column: the only column beside the names is one; ``alone``: nothing else, such
+    as class folders, tells the labels. None where something else may.
+
+    Raises:
+        DataError: there are several columns, or other ones than that which was named.
+    """
     names = ", ".join(path.name for path in tables)
     columns = [name for name in dict.fromkeys(name for found in splits.values() for name in found) if name != "image"]
     if not columns:
-        return [f"{names} beside the images names none of them"]
-    listed = ", ".join(columns)
-    return [f"{names} beside the images has no column of labels ({listed}); name one with `dataset.label_column`"]
+        notes.append(f"{names} beside the images names none of them")
+        return None
+    if len(columns) == 1 and label is None and alone:
+        notes.append(f"labels are the column {columns[0]!r} of {names}, its only one beside the images' names")
+        return {
+            split: _typed({"image": own["image"], "label": own.get(columns[0], [None] * len(own["image"]))})
+            for split, own in splits.items()
+        }
+    asked = "" if label is None else f" called {label!r}"
+    words = f"{names} beside the images has no column of labels{asked} ({', '.join(columns)}); name one with"
+    if alone:
+        raise DataError(f"{words} `dataset.label_column`")
+    notes.append(f"{words} `dataset.label_column`")
+    return None
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -156,31 +174,48 @@ def _read(path: Path) -> Columns:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as start:
-        wide = start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    with path.open(encoding="utf-16" if wide else "utf-8-sig", errors="replace", newline="") as file:
-        head = file.readline()
-        file.seek(0)
-        delimiter = max("\t;,", key=head.count)
-        try:
-            for row in csv.DictReader(file, delimiter=delimiter):
-                yield {name.strip(): value or None for name, value in row.items() if name and isinstance(name, str)}
-        except csv.Error as error:
-            raise DataError(f"{path.name} is no table of labels: {error}") from error
+    file = io.StringIO(_text(path), newline="")
+    head = file.readline()
+    file.seek(0)
+    delimiter = max("\t;,", key=head.count)
+    try:
+        for row in csv.DictReader(file, delimiter=delimiter):
+            yield {name.strip(): _cell(value) for name, value in row.items() if name and isinstance(name, str)}
+    except csv.Error as error:
+        raise DataError(f"{path.name} is no table of labels: {error}") from error
+
+
+def _cell(value: str | None) -> str | None:
+    """Without the blanks around it; None of an empty one."""
+    return (value.strip() or None) if value is not None else None
+
+
+def _text(path: Path) -> str:
+    """A table of UTF-8 or, with its mark, UTF-16.
+
+    Raises:
+        DataError: it is neither.
+    """
+    content = path.read_bytes()
+    wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise DataError(f"line {line} of {path.name} is not UTF-8; save the table as UTF-8") from error
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"line {number} of {path.name} is not JSON") from error
-            if not isinstance(row, dict):
-                raise DataError(f"line {number} of {path.name} is not an object of columns")
-            yield {str(name): value for name, value in row.items() if not isinstance(value, (dict, list))}
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"line {number} of {path.name} is not JSON") from error
+        if not isinstance(row, dict):
+            raise DataError(f"line {number} of {path.name} is not an object of columns")
+        yield {str(name): value for name, value in row.items() if not isinstance(value, (dict, list))}
 
 
 def _collect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -149,9 +150,12 @@ def named_classes(found: Sequence[str], settings: DatasetSettings) -> tuple[str,
     """The class names that were given, or else those ``found``.
 
     Raises:
-        ConfigError: not one for each class.
+        ConfigError: not one for each class, or one that is empty or given twice.
     """
     given = settings.class_names
+    if given is not None and (twice := [name for name, count in Counter(given).items() if count > 1 or not name]):
+        what = "two classes are called" if twice[0] else "a class is called"
+        raise ConfigError(f"`dataset.class_names`: {what} {twice[0]!r}; give each a name of its own")
     if given is not None and len(given) != len(found):
         raise ConfigError(f"{len(given)} class names were given, the data set has {len(found)} classes")
     return tuple(given or found)

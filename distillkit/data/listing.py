@@ -1,7 +1,7 @@
 """Which files below a folder are images, and which folders are called like splits. Paths of files are text here: there
 may be a million of them.
 """
-# ruff: noqa: PTH113, PTH116, PTH118, PTH122, PTH206
+# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH122, PTH206
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from distillkit.errors import DataError
 
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".avif", ".jp2", ".tga")
 IMAGE_SUFFIXES = frozenset({*PHOTOGRAPHS, ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"})
@@ -42,14 +44,27 @@ def holds_images(folder: Path) -> bool:
     return any(is_image(path) for path in _walk(folder))
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    for base, below, names in os.walk(folder):
-        below[:] = [name for name in below if not _is_hidden_name(name)]
-        place = os.path.relpath(base, folder)
-        prefix = "" if place == os.curdir else place + os.sep
-        for name in names:
-            if not _is_hidden_name(name) and os.path.isfile(os.path.join(base, name)):
-                yield prefix + name
+def _walk(folder: Path | str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Files, those behind links too; a link to a folder ``above`` it is passed over.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    try:
+        about, entries = os.stat(folder), list(os.scandir(folder))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"folder {escaped(str(folder))} cannot be read: {reason}") from error
+    place = (about.st_dev, about.st_ino)
+    if place in above:
+        return
+    for entry in entries:
+        if _is_hidden_name(entry.name):
+            continue
+        if os.path.isdir(entry.path):
+            yield from _walk(entry.path, f"{prefix}{entry.name}{os.sep}", above | {place})
+        elif os.path.isfile(entry.path):
+            yield prefix + entry.name
 
 
 def version_of(folder: Path, files: list[str]) -> str:
@@ -94,7 +109,7 @@ def is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _is_hidden_name(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in ("__MACOSX", "lost+found")
 
 
 def is_image(path: str) -> bool:

@@ -104,7 +104,8 @@ def survey(settings: DatasetSettings, progress: Progress, *, each: int = 0) -> S
     parts = {part: one for part, one in zip(BOTH, (raw.train, raw.test), strict=True) if one is not None}
     images = {part: few.only(torch.arange(len(one.labels)) % len(few)) for part, one in parts.items()}
     labels = {part: torch.tensor(one.labels) for part, one in parts.items()}
-    facts = {**facts_of(raw, location, [*notes, f"size and range as {len(few)} images have them"]), "sha256": "survey"}
+    seen = [*notes, f"size and range as {len(few)} images have them"]
+    facts = {**facts_of(raw, location, form, seen), "sha256": "survey"}
     data = _split(Decoded(images, labels, facts), location, settings, each)
     return Survey(data, sum(one.numel() for one in images.values()))
 
@@ -253,6 +254,10 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each
         test = ImageSet(decoded.images["test"], decoded.labels["test"], classes)
     else:
         kept, taken = splits.stratified_take(whole.labels, settings.test_fraction, seed, "split", "test")
+        if len(taken) == 0:
+            raise DataError(
+                "no class has two images, so none can be held out to test with; give a test split, or more images"
+            )
         test = whole.subset(taken)
         test_split = f"none given: {settings.test_fraction:.0%} of {facts['train_split']}, stratified, seed {seed}"
     limit, notes = _limit(settings, len(classes), each), list(facts["notes"])
@@ -285,6 +290,7 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each
         else "none: all training images are trained on",
         fingerprint=storage.fingerprint({"content": facts["sha256"], **choices}),
         notes=tuple(notes),
+        grey_range=tuple(values) if (values := facts.get("grey_range")) else None,
     )
     return SourceData(whole.subset(rest), whole.subset(held), test, info, rest)
 

@@ -95,11 +95,12 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             float32, [C, H, W] or [n, C, H, W].
 
         Raises:
-            ConfigError: a tensor of another dtype or shape.
+            ConfigError: a tensor of another dtype or shape, or greys of more than 8 bits where the set's had 8.
         """
         if isinstance(images, Image.Image):
             resize = self.config["settings"]["dataset"].get("resize", "crop")
-            images = from_pillow(images, self.image_shape, resize)
+            values = self.config["source"].get("grey_range")
+            images = from_pillow(images, self.image_shape, resize, tuple(values) if values else None)
         check_pixels(images.dtype, images.shape, self.image_shape)
         batch = images if images.dim() == 4 else images[None]
         inputs = to_inputs(self._artifact.preprocess, batch, images.device)

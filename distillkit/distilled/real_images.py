@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distillkit.data.decode import RESIZES, resize_and_crop, to_mode
+from distillkit.data.decode import DEEP_MODES, RESIZES, resize_and_crop, to_mode
 from distillkit.data.labels import check_same_classes
 from distillkit.errors import ConfigError
 from distillkit.records import ImageSet
@@ -24,12 +24,24 @@ def check_pixels(dtype: torch.dtype, shape: Sequence[int], image_shape: tuple[in
         raise ConfigError(f"preprocess expects uint8 images of shape {image_shape}, got {dtype} {tuple(shape)}")
 
 
-def from_pillow(image: Image.Image, image_shape: tuple[int, int, int], resize: str) -> Tensor:
-    """A Pillow image of any mode and size as uint8 [C, H, W] of ``image_shape``, resized as the data set was."""
+def from_pillow(
+    image: Image.Image, image_shape: tuple[int, int, int], resize: str, values: tuple[float, float] | None
+) -> Tensor:
+    """A Pillow image of any mode and size as uint8 [C, H, W] of ``image_shape``, resized as the data set was;
+    ``values`` of a grey of more than 8 bits are black and white, as they were there.
+
+    Raises:
+        ConfigError: it is such a grey, and the data set had none.
+    """
     from torchvision.transforms.functional import pil_to_tensor
 
+    if image.mode in DEEP_MODES and values is None:
+        raise ConfigError(
+            f"this image has greys of more than 8 bits (mode {image.mode}), and the set does not say which are black "
+            "and white; convert it to 8 bits as the images of the data set were"
+        )
     channels, size, _ = image_shape
-    resized = RESIZES.get(resize, resize_and_crop)(to_mode(image, gray=channels == 1), size)
+    resized = RESIZES.get(resize, resize_and_crop)(to_mode(image, gray=channels == 1, values=values), size)
     tensor: Tensor = pil_to_tensor(resized)
     return tensor
 

@@ -125,9 +125,8 @@ def quick(problem: Problem) -> SettingsLayer:
     """A useful set in minutes; on a CPU by narrow students, whose sets train wide networks as well."""
     digits, gpu = problem.dataset == "digits", problem.device == "cuda"
     few_or_many = (_GPU_FEW, _GPU_MANY) if gpu else (_FEW, _MANY)
-    batch = presets.batches(problem).get("distill.batch_size")
-    size = problem.ipc * problem.num_classes if problem.num_classes else batch
-    passes = lengths(QUICK_STEPS, size, batch)
+    batch: int | None = presets.batches(problem).get("distill.batch_size")
+    passes = lengths(QUICK_STEPS, problem.ipc * (problem.num_classes or 1), batch)
     values: dict[str, Any] = {
         **RECIPE,
         # By frequency, in few bytes, for images of any size: sets of CIFAR-10 that were learned by a matrix lose one to

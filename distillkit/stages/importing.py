@@ -28,6 +28,7 @@ from distillkit.stages.package import Provenance, package
 from distillkit.stages.probe import check_network
 from distillkit.stages.training_form import evaluation_form
 
+UNIT_SPACES = ("unit-zca", "unit-dct")
 MAX_NOTE = 2**20
 """Bytes of the note that our own export writes beside its files."""
 SEARCHED_LRS = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -37,16 +38,18 @@ SEARCHED_LRS = (0.001, 0.003, 0.01, 0.03, 0.1)
 class Lost:
     """What the files do not say.
 
-    ``lr`` None: as the file says, else (or with ``search``) the best of a few on validation data; ``labels`` None: as
-    they look; ``mean`` and ``std`` None: the constants that the method's code uses for the data set.
+    ``zca`` None: nobody said; ``space``: the preprocessing, where a note beside the files names one of ours; ``lr``
+    None: as the file says, else (or with ``search``) the best of a few on validation data; ``labels`` None: as they
+    look; ``mean`` and ``std`` None: the constants that the method's code uses for the data set.
     """
 
-    zca: bool
+    zca: bool | None = None
     lr: float | None = None
     search: bool = False
     labels: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    space: str | None = None
 
 
 def provenance(kind: str, title: str | None, files: FieldFiles) -> Provenance:
@@ -71,9 +74,12 @@ def told_beside(paths: Sequence[Path], lost: Lost) -> Lost:
     """``lost`` without what our own export has written down beside its files: the space of the images, and that soft
     labels are logits, which they need not look like.
 
-    What was said by the user counts; a note that cannot be read, or says something else, is none.
+    Mean and standard deviation that the user gave count; a note that cannot be read is none.
+
+    Raises:
+        ConfigError: the note contradicts what was said of whitening.
     """
-    if lost.zca or lost.mean is not None or lost.std is not None:
+    if lost.mean is not None or lost.std is not None:
         return lost
     for path in paths:
         file = (path if path.is_dir() else path.parent) / NOTES
@@ -83,7 +89,15 @@ def told_beside(paths: Sequence[Path], lost: Lost) -> Lost:
             continue
         if lost.labels is None and note.label_kind == "logits":
             lost = replace(lost, labels="logits")
-        if note.preprocessing == "zca":
+        white = note.preprocessing == "zca"
+        if (lost.zca and not white) or (lost.zca is False and white):
+            raise ConfigError(
+                f"{NOTES} beside the files says that their images are in the space {note.preprocessing}, another one "
+                "than was said; leave `zca` out"
+            )
+        if note.preprocessing in UNIT_SPACES:
+            return replace(lost, space=note.preprocessing)
+        if white:
             return replace(lost, zca=True)
         if note.preprocess.mean and note.preprocess.std:
             return replace(lost, mean=tuple(note.preprocess.mean), std=tuple(note.preprocess.std))
@@ -113,8 +127,8 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
     values["dataset.color"] = "gray" if files.images.shape[1] == 1 else "rgb"
     if lost.zca and (lost.mean is not None or lost.std is not None):
         raise ConfigError("`zca` and `mean` or `std` contradict each other: whitened images are not standardised")
-    if lost.zca:
-        return SettingsLayer("import", {**values, "dataset.preprocessing": "zca"})
+    if lost.zca or lost.space is not None:
+        return SettingsLayer("import", {**values, "dataset.preprocessing": lost.space or "zca"})
     mean, std = lost.mean, lost.std
     if mean is None and std is None and kind in ("mtt", "datm"):
         mean, std = published_statistics(dataset) or (None, None)

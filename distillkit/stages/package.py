@@ -216,6 +216,8 @@ def _source_json(info: SourceInfo) -> dict[str, Any]:
         known = None  # a folder that happens to have this name
     hub_id = known.hub_id if known else (info.source if info.revision else None)
     facts = asdict(info) | {"license": shortened(info.license, 1_000) if info.license else None}
+    if info.grey_range is None:
+        del facts["grey_range"]
     return {**facts, "hub_id": hub_id, "citation": known.citation if known else ""}
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from distillkit.cli.app import app
 from distillkit.cli.config_file import read_config_file
+from distillkit.errors import StorageError
 from tests.helpers import TINY
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
@@ -101,6 +102,43 @@ def test_plan__makes_nothing(tmp_path):
     assert not (tmp_path / "set").exists()
     assert not (tmp_path / "cache" / "experts").exists()
     assert "minutes" in compress("digits", "--ipc", 1, "--plan").stdout
+    more = ("--plan", "--json", "--arch", "mlp", "--arch", "lenet", "--tune-budget", "2h")
+    searched = json.loads(compress("digits", "--ipc", 1, *more).stdout)
+    assert {"name": "recipe for lenet", "steps": 1, "seconds_each": 7200, "seconds": 7200} in searched["stages"]
+    assert searched["seconds"] == pytest.approx(sum(stage["seconds"] for stage in searched["stages"]))
+
+
+@pytest.mark.parametrize(
+    "command", [("tune", "--arch", "mlp", "--time-budget", "1s"), ("evaluate", "--save", "--arch", "mlp")]
+)
+def test_measuring__does_not_begin_where_its_figures_cannot_be_kept(tmp_path, monkeypatch, command):
+    out = tmp_path / "set"
+    assert compress("digits", "--ipc", 1, "--out", out).exit_code == 0
+
+    def full(folder):
+        raise StorageError(f"could not write into {folder}: no space left on device")
+
+    monkeypatch.setattr("distillkit.storage.check_writable", full)
+    verb, *options = command
+    result = invoke(verb, out, *options, "--device", "cpu")
+    assert result.exit_code == StorageError.exit_status
+    assert "no space left on device" in result.stderr
+    assert "%" not in result.stderr
+
+
+def test_tune__says_what_it_found_before_it_keeps_it(tmp_path, monkeypatch):
+    out = tmp_path / "set"
+    assert compress("digits", "--ipc", 1, "--out", out).exit_code == 0
+
+    def fail(*_):
+        raise StorageError("the disk has failed meanwhile")
+
+    monkeypatch.setattr("distillkit.stages.tune.keep_recipe", fail)
+    asked = ("--arch", "mlp", "--time-budget", "0.1s", "--networks", 1, "--device", "cpu")
+    result = invoke("tune", out, *asked)
+    assert result.exit_code == StorageError.exit_status
+    assert "this set" in result.stdout
+    assert "the disk has failed meanwhile" in result.stderr
 
 
 def test_experts_train__is_what_compress_finds(tmp_path):

@@ -177,7 +177,7 @@ def test_classes__can_be_chosen_in_an_order(tmp_path):
         ({"classes": ("a", "a")}, "twice"),
         ({"classes": ("a",)}, "fewer than two classes"),
         ({"classes": ("a", "d")}, "no training image is of class 'd'"),
-        ({"class_names": ("x", "x", "y", "z"), "classes": ("x", "y")}, "several classes are called 'x'"),
+        ({"class_names": ("x", "x", "y", "z"), "classes": ("x", "y")}, "two classes are called 'x'"),
     ],
 )
 def test_classes__choices_that_are_none_are_told(tmp_path, settings, message):

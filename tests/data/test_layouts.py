@@ -357,3 +357,46 @@ def test_names__a_folder_that_cannot_be_listed_is_no_reason_to_fail(tmp_path, mo
     monkeypatch.setattr("pathlib.Path.iterdir", refuse)  # root, who runs tests in containers, may list anything
     with pytest.raises(NotFoundError, match=r"there is no folder .*pest$"):
         load(str(tmp_path / "d" / "pest"))
+
+
+def test_table__whose_only_other_column_is_the_label_whatever_its_name(tmp_path):
+    for index in range(8):
+        put(tmp_path / "train" / f"{index}.png", COLOURS[index % 2])
+        put(tmp_path / "test" / f"t{index}.png", COLOURS[index % 2])
+    rows = [f"{name},{KINDS[i % 2]} \n" for i in range(8) for name in (i, f"t{i}")]
+    (tmp_path / "labels.csv").write_text("id,breed\n" + "".join(rows))
+    data = load(tmp_path)
+    assert data.classes == KINDS
+    assert is_right(data)
+    assert "labels are the column 'breed' of labels.csv" in said(data)
+
+
+def test_table__of_several_columns_none_of_which_is_called_like_a_label_is_refused(tmp_path):
+    flat(tmp_path)
+    (tmp_path / "table.csv").write_text("id,breed,age\n" + "".join(f"{i},{KINDS[i % 2]},{i}\n" for i in range(8)))
+    with pytest.raises(DataError, match=r"no column of labels \(breed, age\); name one with `dataset.label_column`"):
+        load(tmp_path)
+    assert load(tmp_path, label_column="breed").classes == KINDS
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_table__that_is_not_utf8_is_refused_with_the_line(tmp_path, name):
+    flat(tmp_path)
+    labels = ["b\xe4r", "b\xf6r"]
+    if name.endswith("csv"):
+        text = "file_name,label\n" + "".join(f"{i}.png,{labels[i % 2]}\n" for i in range(8))
+    else:
+        lines = (json.dumps({"file_name": f"{i}.png", "label": labels[i % 2]}, ensure_ascii=False) for i in range(8))
+        text = "".join(f"{line}\n" for line in lines)
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=rf"line \d of {name} is not UTF-8; save the table as UTF-8"):
+        load(tmp_path)
+    (tmp_path / name).write_bytes(text.encode())
+    assert load(tmp_path).classes == tuple(labels)
+
+
+def test_table__blanks_around_a_label_are_no_part_of_it(tmp_path):
+    flat(tmp_path)
+    rows = [f"{i}.png,{' ' * (i % 3)}{KINDS[i % 2]}\n" for i in range(8)]
+    (tmp_path / "metadata.csv").write_text("file_name,label\n" + "".join(rows))
+    assert load(tmp_path).classes == KINDS

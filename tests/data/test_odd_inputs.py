@@ -7,15 +7,16 @@ import pytest
 import torch
 from PIL import Image, features
 
-from distillkit import load_distilled
+from distillkit import compress, load_distilled
 from distillkit.data import decode, decoding
 from distillkit.data.load import load_data
 from distillkit.data.sources import locate as locate_data
 from distillkit.data.sources import read
 from distillkit.errors import ConfigError, DataError, NetworkError
+from distillkit.lab import effective
 from distillkit.settings import DatasetSettings
 from tests.artifact.small import write_small
-from tests.helpers import Notes
+from tests.helpers import TINY, Notes
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -429,8 +430,74 @@ def test_files__avif_is_read(tmp_path):
 
 def test_classes__of_two_images_hold_one_out_each_or_say_the_way(tmp_path):
     classes(tmp_path, ("a", "b"), count=1)
+    for fraction in (0.1, 0.0):
+        with pytest.raises(DataError, match="no class has two images, so none can be held out to test with"):
+            load(tmp_path, test_split="none", test_fraction=0.01, validation_fraction=fraction)
+    classes(tmp_path / "set" / "train", ("a", "b"), count=1)
+    classes(tmp_path / "set" / "test", ("a", "b"), count=1)
     with pytest.raises(DataError, match=r"no class has two training images.*`dataset\.validation_fraction=0`"):
-        load(tmp_path, test_split="none", test_fraction=0.01)
+        load(tmp_path / "set")
+    assert len(load(tmp_path / "set", validation_fraction=0.0)[0].test) == 2
+
+
+def test_folders__behind_links_are_read_and_known_by_what_they_hold(tmp_path):
+    classes(tmp_path / "real", ("a", "b"), count=6)
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).symlink_to(tmp_path / "real" / name)
+    (tmp_path / "real" / "a" / "loop").symlink_to(tmp_path / "set")
+    (tmp_path / "real" / "b" / "nowhere").symlink_to(tmp_path / "gone")
+    first, _ = load(tmp_path / "set", without_classes=())
+    assert first.classes == ("a", "b")
+    for index in range(6):
+        picture(tmp_path / "real" / "a" / f"{index}.png", "yellow")
+    second, _ = load(tmp_path / "set")
+    assert first.info.fingerprint != second.info.fingerprint  # the pictures are others, not those of before
+
+
+def test_folders__that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    classes(tmp_path, ("a", "b"), count=4)
+    real = os.scandir
+
+    def scandir(folder):
+        if str(folder).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"folder .*b cannot be read: permission denied"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "val", "test")])
+def test_folders__of_splits_without_classes_are_not_classes(tmp_path, splits):
+    classes(tmp_path, splits, count=6)
+    with pytest.raises(DataError, match="hold images but no class folders, so nothing tells their labels"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["a,a", ",", "a,"])
+def test_class_names__are_each_of_one_class(tmp_path, names):
+    classes(tmp_path, ("a", "b"), count=6)
+    with pytest.raises(ConfigError, match=r"class(es are| is) called .*; give each a name of its own"):
+        load(tmp_path, class_names=tuple(names.split(",")))
+
+
+def test_greys__of_sixteen_bits_are_scaled_later_as_those_of_the_data_set_were(tmp_path):
+    for name, level in (("a", 60_000), ("b", 900)):
+        for index in range(6):
+            (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
+            array = np.full((8, 8), level + index, dtype=np.uint16)
+            Image.fromarray(array).save(tmp_path / "set" / name / f"{index}.png")
+    settings = effective(TINY, str(tmp_path / "set"), 1, "random", "smoke")
+    ds = compress(tmp_path / "set", ipc=1, method="random", preset="smoke", out=tmp_path / "out", settings=settings)
+    assert ds.config["source"]["grey_range"] == [0, 65535]
+    dark = Image.open(tmp_path / "set" / "b" / "0.png")
+    eight = torch.full((1, 8, 8), round(900 / 65535 * 255), dtype=torch.uint8)
+    assert torch.equal(ds.preprocess(dark), ds.preprocess(eight))
+    plain = load_distilled(write_small(tmp_path / "plain"))
+    with pytest.raises(ConfigError, match="convert it to 8 bits as the images of the data set were"):
+        plain.preprocess(dark)
 
 
 def test_files__none_of_which_is_an_image(tmp_path):

@@ -20,12 +20,12 @@ from distillkit.data.published_statistics import published_statistics
 from distillkit.data.sources import locate, read
 from distillkit.errors import ConfigError, DataError, NotFoundError
 from distillkit.interchange.export import folder_names
-from distillkit.interchange.read_pt import read_field_files
+from distillkit.interchange.read_pt import FieldFiles, read_field_files
 from distillkit.interchange.to_set import images_per_class, label_kind, to_synthetic
 from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
 from distillkit.settings import DatasetSettings
-from distillkit.stages.importing import SEARCHED_LRS, Lost, told_beside
+from distillkit.stages.importing import SEARCHED_LRS, Lost, preprocessing_layer, told_beside
 from tests.artifact.small import write_small
 from tests.helpers import TINY, images
 
@@ -76,7 +76,18 @@ def test_told_beside__what_was_said_counts_and_a_wrong_note_is_none(tmp_path):
     said = Lost(False, mean=(0.5,), std=(0.5,))
     assert told_beside([tmp_path], said) is said
     file.write_text(json.dumps(note | {"preprocessing": "zca"}))
-    assert told_beside([tmp_path], Lost(False)).zca
+    assert told_beside([tmp_path], Lost()).zca
+    with pytest.raises(ConfigError, match=r"are in the space zca, another one than was said"):
+        told_beside([tmp_path], Lost(False))
+    for space in ("unit-zca", "unit-dct"):
+        file.write_text(json.dumps(note | {"preprocessing": space, "preprocess": {"mean": [], "std": []}}))
+        told = told_beside([tmp_path], Lost())
+        assert told.space == space
+        files = FieldFiles(torch.zeros(1, 3, 8, 8), torch.zeros(1), 0.1, ())
+        layer = preprocessing_layer("mtt", "cifar10", files, told)
+        assert layer.values["dataset.preprocessing"] == space
+        with pytest.raises(ConfigError, match=rf"are in the space {space}, another one"):
+            told_beside([tmp_path], Lost(True))
     for wrong in ("[", "[]", "{}", json.dumps(note | {"preprocess": {"mean": ["x"], "std": [1]}})):
         file.write_text(wrong)
         assert told_beside([tmp_path], Lost(False)) == Lost(False)
