@@ -43,7 +43,7 @@ AnyMethodName = Annotated[
     typer.Option(
         "--method",
         help="See 'distillkit methods'. Default: rat below five images a class, best from there on; "
-        "mtt for digits, MNIST, the preset paper, and with settings of experts.",
+        "mtt for MNIST, digits below five (rat from there on), the preset paper, and with settings of experts.",
         autocompletion=completion.methods,
     ),
 ]

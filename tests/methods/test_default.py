@@ -16,7 +16,9 @@ from tests.helpers import TINY
         ("cifar10", 10, "quick", "best"),
         ("photos", 4, "smoke", "rat"),
         ("org/photos", 5, "quick", "best"),
-        ("digits", 10, "quick", "mtt"),
+        ("digits", 1, "quick", "mtt"),
+        ("digits", 10, "quick", "rat"),
+        ("mnist@main", 1, "quick", "mtt"),
         ("cifar10", 10, "paper", "mtt"),
     ],
 )
