@@ -47,13 +47,20 @@ def default_method(dataset: str, ipc: int, preset: str, layers: Sequence[Setting
     """The method where nobody chose one: what learned most in about the same minutes of a CPU core (docs/methods.md),
     of published settings the oldest, which is also what the user's ``layers`` mean where they set up experts.
     """
-    dataset, _ = spelled(dataset)
+    _check_ipc(ipc)
     asked = {key.partition(".")[0] for layer in layers for key in layer.values}
     if preset == "paper" or asked & {"experts", "trajectories"}:
         return "mtt"
     if dataset in SMALL_GREY:
         return "rat" if dataset == "digits" and ipc >= FROM_HERE_LABELS else "mtt"
     return "rat" if ipc < FROM_HERE_LABELS else "best"
+
+
+def _check_ipc(ipc: Any) -> None:
+    if isinstance(ipc, bool) or not isinstance(ipc, int):
+        raise ConfigError(f"`ipc` must be a whole number, got {ipc!r}")
+    if ipc < 1:
+        raise ConfigError(f"`ipc` must be 1 or more, got {ipc}")
 
 
 def find_method(method: str | Method) -> Method:
@@ -84,8 +91,7 @@ def compose(
     Raises:
         ConfigError: an unknown method, preset or key, or a value that does not fit.
     """
-    if ipc < 1:
-        raise ConfigError(f"`ipc` must be 1 or more, got {ipc}")
+    _check_ipc(ipc)
     record = find_method(method)
     dataset, revision = spelled(dataset)
     known = DATASETS.get(dataset)

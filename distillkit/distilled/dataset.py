@@ -22,7 +22,14 @@ from distillkit.data.load import BOTH, load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.distilled.files import Origin, whole_folder
 from distillkit.distilled.real_images import check_pixels, from_pillow, with_ids_of
-from distillkit.distilled.training import check_can_train, overridden, train, training_targets, warn_of_batch_norm
+from distillkit.distilled.training import (
+    check_can_train,
+    given_recipe,
+    overridden,
+    train,
+    training_targets,
+    warn_of_batch_norm,
+)
 from distillkit.environment import made_on_the_host, resolve_device
 from distillkit.errors import ConfigError
 from distillkit.evaluation.choice import choose_recipe, fitting_network
@@ -200,12 +207,12 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
 
         Raises:
             ConfigError: the model does not take such images, gives anything but finite logits of the set's classes,
-                cannot be trained (by batches of one image, say), or a number is not positive.
+                cannot be trained (by batches of one image, say), is none, or a number is not positive, a recipe none.
             DivergenceError: the loss did not stay finite.
         """
         place = resolve_device(str(device)) if device is not None else device_of(model)
         seed = seed_number(seed)
-        chosen = self.recipe_for(model) if recipe is None else dict(recipe)
+        chosen = self.recipe_for(model) if recipe is None else given_recipe(recipe)
         how = recipe_from_json(overridden(chosen, lr, epochs, batch_size, augment))
         check_can_train(model, self.images, self.num_classes, place, how.batch_size)
         found = batch_statistics(model, self.image_shape, min(len(self), how.batch_size))

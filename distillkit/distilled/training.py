@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from distillkit.artifact.schema import RecipeFile
 from distillkit.distilled.bar import told_to
 from distillkit.errors import ConfigError, DivergenceError, FewImagesWarning
 from distillkit.networks.kinds import NEEDED, BatchStatistics, needs_several
@@ -38,6 +40,22 @@ def overridden(
         drops = [round(drop * epochs / schedule["epochs"]) for drop in schedule["lr_drop_epochs"]]
         value["schedule"] = {**schedule, "epochs": epochs, "lr_drop_epochs": drops}
     return value
+
+
+def given_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe that a caller hands in.
+
+    Raises:
+        ConfigError: it has not the form of recipe.json.
+    """
+    try:
+        RecipeFile.model_validate(recipe)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"])) or "all of it"
+        raise ConfigError(
+            f"the recipe has not the form of recipe.json ({place}: {error.errors()[0]['msg'].lower()}); ds.recipe has it"
+        ) from error
+    return dict(recipe)
 
 
 def check_can_train(model: nn.Module, images: Tensor, num_classes: int, place: torch.device, batch_size: int) -> None:

@@ -52,8 +52,13 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the parameters of ``model`` are.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: it has none, or is no network.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"the model is a {type(model).__name__}, expected a network (torch.nn.Module): prepare_model(NAME, ...) makes "
+            "one of timm's, ds.network() the set's own"
+        )
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ConfigError("the model has no parameters; nothing in it can be trained")

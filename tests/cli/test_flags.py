@@ -47,6 +47,7 @@ def refused(call):
 
 def test_faces__an_argument():
     assert refused(lambda: compress("digits", ipc=0)) == "`ipc` must be 1 or more, got 0"
+    assert refused(lambda: compress("digits", ipc="1")) == "`ipc` must be a whole number, got '1'"
     assert typed("compress", "digits", "--ipc", 0) == "error: --ipc must be 1 or more, got 0\n"
 
 

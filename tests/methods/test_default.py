@@ -18,7 +18,7 @@ from tests.helpers import TINY
         ("org/photos", 5, "quick", "best"),
         ("digits", 1, "quick", "mtt"),
         ("digits", 10, "quick", "rat"),
-        ("mnist@main", 1, "quick", "mtt"),
+        ("mnist", 1, "quick", "mtt"),
         ("cifar10", 10, "paper", "mtt"),
     ],
 )

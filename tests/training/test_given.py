@@ -54,6 +54,21 @@ def test_models_that_cannot_be_trained(ds):
         ds.train(plain().requires_grad_(False))
     with pytest.raises(ConfigError, match="has no parameters"):
         ds.train(nn.Flatten())
+    with pytest.raises(ConfigError, match=r"is a str, expected a network.*prepare_model\(NAME"):
+        ds.train("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({}, r"\(architecture: field required\); ds.recipe has it"),
+        ({"lr": "x"}, "has not the form of recipe.json"),
+        ([], r"\(all of it: "),
+    ],
+)
+def test_recipes_that_are_none(ds, recipe, message):
+    with pytest.raises(ConfigError, match=message):
+        ds.train(plain(), recipe=recipe)
 
 
 @pytest.mark.parametrize(
