@@ -51,9 +51,10 @@ def given_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     try:
         RecipeFile.model_validate(recipe)
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"])) or "all of it"
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "all of it"
         raise ConfigError(
-            f"the recipe has not the form of recipe.json ({place}: {error.errors()[0]['msg'].lower()}); ds.recipe has it"
+            f"the recipe has not the form of recipe.json ({place}: {first['msg'].lower()}); ds.recipe has it"
         ) from error
     return dict(recipe)
 

@@ -56,8 +56,8 @@ def device_of(model: nn.Module) -> torch.device:
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            f"the model is a {type(model).__name__}, expected a network (torch.nn.Module): prepare_model(NAME, ...) makes "
-            "one of timm's, ds.network() the set's own"
+            f"the model is a {type(model).__name__}, expected a network (torch.nn.Module): prepare_model(NAME, ...) "
+            "makes one of timm's, ds.network() the set's own"
         )
     parameter = next(model.parameters(), None)
     if parameter is None:
