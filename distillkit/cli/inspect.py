@@ -12,6 +12,7 @@ from distillkit.cli import options as opt
 
 if TYPE_CHECKING:
     from distillkit.artifact.schema import ArtifactConfig, Identity
+    from distillkit.records import SyntheticSet
 
 
 @console.guarded
@@ -88,7 +89,7 @@ def _local_info(artifact: Path, as_json: bool) -> None:
         "source": f"{about.source.source} ({about.source.train_images} training images)",
         "images": f"{count}; {byte_count(size)} with views",
         "classes": ", ".join(about.classes[:10]) + (", ..." if about.num_classes > 10 else ""),
-        "labels": about.label_kind,
+        "labels": _label_words(content.synthetic),
         ("learned lr" if about.lr_learned else "lr"): f"{content.recipe['lr']:.6g}",
         "command": about.command,
     }
@@ -97,6 +98,12 @@ def _local_info(artifact: Path, as_json: bool) -> None:
     tuned = {f"{name}, its own recipe": row for name, row in measured.tuned.items()}
     rows = {**measured.architectures, **tuned, "8-bit view": measured.uint8, **measured.baselines}
     console.print_lines(lines | {f"accuracy, {name}": percent(row) for name, row in rows.items() if row})
+
+
+def _label_words(synthetic: SyntheticSet) -> str:
+    """Their kind; hard ones are probabilities of 0 and 1."""
+    hard = synthetic.label_kind == "probabilities" and bool(((synthetic.labels == 0) | (synthetic.labels == 1)).all())
+    return "hard, one class each" if hard else synthetic.label_kind
 
 
 @console.guarded

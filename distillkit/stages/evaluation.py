@@ -68,11 +68,11 @@ def evaluate_rows(
     settings = run.settings.evaluate
     wanted = [*set_rows(run.settings), *label_rows(run.settings, synthetic), *settings.baselines]
     rows = folder.rows()
-    networks = {name: settings.full_networks if name == "full" else settings.networks for name in wanted}
+    pieces = {name: full_passes(run, prepared) if name == "full" else settings.networks for name in wanted}
     exam = prepared.test(run.device)
     for name in wanted:
         if name not in rows:
-            run.progress.stage(f"evaluating {name}", networks[name])
+            run.progress.stage(f"evaluating {name}", pieces[name])
             with folder.timed("evaluate"), arithmetic(run.steady_precision, run.device):
                 rows[name] = _row(run, prepared, synthetic, exam, name, opinions)
             folder.add_row(name, rows[name])
@@ -103,6 +103,13 @@ def _row(
         return _full_row(run, prepared, exam)
     training = _softly_labelled(run, prepared, opinions()) if name == RANDOM_SOFT else _coreset(run, prepared, name)
     return evaluate(training, _baseline_lr(run, prepared, training, recipe.lr))
+
+
+def full_passes(run: Run, prepared: Prepared) -> int:
+    """Passes over all images of the networks of the ``full`` row: one may take as long as all other rows together."""
+    settings = run.settings.evaluate
+    recipe = full_data_recipe(settings, prepared.augmentation, len(prepared.train_labels))
+    return recipe.epochs * settings.full_networks
 
 
 def _listen(run: Run) -> Callable[[float], None]:
@@ -196,10 +203,21 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
     """Training on all training images; cached, since it does not depend on the method or the ipc."""
     settings, path = run.settings.evaluate, full_row_path(run, prepared)
     cached = run.world.decided(lambda: _cached_row(path))
+    left = full_passes(run, prepared)
     if cached is not None:
-        run.progress.advance(settings.full_networks)
+        run.progress.advance(left)
         return EvalReport.from_json(cached)
     recipe = full_data_recipe(settings, prepared.augmentation, len(prepared.train_labels))
+    form = evaluation_form(run, recipe, len(prepared.train_labels), settings.full_networks)
+    stop = _stopper(run)
+
+    def after_pass() -> None:
+        nonlocal left
+        passes = min(left, form.size)  # of so many networks side by side
+        left -= passes
+        run.progress.advance(passes)
+        stop()
+
     report = evaluate_networks(
         prepared.build(prepared.network, run.settings.seed, "evaluate"),
         TrainingSet(prepared.train_images, prepared.train_labels),
@@ -207,11 +225,12 @@ def _full_row(run: Run, prepared: Prepared, exam: Examination) -> EvalReport:
         recipe,
         run.settings.seed,
         settings.full_networks,
-        _listen(run),
-        _stopper(run),
-        evaluation_form(run, recipe, len(prepared.train_labels), settings.full_networks),
+        lambda accuracy: run.progress.advance(0, accuracy=accuracy),
+        after_pass,
+        form,
         run.world,
     )
+    run.progress.advance(left)  # those of other processes
     try:
         keep_row(path, report.to_json())
     except StorageError as error:  # the run's own folder keeps the row

@@ -71,6 +71,7 @@ def test_compress__artifact_table_and_the_verbs_that_look_at_it(tmp_path):
     assert info["config"]["command"].startswith("distillkit")
     words = "lr  " if info["results"]["selection"]["step"] == 0 else "learned lr"
     assert words in invoke("info", out).stdout
+    assert re.search(r"labels +hard, one class each", invoke("info", out).stdout)
     picture = tmp_path / "p.png"
     assert invoke("preview", out, "--out", picture).stdout.strip() == str(picture)
     assert picture.read_bytes() == (out / "preview.png").read_bytes()

@@ -3,11 +3,37 @@
 import pytest
 import torch
 
+from distillkit import compress
 from distillkit.config import compose
 from distillkit.methods import SettingsLayer
+from distillkit.progress import Silent
 from distillkit.records import EvalReport
 from distillkit.stages import evaluation
 from distillkit.stages.context import Prepared, make_run, prepare
+
+
+class Counts(Silent):
+    """Steps of each stage: announced, and done."""
+
+    def __init__(self):
+        self.stages = {}
+
+    def stage(self, title, total, done=0):
+        self.last = self.stages[title] = [total, done]
+
+    def advance(self, steps=1, **values):
+        self.last[1] += steps
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_full_row__tells_of_every_pass_over_all_images(tmp_path, tiny, together):
+    more = {"evaluate.baselines": ["full"], "evaluate.full_networks": 3, "evaluate.full_epochs": 4}
+    settings = {**tiny, **more, "evaluate.together": together}
+    for again in range(2):  # measured, and from the cache
+        counts, out = Counts(), tmp_path / f"{again}"
+        arguments = {"ipc": 1, "method": "mtt", "preset": "smoke", "device": "cpu", "progress": counts}
+        compress("digits", settings=settings, out=out, **arguments)
+        assert counts.stages["evaluating full"] == [12, 12]
 
 
 @pytest.fixture
