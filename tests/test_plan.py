@@ -21,6 +21,19 @@ def test_plan__measures_the_form_that_runs(tiny, monkeypatch):
     json.dumps(found)
 
 
+def test_plan__times_evaluation_networks_in_the_precision_that_they_are_trained_in(tiny, monkeypatch):
+    seen = []
+    monkeypatch.setattr(step_times, "in_precision", lambda model, precision: seen.append(precision) or model)
+    asked = made(tiny)
+    prepared = prepare(asked)
+    prepared.decided["experts"] = "bf16"
+    step_times.evaluation_seconds(asked, prepared)
+    step_times.full_seconds(asked, prepared)
+    assert set(seen) == {asked.steady_precision} == {"fp32"}
+    step_times.expert_seconds(asked, prepared, {0: 2})
+    assert seen[-1] == "bf16"
+
+
 def test_plan__takes_the_length_of_given_experts(tmp_path, tiny):
     """``experts.epochs`` may be less than what the experts of ``experts.source`` have."""
     run(tmp_path / "a", {**tiny, "experts.epochs": 6, "experts.train_to": "end"})

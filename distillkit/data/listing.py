@@ -1,7 +1,7 @@
 """Which files below a folder are images, and which folders are called like splits. Paths of files are text here: there
 may be a million of them.
 """
-# ruff: noqa: PTH112, PTH113, PTH116, PTH118, PTH122, PTH206
+# ruff: noqa: PTH100, PTH112, PTH113, PTH116, PTH118, PTH122, PTH206
 
 from __future__ import annotations
 
@@ -36,16 +36,22 @@ HALVES = re.compile("[\ud800-\udfff]")
 
 def files_below(folder: Path) -> list[str]:
     """Paths of files, relative to ``folder``, in the order of their parts; hidden ones are left out."""
-    return sorted(_walk(folder), key=lambda path: path.split(os.sep))
+    return sorted(_files(folder), key=lambda path: path.split(os.sep))
 
 
 def holds_images(folder: Path) -> bool:
     """Whether there is any image below ``folder``; the first that is found ends the search."""
-    return any(is_image(path) for path in _walk(folder))
+    return any(is_image(path) for path in _files(folder))
 
 
-def _walk(folder: Path | str, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Files, those behind links too; a link to a folder ``above`` it is passed over.
+def _files(folder: Path) -> Iterator[str]:
+    """Files below ``folder``, those behind links too, but for links to a folder that it lies in."""
+    parents = (os.stat(parent) for parent in Path(os.path.abspath(folder)).parents)
+    return _walk(folder, "", frozenset((about.st_dev, about.st_ino) for about in parents))
+
+
+def _walk(folder: Path | str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """A link to a folder that lies ``above`` is passed over.
 
     Raises:
         DataError: a folder cannot be read.

@@ -449,6 +449,7 @@ def test_folders__behind_links_are_read_and_known_by_what_they_hold(tmp_path):
     (tmp_path / "real" / "b" / "nowhere").symlink_to(tmp_path / "gone")
     first, _ = load(tmp_path / "set", without_classes=())
     assert first.classes == ("a", "b")
+    assert len(first.train) + len(first.validation) + len(first.test) == 12  # each once, whatever leads to it
     for index in range(6):
         picture(tmp_path / "real" / "a" / f"{index}.png", "yellow")
     second, _ = load(tmp_path / "set")
