@@ -321,8 +321,8 @@ class RunFolder:
             del self._running[stage]
 
     def keep_time(self) -> None:
-        """Add the time so far of blocks that are being timed: of one that is killed, no more is lost than
-        ``TIME_KEPT_EVERY`` seconds.
+        """Add the time so far of blocks that are being timed, if ``TIME_KEPT_EVERY`` seconds have passed: called after
+        each piece of work, so that a kill loses those seconds, or one longer piece.
         """
         for stage, begin in self._running.items():
             if time.perf_counter() - begin > TIME_KEPT_EVERY:

@@ -103,8 +103,9 @@ _MANY: dict[str, Any] = {
     "distill.real_batch": 300,
     "distill.lr_img": 0.03,
 }
-# Small grey images and the small network of theirs learn in larger steps, through a longer window, and lose by being
-# whitened: at one image a class 82.5 % of digits' validation images before, 94.8 with these (examples/ABLATIONS.md).
+# Digits and their small network learn in larger steps, through a longer window, and lose by being whitened (grey
+# photographs gain): one image a class had 82.5 % of the validation images before, 94.8 with these
+# (examples/ABLATIONS.md).
 _DIGITS: dict[str, Any] = {
     "dataset.preprocessing": "standardise",
     "distill.init": "kmeans",
