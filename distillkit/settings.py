@@ -390,7 +390,7 @@ class EvaluateSettings(Section):
     """Passes over the full training data for the ``full`` row, at the least."""
     full_steps: int = Field(1, ge=1)
     """Steps of the ``full`` row, at the least: few images make few steps a pass, and a network that was trained too
-    shortly would make the set look better than it is."""
+    shortly would make the set look better than it is. Batches are smaller where they are what is missing."""
     full_networks: int = Field(1, ge=1)
     """Networks of the ``full`` row."""
     full_lr: float = Field(0.01, gt=0)

@@ -21,6 +21,9 @@ from distillkit.training.recipe import (
 
 FULL_BATCH = 256
 """Most images of a batch where all training data are learned from: the field's batch."""
+SMALL_FULL_BATCH = 128
+"""And where few images are passed over again and again to make enough steps: half the images trained on, and nothing
+lost (``examples/benchmarks/full_row.py``); 64 lost three points by SGD."""
 
 
 def default_drop(epochs: int) -> tuple[int, ...]:
@@ -62,10 +65,9 @@ def _optimizer(name: str, momentum: float, weight_decay: float) -> OptimizerPart
 
 def full_data_recipe(settings: EvaluateSettings, augmentation: Augmentation | None, images: int) -> Recipe:
     """The same recipe on the full training data, of so many ``images``: fewer passes (they are longer) that make
-    ``full_steps`` steps at the least, another lr than the learned one, and batches of at most ``FULL_BATCH`` images:
-    one that holds all of a small set would leave few steps a pass.
+    ``full_steps`` steps at the least, another lr than the learned one, and batches of ``full_batch``.
     """
-    batch = min(settings.batch_size, FULL_BATCH)
+    batch = full_batch(settings, images)
     shorter = settings.model_copy(
         update={
             "epochs": max(settings.full_epochs, -(-settings.full_steps // len(batch_sizes(images, batch)))),
@@ -75,6 +77,15 @@ def full_data_recipe(settings: EvaluateSettings, augmentation: Augmentation | No
         }
     )
     return evaluation_recipe(shorter, settings.full_lr, augmentation)
+
+
+def full_batch(settings: EvaluateSettings, images: int) -> int:
+    """Images of a batch of all training data: the recipe's, but ``FULL_BATCH`` at most (one that holds all of a small
+    set would leave few steps a pass); fewer where ``full_epochs`` passes do not make ``full_steps`` steps of so many,
+    down to ``SMALL_FULL_BATCH``.
+    """
+    for_steps = -(-images * settings.full_epochs // settings.full_steps)
+    return min(settings.batch_size, FULL_BATCH, max(for_steps, SMALL_FULL_BATCH))
 
 
 def recipe_json(

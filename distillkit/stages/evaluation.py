@@ -15,7 +15,7 @@ from distillkit.distill.labels import labels_ask_experts
 from distillkit.distill.synthetic_init import RealData
 from distillkit.errors import StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
-from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
+from distillkit.evaluation.recipe import FULL_BATCH, evaluation_recipe, full_data_recipe
 from distillkit.precision import arithmetic
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.run_folder import RunFolder
@@ -259,6 +259,9 @@ def full_row_path(run: Run, prepared: Prepared) -> Path:
         "full_steps",
     }
     keys |= {name for name in ("together", "compile") if getattr(settings, name) in (None, "auto")}
-    epochs = full_data_recipe(settings, prepared.augmentation, len(prepared.train_labels)).epochs
-    setup["evaluate"] = settings.model_dump(mode="json", exclude=keys) | {"full_epochs": epochs}
+    recipe = full_data_recipe(settings, prepared.augmentation, len(prepared.train_labels))
+    own = {"full_epochs": recipe.epochs}
+    if recipe.batch_size != min(settings.batch_size, FULL_BATCH):  # earlier versions had these alone
+        own["full_batch"] = recipe.batch_size
+    setup["evaluate"] = settings.model_dump(mode="json", exclude=keys) | own
     return storage.cache_root() / "baselines" / f"full-{storage.fingerprint(setup)}.json"

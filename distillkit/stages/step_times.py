@@ -98,12 +98,11 @@ def evaluation_seconds(run: Run, prepared: Prepared) -> float:
 def full_seconds(run: Run, prepared: Prepared) -> float:
     """One network trained on all training images, without its test."""
     settings, count = run.settings.evaluate, len(prepared.train_labels)
-    shorter = settings.model_copy(update={"full_epochs": PROBE_STEPS + 1, "full_steps": 1})
-    recipe, whole = (full_data_recipe(one, prepared.augmentation, count) for one in (shorter, settings))
+    recipe = full_data_recipe(settings, prepared.augmentation, count)
     batch = min(count, recipe.batch_size)
-    form = evaluation_form(run, whole, count, settings.full_networks)
-    step = _step_seconds(run, prepared, recipe, batch, form, run.steady_precision)
-    return whole.epochs * step * count / batch
+    form = evaluation_form(run, recipe, count, settings.full_networks)
+    step = _step_seconds(run, prepared, replace(recipe, epochs=PROBE_STEPS + 1), batch, form, run.steady_precision)
+    return recipe.epochs * step * count / batch
 
 
 class _Walk:

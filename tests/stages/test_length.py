@@ -1,11 +1,17 @@
 """Which number of epochs is chosen."""
 
+from dataclasses import replace
+
 import pytest
 
 from distillkit.data.augment import Augmentation
 from distillkit.evaluation.recipe import full_data_recipe
 from distillkit.settings import EvaluateSettings
+from distillkit.stages.context import prepare
+from distillkit.stages.evaluation import full_row_path
 from distillkit.stages.length import shortest_as_good
+from distillkit.training.batches import batch_sizes
+from tests.helpers import TINY, made
 
 
 @pytest.mark.parametrize(
@@ -32,13 +38,26 @@ def test_full_data_recipe__has_the_fields_batches_where_a_small_set_is_one_batch
 
 
 @pytest.mark.parametrize(
-    ("images", "epochs"),
+    ("images", "batch", "epochs"),
     [
-        (90, 1000),  # one batch
-        (513, 500),  # two batches, since a single image joins one
-        (5_000, 50),  # twenty, as many steps as are asked for
-        (45_000, 50),
+        (90, 128, 1000),  # one batch
+        (513, 128, 250),  # four batches, since a single image joins one
+        (5_000, 250, 50),  # twenty, as many steps as are asked for
+        (45_000, 256, 50),
     ],
 )
-def test_full_data_recipe__few_images_are_passed_over_more_often(images, epochs):
-    assert full_data_recipe(EvaluateSettings(full_epochs=50, full_steps=1000), None, images).epochs == epochs
+def test_full_data_recipe__few_images_are_passed_over_more_often_by_smaller_batches(images, batch, epochs):
+    recipe = full_data_recipe(EvaluateSettings(full_epochs=50, full_steps=1000), None, images)
+    assert (recipe.batch_size, recipe.epochs) == (batch, epochs)
+    assert recipe.epochs * len(batch_sizes(images, recipe.batch_size)) == max(1000, 50 * -(-images // 256))
+    assert full_data_recipe(EvaluateSettings(full_epochs=50), None, images).batch_size == 256  # no steps are asked for
+
+
+def test_full_row_path__tells_sizes_of_batches_apart():
+    run = made(TINY, **{"evaluate.full_epochs": 12, "evaluate.full_steps": 1000})
+    prepared = prepare(run)
+    recipe = full_data_recipe(run.settings.evaluate, None, len(prepared.train_labels))
+    same_passes = run.settings.evaluate.model_copy(update={"full_epochs": recipe.epochs, "full_steps": 1})
+    by_larger = replace(run, settings=run.settings.model_copy(update={"evaluate": same_passes}))
+    assert full_data_recipe(same_passes, None, len(prepared.train_labels)).epochs == recipe.epochs
+    assert full_row_path(run, prepared) != full_row_path(by_larger, prepared)
