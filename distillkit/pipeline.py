@@ -228,8 +228,9 @@ def _finished(out: Path, run: Run, prepared: Prepared) -> DistilledDataset | Non
     except ArtifactError as error:
         run.progress.note(f"{error}; packing it again")
         return None
-    if not (out / FILES.card).is_file():
-        run.progress.note(f"{out} has no {FILES.card}; packing it again")
+    card = out / FILES.card
+    if not card.is_file() or not card.stat().st_size:
+        run.progress.note(f"{out} has no {FILES.card}, or an empty one; packing it again")
         return None
     if not _is_of(ds, run, prepared):
         run.progress.note(f"{out} holds the artifact of another run; packing this run's")

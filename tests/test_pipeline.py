@@ -137,13 +137,20 @@ def test_compress__a_finished_but_damaged_artifact_is_packed_again(whole, tmp_pa
     assert (whole / "distilled.safetensors").read_bytes() == content
 
 
-@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - set(LOADED)))
-@pytest.mark.parametrize("content", [None, b"no such file"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (name, content)
+        for name in sorted(set(PUBLISHED) - set(LOADED))
+        for content in (None, b"", b"no such file")
+        if name != FILES.card or not content
+    ],
+)
 def test_compress__a_finished_artifact_that_lacks_a_file_is_packed_again(whole, tiny, name, content):
-    """Also a file that loading does not read; whatever a card says is its owner's."""
+    """Also a file that loading does not read; whatever a card says is its owner's, if it says anything."""
     before, notes = (whole / name).read_bytes(), Notes()
     (whole / name).unlink()
-    if content and name != FILES.card:
+    if content is not None:
         (whole / name).write_bytes(content)
     run(whole, tiny, progress=notes)
     assert (whole / name).read_bytes() == before
