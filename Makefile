@@ -48,13 +48,13 @@ test-gpu: install-dev  ## the tests that need a GPU, and where everything lies: 
 	$(BIN)/python -m pytest tests/gpu
 
 RESULTS := examples/benchmarks/results
-benchmark: install-dev  ## what the README's speed tables were made with (an hour on two CPU cores)
+benchmark: install-dev  ## what the tables of examples/benchmarks were made with (an hour on two CPU cores)
 	$(BIN)/python examples/benchmarks/outer_step.py --ipc 10 --inner-steps 10,30 --variants naive,truncated,exact-eager,exact-fp32 --check --json $(RESULTS)/outer_step-cpu-ipc10.json
 	$(BIN)/python examples/benchmarks/experts.py --out $(RESULTS)/experts-cpu
 	$(BIN)/python examples/benchmarks/evaluation.py --out $(RESULTS)/evaluation-cpu-ipc10
 	$(BIN)/python examples/benchmarks/start_to_artifact.py digits --method ast --out $(RESULTS)/start-cpu-digits
 
-reference: install-dev  ## the reference sets, their cards and the README's table (an hour on two CPU cores; DATA: local CIFAR-10)
+reference: install-dev  ## the reference sets, their cards and the tables of docs/results.md (hours on two CPU cores; DATA: local CIFAR-10)
 	$(BIN)/python examples/reference/run.py --tier cpu --jobs 2 $(if $(DATA),--data-root $(DATA))
 	$(BIN)/python examples/reference/cross.py --tier cpu --jobs 2 $(if $(DATA),--data-root $(DATA))
 
