@@ -191,7 +191,7 @@ class ExpertSettings(Section):
     together: int | None = Field(None, ge=1)
     """Experts trained side by side; default as many as fit into a GPU's memory, on a CPU one by one."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Compile the training step; ``auto`` where there are enough steps to pay for it: on a GPU, on a CPU in bfloat16."""
+    """Compile the training step; ``auto`` where enough steps pay for it: on a GPU, on a CPU in bfloat16."""
 
 
 class TrajectorySettings(Section):

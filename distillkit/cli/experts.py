@@ -42,7 +42,7 @@ def train(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Train the experts that 'compress' with the same options, and the same --method, would use; keep them in the cache."""
+    """Train the experts that 'compress' with the same options, and the same --method, would use."""
     from distillkit.config import compose
     from distillkit.environment import resolve_device
     from distillkit.stages.context import make_run, prepare

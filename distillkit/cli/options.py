@@ -43,8 +43,8 @@ AnyMethodName = Annotated[
     typer.Option(
         "--method",
         help="See 'distillkit methods'. Default: rat below five images a class, best from there on; "
-        "mtt for MNIST and Fashion-MNIST, digits below five (rat from there on), the preset paper, and with settings of "
-        "experts or trajectories.",
+        "mtt for MNIST and Fashion-MNIST, digits below five (rat from there on), the preset paper, and with settings "
+        "of experts or trajectories.",
         autocompletion=completion.methods,
     ),
 ]

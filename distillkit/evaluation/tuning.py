@@ -2,8 +2,8 @@
 
 Networks differ in what they learn a few images with: a learning rate that a ConvNet's images were learned for ruins
 a VGG, batch normalisation wants small steps, attention AdamW. The search goes from coordinate to coordinate: every
-optimiser at its learning rates, then augmentations for the best of them, then numbers of steps. It knows a score alone,
-so a baseline of real images is tuned by the same search as a distilled set.
+optimiser at its learning rates in few steps, the best of them in more, then augmentations, which only pay in more, then
+numbers of steps. It knows a score alone, so a baseline of real images is tuned by the same search as a distilled set.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from distillkit.training.recipe import AdamW, Recipe, Sgd, cross_entropy, shuffl
 LRS = {"sgd": (0.003, 0.01, 0.03, 0.1), "adamw": (1e-4, 3e-4, 1e-3, 3e-3)}
 WEIGHT_DECAY = {"sgd": 5e-4, "adamw": 0.05}
 MOMENTUM = 0.9
+FIRST_STEPS = 30
+"""Of every optimiser at every learning rate: enough to tell which are hopeless, a tenth of the time."""
 STEPS = (100, 300, 1000)
-FIRST_STEPS = 300
+USUAL_STEPS = 300
+PROMISING = 1
+"""Of the first candidates, so many are tried with ``USUAL_STEPS``; two or three found nothing better
+(``examples/benchmarks/search_budget.py``)."""
 LARGEST_BATCH = 256
-MOST_CANDIDATES = 13
-"""Eight optimisers with their rates, three augmentations, two other lengths."""
+MOST_CANDIDATES = 8 + PROMISING + 3 + 2
+"""Optimisers with their rates, the promising of them, augmentations, other lengths."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ def search(
         raise ConfigError("`seconds` must be positive")
     tried: list[Tried] = []
     end = time.monotonic() + seconds
-    for stage in (_optimizers, _augmentations, _lengths):
+    for stage in (_optimizers, _promising, _augmentations, _lengths):
         left_out = 0
         for candidate in stage(_ranked(tried), strategy):
             if any(one.candidate == candidate for one in tried):
@@ -139,7 +144,8 @@ def search(
             accuracy = score(candidate)
             tried.append(Tried(candidate, accuracy, time.monotonic() - begin))
         if left_out:
-            note(f"no time for {left_out} candidates; give more `seconds` to try them")
+            many = "a candidate" if left_out == 1 else f"{left_out} candidates"
+            note(f"no time for {many}; give more `seconds` to try all")
     return _ranked(tried)
 
 
@@ -160,8 +166,15 @@ def _optimizers(ranked: Sequence[Tried], strategy: str) -> Iterator[Candidate]:
             yield Candidate(name, rates[position], FIRST_STEPS, strategy)
 
 
+def _promising(ranked: Sequence[Tried], strategy: str) -> Iterator[Candidate]:
+    for one in ranked[:PROMISING]:
+        yield replace(one.candidate, steps=USUAL_STEPS)
+
+
 def _augmentations(ranked: Sequence[Tried], strategy: str) -> Iterator[Candidate]:
-    best = ranked[0].candidate
+    """For the best with ``USUAL_STEPS``, if there was time for one: after few steps all of them look bad."""
+    longer = [one for one in ranked if one.candidate.steps == USUAL_STEPS]
+    best = (longer or ranked)[0].candidate
     yield replace(best, augmentation=usual_augmentation(strategy))
     yield replace(best, cutmix=True)
     yield replace(best, augmentation=usual_augmentation(strategy), cutmix=True)

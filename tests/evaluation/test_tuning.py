@@ -49,11 +49,12 @@ def accuracy(c):
     return 0.5 + 0.1 * (c.optimizer == "sgd" and c.lr == 0.01) + 0.1 * c.cutmix + 0.05 * (c.steps == 1000)
 
 
-def test_search__goes_from_optimisers_to_augmentations_to_lengths(monkeypatch):
+def test_search__goes_from_optimisers_in_few_steps_to_augmentations_in_more_to_lengths(monkeypatch):
     tried = search(Clock(monkeypatch).score(accuracy), "crop_flip", 1000)
     assert tried[0].candidate == Candidate("sgd", 0.01, 1000, "crop_flip", True)
     assert [one.accuracy for one in tried] == sorted((one.accuracy for one in tried), reverse=True)
-    assert len({one.candidate for one in tried}) == len(tried) == 8 + 3 + 2
+    assert len({one.candidate for one in tried}) == len(tried) == tuning.MOST_CANDIDATES == 8 + 1 + 3 + 2
+    assert sorted(one.candidate.steps for one in tried) == [30] * 8 + [100] + [300] * 4 + [1000]
     assert {one.candidate.augmentation for one in tried} == {"crop_flip", "crop+flip"}
 
 
@@ -61,16 +62,27 @@ def test_search__keeps_to_its_time_and_says_what_it_left_out(monkeypatch):
     notes, clock = [], Clock(monkeypatch)
     tried = search(clock.score(accuracy), "crop_flip", 10.0, notes.append)
     assert clock.now <= 10.0
-    assert len(tried) == 3 + 1  # three of 300 steps, one of 100
+    assert len(tried) == 8 + 1 + 1 + 1  # in 2.4, 3, 3 and 1 second
     assert notes == [
-        "no time for 5 candidates; give more `seconds` to try them",
-        "no time for 3 candidates; give more `seconds` to try them",
-        "no time for 1 candidates; give more `seconds` to try them",
+        "no time for 2 candidates; give more `seconds` to try all",
+        "no time for a candidate; give more `seconds` to try all",
     ]
     first = search(Clock(monkeypatch).score(accuracy), "none", 0.001)
-    assert [one.candidate for one in first] == [Candidate("sgd", 0.03, 300, "none")]
+    assert [one.candidate for one in first] == [Candidate("sgd", 0.03, 30, "none")]
     with pytest.raises(ConfigError, match="must be positive"):
         search(lambda candidate: 0.0, "none", 0)
+
+
+def test_search__augmentations_are_judged_where_they_pay(monkeypatch):
+    """Few steps like none of them, and may be best without: the length of the first candidates decides nothing else."""
+
+    def of(c):
+        return 0.5 + (0.2 * c.cutmix if c.steps >= 300 else 0.1 - 0.2 * c.cutmix) + 0.01 * (c.optimizer == "adamw")
+
+    tried = search(Clock(monkeypatch).score(of), "crop_flip", 1000)
+    assert tried[0].candidate.cutmix
+    assert tried[0].candidate.optimizer == "adamw"
+    assert not [one for one in tried if one.candidate.cutmix and one.candidate.steps == 30]
 
 
 def test_candidate__its_recipe_is_the_one_that_the_file_says():
@@ -163,6 +175,7 @@ def test_fit__side_by_side_mixes_each_network_as_it_would_be_alone():
 def fast(monkeypatch):
     """Searches of a few steps."""
     monkeypatch.setattr(tuning, "FIRST_STEPS", 2)
+    monkeypatch.setattr(tuning, "USUAL_STEPS", 3)
     monkeypatch.setattr(tuning, "STEPS", (2, 3))
 
 
