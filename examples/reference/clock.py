@@ -1,4 +1,4 @@
-"""Every method at equal wall clock, experts included: accuracy against seconds, as a table and a picture.
+"""Every method at equal wall clock, experts included: accuracy against minutes, as a table and a picture.
 
     python examples/reference/clock.py --minutes 3,10,30 --data-root DIR        # hours on two CPU cores, resumable
 
@@ -147,12 +147,12 @@ def picture(rows, path):
             bars(axis, problem, found, minutes)
             continue
         for position, method in enumerate((*METHODS, *CORESETS)):
-            own = sorted((value[2], value[0]) for key, value in found.items() if key[:2] == (problem, method))
+            own = sorted((value[2] / 60, value[0]) for key, value in found.items() if key[:2] == (problem, method))
             if own and method in CORESETS:
                 axis.axhline(own[0][1], linestyle="--", linewidth=1, color=f"C{position}", label=method)
             elif own:
                 axis.plot(*zip(*own, strict=True), marker="o", color=f"C{position}", label=method)
-        axis.set(title=problem, xlabel="seconds of learning, experts included", xscale="log")
+        axis.set(title=problem, xlabel="minutes of learning, experts included")
         axis.set_ylabel("test accuracy (%)")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
