@@ -34,6 +34,7 @@ from distillkit.distill.synthetic_init import INITS, RealData, initial_images
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.distill.windows import WINDOWS
 from distillkit.environment import hardware, keep_freed_memory, resolve_device, versions
+from distillkit.evaluation import tuning
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import default_drop, evaluation_recipe, recipe_from_json
 from distillkit.evaluation.robust import augmentation_robust_score, label_robust_score
@@ -174,5 +175,6 @@ __all__ = [
     "to_device",
     "train_experts",
     "training_set",
+    "tuning",
     "versions",
 ]

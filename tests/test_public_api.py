@@ -151,6 +151,7 @@ LAB = [
     "to_device",
     "train_experts",
     "training_set",
+    "tuning",
     "versions",
 ]
 SCRIPTS = sorted((ROOT / "examples").rglob("*.py"))

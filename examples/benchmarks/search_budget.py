@@ -17,7 +17,6 @@ import measuring
 import torch
 
 from distillkit import load_distilled
-from distillkit.evaluation import tuning
 from distillkit.lab import (
     Examination,
     NetworkSettings,
@@ -25,6 +24,7 @@ from distillkit.lab import (
     build_network,
     evaluate_networks,
     parse_architecture,
+    tuning,
 )
 
 CASES = (
