@@ -84,6 +84,16 @@ STUDIES = {
         "best, two segments a step": ("best", {"distill.segments": 2}),
         "best, labels learned": ("best", {"distill.labels": "soft", "distill.lr_label": 0.2}),
     },
+    "shortened": {
+        "MTT, 24 experts, 1,000 steps": ("mtt", {"experts.count": 24, "distill.outer_steps": 1000}),
+        "with 8 experts": ("mtt", {"experts.count": 8, "distill.outer_steps": 1000}),
+        "for 350 steps": ("mtt", {"experts.count": 24, "distill.outer_steps": 350}),
+        "for 3,000 steps": ("mtt", {"experts.count": 24, "distill.outer_steps": 3000}),
+        "trained on the validation images too": (
+            "mtt",
+            {"experts.count": 24, "distill.outer_steps": 1000, "dataset.validation_fraction": 0},
+        ),
+    },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),
         "MTT, compiled": ("mtt", {"distill.compile": "always"}),
@@ -111,6 +121,7 @@ def parsed_arguments():
     parser.add_argument("dataset")
     parser.add_argument("--ipc", type=int, default=1)
     parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--preset", default="quick")
     parser.add_argument("--networks", type=int, default=5)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every row")
     parser.add_argument("--data-root")
@@ -128,9 +139,10 @@ def command(args, name, seed):
     folder = args.work / f"ablation-{args.study}-{args.dataset}-ipc{args.ipc}" / f"{number:02d}-seed{seed}"
     given = dict(parse_assignments(args.set).values)
     fixed = {**SHARED, "evaluate.networks": args.networks, "evaluate.label_rows": not name.startswith(ALONE)}
-    settings = effective(fixed | given | changes, args.dataset, args.ipc, method, "quick")  # a row's own change wins
+    asked = fixed | given | changes  # a row's own change wins
+    settings = effective(asked, args.dataset, args.ipc, method, args.preset)
     line = [sys.executable, "-m", "distillkit", "compress", args.dataset, "--ipc", str(args.ipc), "--method", method]
-    line += ["--seed", str(seed), "--out", str(folder), "--quiet"]
+    line += ["--preset", args.preset, "--seed", str(seed), "--out", str(folder), "--quiet"]
     line += [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     return line + (["--data-root", args.data_root] if args.data_root else []), folder
 
@@ -171,7 +183,7 @@ def table(args, rows):
     lines = [
         f"{args.dataset}, ipc {args.ipc}; test accuracy (%), mean ± standard deviation over {args.networks} networks "
         f"of each of {len(seeds)} distillation seeds. {some['hardware']}, torch {some['versions']['torch']}. "
-        f"Changed: {', '.join(args.set) or 'nothing'}.",
+        f"Preset {args.preset}, changed: {', '.join(args.set) or 'nothing'}.",
         "",
         "| variant | all networks | " + " | ".join(f"seed {seed}" for seed in seeds) + " | validation |",
         "| --- " * (len(seeds) + 3) + "|",

@@ -38,16 +38,21 @@ def student(run: Run, prepared: Prepared, architecture: NetworkSettings) -> Flat
     return FlatNetwork(prepared.build(architecture, 0, "student")(0).to(run.device))
 
 
-def student_network(
+def first_student(run: Run, prepared: Prepared) -> FlatNetwork:
+    """The network of the students; the first, where several take turns."""
+    return student(run, prepared, student_pool(run, prepared)[0])
+
+
+def experts_and_network(
     run: Run, prepared: Prepared, store: TrajectoryStore | None
 ) -> tuple[TrajectorySource | None, FlatNetwork]:
-    """The network of the students (the first, where several take turns), and the experts' trajectories if there are
-    any.
+    """The experts' trajectories, if there are any, and the network that they are of: that of the set, whatever the
+    students are.
 
     Raises:
         TrajectoryError: the trajectories are those of another network.
     """
-    network = student(run, prepared, student_pool(run, prepared)[0])
+    network = student(run, prepared, prepared.network)
     if store is None:
         return None, network
     until = run.settings.experts.epochs if run.settings.experts.source is None else None
@@ -64,4 +69,4 @@ def check_parameters(trajectories: TrajectorySource, size: int, expert: int = 0)
     """
     found = trajectories.point(expert, 0).numel()
     if found != size:
-        raise TrajectoryError(f"the experts have {found} parameters, the student's network {size}")
+        raise TrajectoryError(f"the experts have {found} parameters, the network of the set {size}")

@@ -64,7 +64,7 @@ def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:
         parse_architecture(name, settings.network)
     if pool and not settings.distill.outer_steps:
         raise ConfigError("network.pool is of students, and distill.outer_steps=0 has none; leave it out")
-    if (pool or student is not None) and wanted & OF_EXPERTS:
+    if (pool or student is not None) and "trajectories" in wanted:
         raise ConfigError(
             f"{'network.pool' if pool else 'distill.student'} is of students that begin fresh (rat, dsa, dm); those "
             "that are matched with experts have the experts' network, of one parameter shape: leave it out, or change "

@@ -26,7 +26,7 @@ from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import DistillSettings, NetworkSettings
-from distillkit.stages.architectures import student_network, student_pool
+from distillkit.stages.architectures import experts_and_network, first_student, student_pool
 from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
@@ -95,13 +95,13 @@ def distill_set(
 
     A method of no outer steps (a coreset) returns its initial images.
     """
-    trajectories, network = student_network(run, prepared, store)
+    trajectories, network = experts_and_network(run, prepared, store)
     state = _load_or_start(run, prepared, folder, real_data(run, prepared, trajectories, network))
     if run.settings.distill.outer_steps == 0:
         return state.synthetic(), {"split": "nothing: this method has no checkpoints to choose from"}
     if run.settings.distill.student is not None:
         run.progress.note(f"students: {run.settings.distill.student}; of the set's own network: distill.student=null")
-    task = distill_task(run, prepared, trajectories, network, state)
+    task = distill_task(run, prepared, trajectories, first_student(run, prepared), state)
     state = _all_steps(run, prepared, folder, task, state)
     best = state.best
     assert best is not None  # the loop selects at its last step

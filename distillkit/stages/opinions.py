@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distillkit.distill.synthetic_init import RealData
 from distillkit.errors import TrajectoryError
-from distillkit.stages.architectures import student_network
+from distillkit.stages.architectures import experts_and_network
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.initial_set import real_data
@@ -26,4 +26,4 @@ def expert_opinions(run: Run, prepared: Prepared) -> RealData:
             f"random images are to be labelled by experts {', '.join(map(str, lacking))}, which are not in the cache "
             f"{store.folder} any more; 'distillkit experts train' with the options of this run makes them again"
         )
-    return real_data(run, prepared, *student_network(run, prepared, store))
+    return real_data(run, prepared, *experts_and_network(run, prepared, store))

@@ -166,6 +166,20 @@ def test_rat__labels_of_experts_are_had_when_an_expert_is_asked_for(tmp_path, se
         run(tmp_path / "noise", "rat", settings, settings={**soft, "distill.init": "noise"})
 
 
+def test_rat__experts_that_only_label_leave_students_their_own_network(tmp_path, settings):
+    soft = {"distill.labels": "soft", "distill.init": "real", "experts.count": 1}
+    still = {"distill.lr_img": 0.0, "distill.lr_label": 1e-30}  # labels stay as the experts gave them
+    first, narrow = (
+        run(tmp_path / name, "rat", settings, settings={**soft, **still, **student})
+        for name, student in {"own": {}, "narrow": {"distill.student": "convnet:width=2"}}.items()
+    )
+    assert torch.equal(narrow.labels, first.labels)  # by experts of the set's network, whatever the students are
+    assert narrow.config["experts"] == first.config["experts"]
+    pool = {"network.pool": ["convnet:width=2", "mlp"]}
+    run(tmp_path / "pool", "rat", settings, settings={**soft, **pool, "distill.lr_label": 0.1})
+    assert not torch.equal(load(tmp_path / "pool"), load(tmp_path / "own"))
+
+
 def test_student__narrow_ones_learn_for_a_wide_network_that_a_second_run_finishes_with(tmp_path, settings):
     narrow = run(tmp_path / "narrow", "rat", settings, settings={"distill.student": "convnet:width=2"})
     assert narrow.recipe["architecture"]["width"] == settings["network.width"]
