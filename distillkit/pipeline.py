@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distillkit import storage
+from distillkit.artifact.change import Change, change_artifact
 from distillkit.artifact.layout import FILES
-from distillkit.artifact.read import read_artifact
+from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.artifact.schema import ArtifactConfig
-from distillkit.artifact.write import write_card, write_config
 from distillkit.config import compose, default_method
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
@@ -374,9 +374,9 @@ def evaluate(
     return contest.reports(trials, contest.exam(dataset, data_root), keep)
 
 
-def measured_before(ds: DistilledDataset, architectures: Sequence[str]) -> list[str]:
-    """Those of ``architectures`` that an artifact has results of already, which are never overwritten."""
-    return [name for name in architectures if name in ds.results["architectures"]]
+def measured_before(results: dict[str, Any], architectures: Iterable[str]) -> list[str]:
+    """Those of ``architectures`` that an artifact's ``results`` have already, which are never overwritten."""
+    return [name for name in architectures if name in results["architectures"]]
 
 
 def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
@@ -385,11 +385,12 @@ def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
     Raises:
         ConfigError: a row of that name is there; what a run measured is not overwritten.
     """
-    artifact = read_artifact(folder)
-    results = artifact.results
-    if taken := measured_before(load_distilled(folder), list(reports)):
-        raise ConfigError(f"{folder} has results for {', '.join(taken)} already, which are not overwritten")
-    results["architectures"] |= {name: report.to_json() for name, report in reports.items()}
-    storage.write_json(folder / FILES.results, results)
-    config = write_config(folder, artifact.config)
-    write_card(folder, config, artifact.recipe, results)
+
+    def with_rows(artifact: Artifact) -> Change:
+        before = artifact.results
+        if taken := measured_before(before, reports):
+            raise ConfigError(f"{folder} has results for {', '.join(taken)} already, which are not overwritten")
+        rows = {name: report.to_json() for name, report in reports.items()}
+        return Change({**before, "architectures": {**before["architectures"], **rows}})
+
+    change_artifact(folder, with_rows)

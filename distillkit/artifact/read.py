@@ -86,7 +86,7 @@ def check_unchanged(artifact: Artifact, now: Artifact) -> None:
     Raises:
         StorageError: a file is another.
     """
-    before, after = ({**one.config, "hub": None, "checksums": None} for one in (artifact, now))
+    before, after = ({**one.config, "hub": None, "checksums": None, "checksums_next": None} for one in (artifact, now))
     changed = [name for name in artifact.sums | now.sums if artifact.sums.get(name) != now.sums.get(name)]
     changed += [FILES.config] if before != after else []
     if changed:
@@ -120,7 +120,7 @@ def _sums(folder: Path, config: ArtifactConfig) -> dict[str, str]:
     read = (FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results, *recipe_files(config.recipes))
     found = {name: storage.sha256_file(folder / name) for name in read}
     for name, digest in found.items():
-        if config.checksums and config.checksums.get(name) != digest:
+        if config.checksums and digest not in (config.checksums.get(name), config.checksums_next.get(name)):
             raise StorageError(f"{name} is not the file that {FILES.config} names (its SHA-256 is another)")
     return found
 

@@ -113,6 +113,10 @@ class EarlierRun(_Open):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
+MOST_RECIPES = 64
+"""Of further networks."""
+
+
 class ArtifactConfig(_Open):
     """distill_config.json."""
 
@@ -139,9 +143,11 @@ class ArtifactConfig(_Open):
     wall_time_seconds: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = {}
     earlier_runs: Annotated[list[EarlierRun], Field(max_length=64)] = []
     hub: Home | None = None
-    recipes: Annotated[list[Line], Field(max_length=64)] = []
+    recipes: Annotated[list[Line], Field(max_length=MOST_RECIPES)] = []
     checksums: Annotated[dict[Line, Digest], Field(max_length=100)] = {}
     """SHA-256 of the files that loading reads, but for the config itself; older artifacts have none."""
+    checksums_next: Annotated[dict[Line, Digest], Field(max_length=100)] = {}
+    """Of those that are being replaced, which may be the new ones already; none but after a kill meanwhile."""
 
     @property
     def num_classes(self) -> int:

@@ -69,6 +69,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """
     names = [FILES.tensors, FILES.preprocess, FILES.recipe, FILES.results, *recipe_files(config.get("recipes", []))]
     sealed = {**config, "checksums": {name: storage.sha256_file(folder / name) for name in names}}
+    sealed.pop("checksums_next", None)
     storage.write_json(folder / FILES.config, sealed)
     return sealed
 

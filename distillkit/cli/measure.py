@@ -10,7 +10,7 @@ import typer
 from distillkit.cli import completion, console
 from distillkit.cli import options as opt
 from distillkit.cli.running import running, running_together
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, DistillkitError
 
 if TYPE_CHECKING:
     from distillkit.distilled import DistilledDataset
@@ -55,9 +55,9 @@ def evaluate(
     asked = arch or ["convnet"]
     with running_together(quiet) as (progress, stop, processes):
         ds = load_distilled(artifact, token=token)
+        rows = check_architectures(ds, asked)  # before data are fetched and decoded
         if save:
-            _check_new(ds, artifact, asked)
-        check_architectures(ds, asked)  # before data are fetched and decoded
+            _check_new(ds, artifact, rows)
         with stop.at_once("while reading the data; images that are decoded are kept", "nothing was measured yet"):
             data = ds.load_source(dataset, data_root, parts=("test",), progress=progress)
         if save and not ds.is_source(data):
@@ -91,7 +91,7 @@ def _check_new(ds: DistilledDataset, artifact: str, architectures: list[str]) ->
     from distillkit import pipeline, storage
 
     storage.check_writable(Path(artifact))
-    if taken := pipeline.measured_before(ds, architectures):
+    if taken := pipeline.measured_before(ds.results, architectures):
         raise ConfigError(f"{artifact} has results for {', '.join(taken)} already; leave out --save, or that --arch")
 
 
@@ -158,11 +158,15 @@ def tune(
         found = tuned_recipe(
             ds, arch, options, dataset=dataset, device=device, data_root=data_root, progress=progress, stop=stop
         )
+    try:
+        keep_recipe(artifact, found)
+    except DistillkitError as error:  # a figure that was measured is told, whatever happened to the folder
+        words = f"{found.tried[0].candidate.words}: {console.percent(found.report)} %"
+        raise type(error)(f"{error}; found and not kept, for {found.architecture}: {words}") from error
     if as_json:
         console.print_json({"artifact": str(artifact), "architecture": found.architecture, **found.row()})
     else:
         _print_tuned(found)
-    keep_recipe(artifact, found)
 
 
 def _print_tuned(found: Tuned) -> None:

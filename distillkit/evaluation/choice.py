@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from distillkit.errors import ConfigError
 from distillkit.evaluation.tuning import ATTENTION, BATCH_NORM, default_recipe
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.kinds import (
@@ -42,13 +43,14 @@ def choose_recipe(
     Raises:
         ConfigError: an unknown architecture.
     """
-    network = NetworkSettings.model_validate(own["architecture"])
+    network = NetworkSettings.model_validate(own["architecture"]).model_copy(update={"pool": ()})
     name = model if isinstance(model, str) else architecture_of(model)
-    if name == architecture_name(network):
-        name = "convnet"
-    if name is not None and name in others:
-        return others[name]
     if name is not None:
+        name = _as_tuned(name, network)
+        if name in others:
+            return others[name]
+        if name == architecture_name(network, network):
+            return own
         relatives = [known for known in others if family_of(known) == family_of(name)]
         if relatives:
             return others[relatives[0]]
@@ -59,6 +61,14 @@ def choose_recipe(
         return own
     strategy = str(own["augmentation"].get("strategy", "none"))
     return default_recipe(kind, strategy, size) | {"architecture": own["architecture"]}
+
+
+def _as_tuned(architecture: str, own: NetworkSettings) -> str:
+    """What the recipe of an architecture is called, however it is spelled; a name of other origin stays."""
+    try:
+        return architecture_name(parse_architecture(architecture, own), own)
+    except ConfigError:
+        return architecture
 
 
 def fitting_network(

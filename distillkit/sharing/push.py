@@ -10,9 +10,12 @@ from typing import Any
 from distillkit import storage
 from distillkit.artifact import own_section
 from distillkit.artifact.card import front_matter, render_card
+from distillkit.artifact.change import held
 from distillkit.artifact.layout import FILES, is_published
+from distillkit.artifact.read import read_artifact
 from distillkit.artifact.schema import ArtifactConfig, Home
-from distillkit.errors import StorageError
+from distillkit.artifact.write import read_own_section
+from distillkit.errors import DistillkitError, StorageError
 from distillkit.hub.client import Token
 from distillkit.sharing.private_source import private_source, warn_of, without_source
 from distillkit.sharing.publication import PushOptions, PushReport, check_names
@@ -121,11 +124,14 @@ class PublishedArtifact:
 
     def settle(self, repo: str, revision: str | None, own: str) -> None:
         """The folder's card and config name their repository; a folder that cannot be written stays as it is."""
-        config, artifact = self._config(repo, revision, own), self.checked.artifact
-        if config == artifact.config and own == self.own_section:
+        if self._config(repo, revision, own) == self.checked.artifact.config and own == self.own_section:
             return
-        card = render_card(_public(config), artifact.recipe, artifact.results, own)
-        with contextlib.suppress(StorageError):  # it is published all the same, from a read-only folder too
+        # it is published all the same, from a folder that is read-only, or damaged since, too
+        with contextlib.suppress(DistillkitError), held(self.folder):
+            artifact, now = read_artifact(self.folder), read_own_section(self.folder)
+            config = artifact.config | {"hub": self._home(repo, revision, own)}
+            section = own if now == self.own_section else now
+            card = render_card(_public(config), artifact.recipe, artifact.results, section)
             storage.write_bytes(self.folder / FILES.card, card.encode())
             storage.write_json(self.folder / FILES.config, config)
 
@@ -136,8 +142,10 @@ class PublishedArtifact:
             raise StorageError(f"could not read {self.folder / name}: {error.strerror or error}") from error
 
     def _config(self, repo: str, revision: str | None, own: str) -> dict[str, Any]:
-        home = {"repo": repo, "revision": revision, "own_section": own_section.digest(own)}
-        return {**self.checked.artifact.config, "hub": home}
+        return {**self.checked.artifact.config, "hub": self._home(repo, revision, own)}
+
+    def _home(self, repo: str, revision: str | None, own: str) -> dict[str, Any]:
+        return {"repo": repo, "revision": revision, "own_section": own_section.digest(own)}
 
 
 def _public(config: dict[str, Any]) -> dict[str, Any]:

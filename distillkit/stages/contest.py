@@ -148,14 +148,16 @@ def _networks(ds: DistilledDataset, architectures: Sequence[str], listener: Prog
     return found
 
 
-def check_architectures(ds: DistilledDataset, architectures: Sequence[str]) -> None:
-    """Can all of these networks be trained on the set?
+def check_architectures(ds: DistilledDataset, architectures: Sequence[str]) -> list[str]:
+    """Can all of these networks be trained on the set? Returns the names that their rows will have.
 
     Raises:
         ConfigError: one is unknown or does not fit the images or its recipe.
     """
-    for name, network in _networks(ds, architectures, Silent()).items():
+    found = _networks(ds, architectures, Silent())
+    for name, network in found.items():
         _check_takes(ds, name, network, int(ds.recipe_for(name)["batch_size"]))
+    return list(found)
 
 
 def _check_takes(ds: DistilledDataset, name: str, network: NetworkSettings, batch_size: int) -> None:

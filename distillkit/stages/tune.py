@@ -11,10 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from distillkit import storage
-from distillkit.artifact.layout import FILES, recipe_file
-from distillkit.artifact.read import read_artifact
-from distillkit.artifact.write import write_card, write_config
+from distillkit.artifact.change import Change, change_artifact
+from distillkit.artifact.read import Artifact
+from distillkit.artifact.schema import MOST_RECIPES
 from distillkit.data.coresets import select_coreset
 from distillkit.data.splits import even_subset
 from distillkit.distilled import DistilledDataset
@@ -107,6 +106,7 @@ def tune(
     with request.at_once("while reading the data; images that are decoded are kept"):
         data = ds.load_source(dataset, data_root, progress=listener)
     _check_source(ds, data, dataset)
+    _check_room(ds, architecture_name(network, _own_network(ds)))
     return _Bench(ds, network, asked, place, listener, request).tuned(data)
 
 
@@ -144,6 +144,16 @@ def _check_source(ds: DistilledDataset, data: SourceData, dataset: str | Path | 
         raise ConfigError("this set was learned from all training images; none are held out to choose a recipe by")
 
 
+def _check_room(ds: DistilledDataset, name: str) -> None:
+    """Before a recipe is searched: can the artifact hold it?
+
+    Raises:
+        ConfigError: it has as many as it can.
+    """
+    if name not in ds.recipes and len(ds.recipes) >= MOST_RECIPES:
+        raise ConfigError(f"this set has {MOST_RECIPES} recipes already, which is as many as an artifact holds")
+
+
 def _checked(options: TuneOptions) -> TuneOptions:
     for name in ("networks", "scorers", "validated"):
         whole(name, getattr(options, name))
@@ -164,14 +174,12 @@ def keep_recipe(folder: Path, tuned: Tuned) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    artifact = read_artifact(folder)
-    storage.write_json(folder / recipe_file(tuned.architecture), tuned.recipe)
-    results = {**artifact.results, "tuned": {**artifact.results.get("tuned", {}), tuned.architecture: tuned.row()}}
-    known = [name for name in artifact.config.get("recipes", []) if name != tuned.architecture]
-    config = {**artifact.config, "recipes": [*known, tuned.architecture]}
-    storage.write_json(folder / FILES.results, results)
-    config = write_config(folder, config)
-    write_card(folder, config, artifact.recipe, results)
+
+    def with_recipe(artifact: Artifact) -> Change:
+        rows = {**artifact.results.get("tuned", {}), tuned.architecture: tuned.row()}
+        return Change({**artifact.results, "tuned": rows}, {tuned.architecture: tuned.recipe})
+
+    change_artifact(folder, with_recipe)
 
 
 def _some(images: ImageSet, asked: TuneOptions) -> ImageSet:

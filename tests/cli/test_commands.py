@@ -127,7 +127,7 @@ def test_measuring__does_not_begin_where_its_figures_cannot_be_kept(tmp_path, mo
     assert "%" not in result.stderr
 
 
-def test_tune__says_what_it_found_before_it_keeps_it(tmp_path, monkeypatch):
+def test_tune__says_what_it_found_where_it_cannot_keep_it(tmp_path, monkeypatch):
     out = tmp_path / "set"
     assert compress("digits", "--ipc", 1, "--out", out).exit_code == 0
 
@@ -138,8 +138,9 @@ def test_tune__says_what_it_found_before_it_keeps_it(tmp_path, monkeypatch):
     asked = ("--arch", "mlp", "--time-budget", "0.1s", "--networks", 1, "--device", "cpu")
     result = invoke("tune", out, *asked)
     assert result.exit_code == StorageError.exit_status
-    assert "this set" in result.stdout
-    assert "the disk has failed meanwhile" in result.stderr
+    assert re.search(r"the disk has failed meanwhile; found and not kept, for mlp: .+: \d+\.\d %", result.stderr)
+    told = json.loads(invoke("tune", out, *asked, "--json").stdout)
+    assert "found and not kept, for mlp" in told["error"]
 
 
 def test_experts_train__is_what_compress_finds(tmp_path):
