@@ -20,6 +20,15 @@ from distillkit.methods.own import read_method
 from distillkit.settings import RunSettings
 from distillkit.words import did_you_mean, meant
 
+
+class SettingsLoader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-5`` as text; people mean the number. What stands in quotes is text."""
+
+
+SettingsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
 # Given on the command line; presets and the output folder depend on these, so no layer may change them.
 FIXED = ("method", "preset", "ipc", "dataset.name")
 
@@ -220,17 +229,7 @@ def parse_assignments(assignments: Sequence[str]) -> SettingsLayer:
         if key in values:
             raise ConfigError(f"`settings` gives {key} twice")
         try:
-            values[key] = numeric(yaml.safe_load(value))
+            values[key] = yaml.load(value, SettingsLoader)
         except yaml.YAMLError as error:
             raise ConfigError(f"`settings` {text!r} has a value that is not valid YAML") from error
     return SettingsLayer("--set", values, asked=True)
-
-
-def numeric(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-5`` as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

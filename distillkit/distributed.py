@@ -30,6 +30,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from distillkit.errors import ConfigError, Interrupted, LostError
 from distillkit.interrupt import StopRequest
+from distillkit.launch import launched_as
 from distillkit.messages import as_tensor, flat, length_of, of_bytes, packed, shapes_of, unpacked
 
 T = TypeVar("T")
@@ -333,12 +334,13 @@ def joined(stop: StopRequest | None = None) -> Iterator[World]:
     Raises:
         ConfigError: the processes do not find each other.
     """
-    if not is_launched():
+    launched = launched_as()
+    if launched is None:
         yield ALONE
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        rank, size = launched
         dist.init_process_group(backend, timeout=MEETING, store=_store(rank, size), rank=rank, world_size=size)
     except (RuntimeError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
@@ -396,4 +398,4 @@ def _read(board: PrefixStore, key: str) -> str:
 
 def is_launched() -> bool:
     """Whether ``torchrun``, or another launcher of its kind, started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched_as() is not None

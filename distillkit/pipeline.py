@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from distillkit import storage
 from distillkit.artifact.change import Change, change_artifact
 from distillkit.artifact.layout import FILES
@@ -44,13 +42,13 @@ from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.fingerprints import expert_setup
-from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance, told_beside
+from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance, recipe_layer, told_beside
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.opinions import expert_opinions
 from distillkit.stages.package import package
 from distillkit.stages.probe import check_networks
 from distillkit.stages.room import check_step_fits
-from distillkit.stages.threads import settle_threads
+from distillkit.stages.threads import settled_threads
 from distillkit.stages.time_budget import with_sizes, within_budget
 from distillkit.stages.workplace import workplace
 from distillkit.training.given import seed_number, whole
@@ -152,9 +150,12 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     _check_place(out, run.settings.dataset)
     prepared = prepare(run)
     check_networks(run, prepared)  # before anything in the folder is touched
-    settle_threads(run, prepared)
-    if run.device.type == "cpu":
-        torch.set_num_threads(run.world.decided(torch.get_num_threads))
+    with settled_threads(run, prepared):
+        return _made(run, prepared, out, replace)
+
+
+def _made(run: Run, prepared: Prepared, out: Path, replace: bool) -> DistilledDataset:
+    """The artifact in ``out``, of data that are prepared."""
     check_step_fits(run, prepared)
     run = _fitted(run, prepared, out)
     _agree(run, prepared)
@@ -294,7 +295,7 @@ def import_files(
         lost: what the files do not say.
         title: of the method, for the card.
         experiment: which of several in a ``res_*.pt``, the first being 0.
-        preset: of the evaluation recipe and network.
+        preset: of the evaluation recipe and network, where no note of our own export says them.
         out: artifact folder; default ``runs/<dataset>-ipc<N>-<kind>-imported``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         overrides: layers of settings from a config file or the command line.
@@ -312,7 +313,7 @@ def import_files(
     lost = told_beside(paths, lost)
     layer = preprocessing_layer(kind, dataset, files, lost)
     place, ipc = resolve_device(device), images_per_class(files)
-    composed = compose(dataset, ipc, "random", preset, place.type, [layer, *overrides])
+    composed = compose(dataset, ipc, "random", preset, place.type, [recipe_layer(paths), layer, *overrides])
     folder = out or Path("runs") / f"{Path(composed.settings.dataset.name).name}-ipc{ipc}-{kind}-imported"
     run = make_run(composed, place, progress, stop, command)
     import_set(run, files, made_by, lost, folder, replace=replace)

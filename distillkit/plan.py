@@ -11,7 +11,7 @@ from distillkit.stages.context import Prepared, Run, kept_of_each, prepare, prep
 from distillkit.stages.costs import dealt_costs, measured_costs, stage_costs
 from distillkit.stages.probe import check_networks
 from distillkit.stages.room import sizes
-from distillkit.stages.threads import settle_threads
+from distillkit.stages.threads import settled_threads
 from distillkit.stages.time_budget import within
 
 
@@ -31,8 +31,8 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
         _tell_of_decoding(run, decoding)
         prepared = prepared_from(run, surveyed.data) if surveyed else prepare(run)
     check_networks(run, prepared)
-    settle_threads(run, prepared)
-    costs = measured_costs(run, prepared)
+    with settled_threads(run, prepared):
+        costs = measured_costs(run, prepared)
     if run.settings.time_budget is not None:
         run = within(run, dealt_costs(run.settings, costs, processes), run.settings.time_budget)
     stages = stage_costs(run, costs)

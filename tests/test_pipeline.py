@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 
 from distillkit import compress, evaluate, load_distilled, plots, storage
+from distillkit.artifact.headline import headline_row
 from distillkit.artifact.layout import FILES, LOADED, PUBLISHED
 from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DataError, Interrupted, StorageError, TrajectoryError
@@ -20,6 +21,7 @@ from distillkit.pipeline import save_reports
 from distillkit.progress import Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
+from distillkit.settings import NetworkSettings
 from distillkit.stages.tune import tune
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 from tests.helpers import TINY, Notes, StopAfter, run, same_bytes, sketch
@@ -433,3 +435,16 @@ def test_compress__says_so_when_the_gate_skips_most_steps(tmp_path, tiny):
     assert any(
         "4 of 4 steps were skipped, since their loss exceeded distill.gate=1e-09" in note for note in notes.notes
     )
+
+
+def test_headline__is_named_as_arch_names_it(tmp_path):
+    settings = {**TINY, "network.name": "vgg11", "network.norm": "batch", "evaluate.networks": 1, "evaluate.epochs": 1}
+    ds = compress("digits", ipc=1, method="random", preset="smoke", out=tmp_path / "a", settings=settings, device="cpu")
+    assert list(ds.results["architectures"]) == ["vgg11:norm=batch"]
+    assert "| vgg11:norm=batch |" in (tmp_path / "a" / "README.md").read_text()
+    assert ds.recipe_for("vgg11:norm=batch") == ds.recipe
+    report = {"vgg11": EvalReport((0.5,), {"lr": 0.1})}
+    save_reports(tmp_path / "a", report)  # another network
+    old = load_distilled(tmp_path / "a")
+    rows = {"vgg11": old.results["architectures"]["vgg11:norm=batch"]}  # as it was called before
+    assert headline_row(NetworkSettings.model_validate(old.recipe["architecture"]), rows) == "vgg11"

@@ -6,6 +6,7 @@ import math
 import re
 
 from distillkit.artifact.dtypes import STORED
+from distillkit.artifact.headline import headline_row
 from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
 from distillkit.data.registry import DATASETS
 from distillkit.hub.address import REPOSITORY
@@ -54,9 +55,14 @@ def _stored(row: Row, about: ArtifactConfig) -> str:
     return f" (measured on {row.dtype} images)" if row.dtype not in (None, about.dtype) else ""
 
 
+def main_row(how: RecipeFile, measured: ResultsFile) -> str:
+    """The network of the recipe, as its row is called."""
+    return headline_row(how.architecture, measured.architectures)
+
+
 def results_table(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str:
     """Architectures down; the set, its 8-bit view and the baselines across. Only the recipe's network has them all."""
-    main = how.architecture.name
+    main = main_row(how, measured)
     names = [name for name in (main, *sorted(measured.architectures)) if name in measured.architectures]
     baselines = [name for name in BASELINES if name in measured.baselines]
     header = ["network", "this set", "8-bit view", *(BASELINES[name] for name in baselines)]
@@ -99,7 +105,7 @@ def paper_links(about: ArtifactConfig) -> str:
 
 def lr_words(how: RecipeFile, measured: ResultsFile) -> str:
     """The learning rates behind the columns."""
-    rows = {"this set": measured.architectures.get(how.architecture.name)}
+    rows = {"this set": measured.architectures.get(main_row(how, measured))}
     rows |= {words: measured.baselines.get(name) for name, words in BASELINES.items()}
     rates = [f"{words} {row.lr:.4g}" for words, row in rows.items() if row and row.lr is not None]
     return f"Learning rates: {', '.join(rates)}." if rates else ""
@@ -293,10 +299,10 @@ def limits(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str
         *(f"Of the run: {plain(warning)}." for warning in measured.selection.warnings),
     ]
     baseline = measured.baselines.get("full")
-    main = measured.architectures.get(how.architecture.name)
+    main = measured.architectures.get(main_row(how, measured))
     if baseline is not None and main is not None:
         gap = 100 * (baseline.mean - main.mean)
-        lines.append(f"Against all training images: {signed(-gap)} points on {plain(how.architecture.name)}.")
+        lines.append(f"Against all training images: {signed(-gap)} points on {plain(main_row(how, measured))}.")
     if about.learned:
         lines.append(
             "The images were learned for the recipe above; another learning rate or no augmentation costs accuracy."
@@ -317,17 +323,17 @@ def _data_notes(about: ArtifactConfig) -> list[str]:
 
 
 def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
-    main = measured.architectures.get(how.architecture.name)
-    others = {name: row for name, row in measured.architectures.items() if name != how.architecture.name}
+    main = measured.architectures.get(main_row(how, measured))
+    others = {name: row for name, row in measured.architectures.items() if name != main_row(how, measured)}
     if main is None or not others:
-        name = plain(how.architecture.name)
+        name = plain(main_row(how, measured))
         return [f"Measured on {name} alone. Another architecture usually reaches less: measure before relying on it."]
     lost = [f"{plain(name)} {signed(100 * (others[name].mean - main.mean))}" for name in sorted(others)]
-    return [f"Other architectures, in points of accuracy against {plain(how.architecture.name)}: {', '.join(lost)}."]
+    return [f"Other architectures, in points of accuracy against {plain(main_row(how, measured))}: {', '.join(lost)}."]
 
 
 def _eight_bit_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
-    main = measured.float32 or measured.architectures.get(how.architecture.name)
+    main = measured.float32 or measured.architectures.get(main_row(how, measured))
     if measured.uint8 is None or main is None:
         return ["The PNGs of the parquet view are a lossy 8-bit view whose accuracy was not measured."]
     lost = 100 * (measured.uint8.mean - main.mean)
@@ -335,7 +341,7 @@ def _eight_bit_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
 
 
 def _storage_limit(about: ArtifactConfig, measured: ResultsFile, how: RecipeFile) -> list[str]:
-    main = measured.architectures.get(how.architecture.name)
+    main = measured.architectures.get(main_row(how, measured))
     if measured.float32 is None or main is None:
         return []
     lost = signed(100 * (main.mean - measured.float32.mean))
@@ -343,7 +349,7 @@ def _storage_limit(about: ArtifactConfig, measured: ResultsFile, how: RecipeFile
 
 
 def _label_limit(measured: ResultsFile, how: RecipeFile) -> list[str]:
-    main, hard = measured.architectures.get(how.architecture.name), measured.hard_labels
+    main, hard = measured.architectures.get(main_row(how, measured)), measured.hard_labels
     if hard is None or main is None:
         return []
     lost = signed(100 * (hard.mean - main.mean))

@@ -10,12 +10,13 @@ from distillkit import storage
 from distillkit.artifact import own_section
 from distillkit.artifact.card import render_card
 from distillkit.artifact.encoding import decode, encode
+from distillkit.artifact.headline import headline_row
 from distillkit.artifact.layout import FILES, recipe_files
 from distillkit.artifact.schema import ArtifactConfig, Range
 from distillkit.artifact.views import eight_bit, parquet_bytes, preview_png
 from distillkit.data.preprocess import Preprocess
 from distillkit.records import SyntheticSet
-from distillkit.settings import StoredDtype
+from distillkit.settings import NetworkSettings, StoredDtype
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def identity(config: dict[str, Any], recipe: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     """What the header of distilled.safetensors says of the artifact, for a look at it without a download."""
     about = ArtifactConfig.model_validate(config)
-    network = recipe["architecture"]["name"]
+    network = headline_row(NetworkSettings.model_validate(recipe["architecture"]), results["architectures"])
     rows = {f"this set, {network}": results["architectures"].get(network), **results["baselines"]}
     return {
         "format_version": about.format_version,

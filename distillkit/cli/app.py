@@ -18,6 +18,7 @@ from distillkit.cli.inspect import datasets, doctor, info, methods, preview
 from distillkit.cli.interchange import export, import_files
 from distillkit.cli.measure import evaluate, tune
 from distillkit.cli.sharing import card, pull, push
+from distillkit.launch import launched_as
 from distillkit.version import __version__
 
 
@@ -88,8 +89,8 @@ SHARED = ("compress", "evaluate")
 
 def main() -> None:
     """Entry point of the console script."""
-    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if launched and os.environ.get("RANK") != "0":
+    launched = launched_as()
+    if launched is not None and launched[0] != 0:
         if sys.argv[1:2] and sys.argv[1] not in SHARED:
             return
         console.write_a_log()
@@ -99,7 +100,7 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if launched:  # at once: connections to processes that are gone cannot be taken down in order
+        if launched is not None:  # at once: connections to processes that are gone cannot be taken down in order
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)

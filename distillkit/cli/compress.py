@@ -10,6 +10,7 @@ from distillkit.cli import options as opt
 from distillkit.cli.command_line import command_line
 from distillkit.cli.plan import print_plan
 from distillkit.cli.running import running_together
+from distillkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from distillkit.distilled import DistilledDataset
@@ -86,6 +87,10 @@ def compress(
     for text in arch or ():
         check_architecture(text)
     composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
+    if arch and composed.settings.dataset.validation_fraction == 0:
+        raise ConfigError(
+            "--arch searches recipes on validation images, and dataset.validation_fraction=0 holds none out"
+        )
     name = composed.settings.dataset.name
     if method is None and not quiet:
         console.errors.print(f"by {record.name}, the default for such a set; --method chooses another", markup=False)

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from distillkit.config import known_keys, numeric
+from distillkit.config import SettingsLoader, known_keys
 from distillkit.errors import ConfigError
 from distillkit.methods import SettingsLayer
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(SettingsLoader):
     """YAML in which a repeated key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -48,7 +48,7 @@ def read_config_file(path: Path) -> SettingsLayer:
         twice = sorted(values.keys() & inner.keys())
         if twice:
             raise ConfigError(f"--config {path} gives {twice[0]!r} twice; remove one of the two")
-        values |= {name: numeric(one) for name, one in inner.items()}
+        values |= inner
     return SettingsLayer(f"--config {path.name}", values, asked=True)
 
 

@@ -48,6 +48,7 @@ def train(
     from distillkit.stages.context import make_run, prepare
     from distillkit.stages.experts import check_experts, train_experts
     from distillkit.stages.probe import check_networks
+    from distillkit.stages.threads import settled_threads
 
     data = opt.DataOptions(
         data_root=data_root,
@@ -69,7 +70,8 @@ def train(
         check_experts(run.settings)
         prepared = prepare(run)
         check_networks(run, prepared)
-        store = train_experts(run, prepared)
+        with settled_threads(run, prepared):
+            store = train_experts(run, prepared)
     _print_store(_summary(store.folder), as_json)
 
 

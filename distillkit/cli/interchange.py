@@ -88,8 +88,8 @@ def _lost(
     Raises:
         ConfigError: an option is no such value, or there is nobody to ask.
     """
-    if labels not in (None, "probabilities", "logits"):
-        raise ConfigError(f"--labels {labels!r} is unknown; expected probabilities or logits")
+    if labels not in (None, "probabilities", "logits", "weights"):
+        raise ConfigError(f"--labels {labels!r} is unknown; expected probabilities, logits or weights")
     rate, search = _rate(lr), lr == "search"
     from distillkit.stages.importing import Lost, told_beside
 

@@ -163,14 +163,16 @@ def seconds_of(text: str, option: str = "--time-budget") -> float:
     """``90s``, ``20m``, ``1h30m``, or plain seconds.
 
     Raises:
-        ConfigError: not a time.
+        ConfigError: not a time, or none.
     """
     units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+    plain = f"{text}s" if re.fullmatch(r"\d+(\.\d+)?", text) else text
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", plain):
         raise ConfigError(f"{option} {text!r} is not a time; expected 90s, 20m or 1h30m")
-    return sum(float(number) * units[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", text))
+    seconds = sum(float(number) * units[unit] for number, _, unit in re.findall(r"(\d+(\.\d+)?)([hms])", plain))
+    if seconds == 0:
+        raise ConfigError(f"{option} must be positive")
+    return seconds
 
 
 def layers(

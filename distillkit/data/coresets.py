@@ -15,18 +15,16 @@ from distillkit.errors import ConfigError
 
 def nearest_distinct(points: np.ndarray, centres: np.ndarray) -> list[int]:
     """For each centre [k, D] in turn the nearest point [n, D] that no earlier centre took; k <= n."""
-    distances = (
-        ((centres[:, None, :] - points[None, :, :]) ** 2).sum(-1) if points.size < 1e6 else _distances(points, centres)
-    )
+    rows = (((centre - points) ** 2).sum(1) for centre in centres) if points.size < 1e6 else _distances(points, centres)
     chosen: list[int] = []
-    for row in distances:
-        row = row.copy()
+    for row in rows:
         row[chosen] = np.inf
         chosen.append(int(row.argmin()))
     return chosen
 
 
 def _distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """As ``(c - p)^2 = c^2 + p^2 - 2 c p``, in memory of k x n."""
     distances: np.ndarray = (centres**2).sum(1)[:, None] + (points**2).sum(1)[None] - 2 * centres @ points.T
     return distances
 

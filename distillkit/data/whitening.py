@@ -22,14 +22,14 @@ VERSION = 1
 """Rises when the fitting changes."""
 
 
-def fitted(kind: str, images: Pixels, zca_eps: float, source: str, progress: Progress) -> Preprocess:
+def fitted(kind: str, images: Pixels, zca_eps: float, place: list[str], progress: Progress) -> Preprocess:
     """``fit``, or what it once made of the same images with as many threads: the same bytes.
 
     Args:
         kind: of preprocessing.
         images: uint8 [n, C, H, W].
         zca_eps: as in ``fit``.
-        source: where the images come from, for ``distillkit cache list``.
+        place: where the images come from, for ``distillkit cache``: ``folder`` and its path, or ``hub`` and its name.
         progress: hears of waiting, of damage, and of a cache that cannot be written, in which nothing is kept.
 
     Raises:
@@ -49,7 +49,7 @@ def fitted(kind: str, images: Pixels, zca_eps: float, source: str, progress: Pro
             found = _read(kind, path, Silent())  # another process may have made it
             if found is None:
                 found = fit(kind, images, zca_eps)
-                keep(path, kind, found, ["folder" if Path(source).exists() else "hub", source])
+                keep(path, kind, found, place)
     except StorageError as error:
         progress.note(f"the whitening is not kept: {error}")
     return fit(kind, images, zca_eps) if found is None else found

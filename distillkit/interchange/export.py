@@ -15,7 +15,7 @@ from distillkit.artifact.read import Artifact
 from distillkit.artifact.views import eight_bit, png_bytes, to_image
 from distillkit.data.preprocess import Preprocess, Standardise
 from distillkit.data.published_statistics import published_statistics
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, StorageError
 
 NOTES = "distillkit.json"  # beside the files: what their own format has no place for
 CLASS_MAP = "classes.txt"  # what timm's --class-map reads
@@ -37,10 +37,24 @@ def export(artifact: Artifact, format: str, out: Path, *, replace: bool = False)
     if out.exists() and any(out.iterdir()) and not replace:
         raise ConfigError(f"{out} is there already and not an empty folder; choose another folder, or `replace=True`")
     contents = FORMATS[format](artifact)
+    _remove_earlier(out)
     for name, content in contents.items():
         storage.write_bytes(out / name, content)
-    storage.write_json(out / NOTES, _notes(artifact, format))
+    storage.write_json(out / NOTES, {**_notes(artifact, format), "files": sorted(contents)})
     return [out / name for name in (*contents, NOTES)]
+
+
+def _remove_earlier(out: Path) -> None:
+    """The files of an earlier export, as its note lists them: two sets in one folder would be read as one."""
+    try:
+        listed = storage.read_json(out / NOTES)["files"]
+    except (StorageError, KeyError, TypeError):
+        return
+    for name in listed if isinstance(listed, list) else ():
+        path = out / str(name)
+        if path.is_file() and path.resolve().is_relative_to(out.resolve()):
+            with storage.storage_errors(path, "remove"):
+                path.unlink()
 
 
 def _saved(value: Any) -> bytes:

@@ -24,16 +24,20 @@ def images_per_class(files: FieldFiles) -> int:
 
 
 def label_kind(files: FieldFiles, said: str | None) -> LabelKind:
-    """``probabilities`` or ``logits``; what was said, or what the numbers leave no doubt of.
+    """``probabilities``, ``logits`` or ``weights``; what was said, or what the numbers leave no doubt of.
 
     Raises:
-        ConfigError: they are said to be probabilities and are not.
+        ConfigError: they are said to be probabilities or weights and are not.
     """
     if files.labels.dim() == 1:
         return "probabilities"
     looks = bool((files.labels >= 0).all()) and bool(((files.labels.sum(1) - 1).abs() < 1e-3).all())
     if said == "probabilities" and not looks:
         raise ConfigError("`labels=probabilities`: but they do not add up to 1; these are logits")
+    if said == "weights":
+        if bool((files.labels < 0).any()):
+            raise ConfigError("`labels=weights`: but some are negative; these are logits")
+        return "weights"
     return "logits" if said == "logits" or not looks else "probabilities"
 
 

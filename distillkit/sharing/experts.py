@@ -244,7 +244,7 @@ def pull_experts(address: Address, cache: Cache, root: Path | None = None) -> Pu
     value = _raw_list(address, commit, cache)
     about = _validated(value, str(address))
     store = TrajectoryStore.for_setup(value["setup"], root or experts_root())  # as written: its fingerprint hangs on it
-    missing = [number for number in range(len(about.experts)) if store.state(number) != "good"]
+    missing = [number for number, one in enumerate(about.experts) if store.state(number, one.epochs) != "good"]
     _check_sizes(address, commit, about, missing, cache)
     for number in missing:
         _fetch_expert(address, commit, about, number, store, cache)
@@ -313,5 +313,5 @@ def _fetch_expert(
         "pulled_from": f"{address.repo}@{commit}"
     }
     with store.lock(number):
-        if store.state(number) != "good":
+        if store.state(number, record.epochs) != "good":
             store.adopt(number, path.read_bytes(), record.epochs, facts)

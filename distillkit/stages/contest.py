@@ -25,6 +25,7 @@ from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.settings import NetworkSettings
+from distillkit.stages.threads import threads_for
 from distillkit.stages.training_form import fresh_networks
 from distillkit.training.recipe import Recipe
 
@@ -113,7 +114,8 @@ class Contest:
         form = fresh_networks(
             self.place, recipe, len(ds.images), count, note=self.listener.note, processes=self.world.size
         )
-        with arithmetic(self.precision, self.place):
+        batch = min(len(ds.images), recipe.batch_size)
+        with arithmetic(self.precision, self.place), threads_for(build(0), ds.image_shape, batch, self.place):
             return evaluate_networks(
                 build, training, exam, recipe, seed, count, after_network, form=form, world=self.world
             )

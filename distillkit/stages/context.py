@@ -158,7 +158,7 @@ def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pix
     check_ipc(data, settings)
     count = sum(len(part) for part in (data.train, data.validation, data.test))
     check_fits(settings.dataset.preprocessing, (count, *data.image_shape), run.device)
-    preprocess = fit_preprocess(settings.dataset, fit_on(data), data.info.source, run.progress)
+    preprocess = fit_preprocess(settings.dataset, fit_on(data), _found_at(settings.dataset, data), run.progress)
     network = settings.network.model_copy(update={"pool": ()})  # which is of students
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})
@@ -181,21 +181,27 @@ def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pix
     )
 
 
-def fit_preprocess(settings: DatasetSettings, images: Pixels, source: str, progress: Progress) -> Preprocess:
-    """The preprocessing that the settings ask for, fitted on uint8 training images [n, C, H, W] from
-    ``source`` unless it is given.
+def fit_preprocess(settings: DatasetSettings, images: Pixels, place: list[str], progress: Progress) -> Preprocess:
+    """The preprocessing that the settings ask for, fitted on uint8 training images [n, C, H, W] from ``place`` unless
+    it is given.
 
     Raises:
         ConfigError: one of mean and std without the other, of the wrong number, or with another preprocessing.
     """
     if settings.mean is None and settings.std is None:
-        return fitted(settings.preprocessing, images, settings.zca_eps, source, progress)
+        return fitted(settings.preprocessing, images, settings.zca_eps, place, progress)
     channels = images.shape[1]
     if settings.preprocessing != "standardise" or settings.mean is None or settings.std is None:
         raise ConfigError("dataset.mean and dataset.std go together, and with dataset.preprocessing=standardise")
     if len(settings.mean) != channels or len(settings.std) != channels or min(settings.std) <= 0:
         raise ConfigError(f"dataset.mean and dataset.std need {channels} numbers each, standard deviations above 0")
     return Standardise(torch.tensor(settings.mean).double(), torch.tensor(settings.std).double())
+
+
+def _found_at(settings: DatasetSettings, data: SourceData) -> list[str]:
+    """For ``distillkit cache``: ``folder`` and where it is, or ``hub`` and the name."""
+    place = place_of(settings.name)
+    return ["folder", place] if place != settings.name or Path(place).is_absolute() else ["hub", data.info.source]
 
 
 def place_of(name: str) -> str:

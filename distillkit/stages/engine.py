@@ -6,6 +6,7 @@ other bytes. Nothing here changes the state; what was chosen is returned with th
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -87,6 +88,11 @@ def _precision(
         lower = replace(task, objective=task.objective.run_by(engine))
         found = _direction(run, precision, lower, state)
         cosine = float(F.cosine_similarity(found, reference, dim=0))
+        if not math.isfinite(cosine):
+            run.progress.note(f"{precision} cannot be compared: the first step has no finite gradient")
+            if precision == asked:
+                return precision, agreement
+            continue
         agreement[precision] = cosine
         run.progress.note(f"{precision}: cosine of its hypergradient with that of float32 is {cosine:.5f}")
         if precision == asked or cosine >= AGREEMENT:

@@ -154,8 +154,9 @@ def _constant(training: TrainingSet) -> Callable[[int], TrainingSet]:
 
 
 def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], TrainingSet], learned: float) -> float:
-    """The learned lr was learned for other images: a baseline takes the initial one, or thrice that, if validation
-    prefers it, so that no set looks good beside a baseline that was trained too slowly.
+    """The learned lr was learned for other images: a baseline takes it, the initial one or thrice that, whichever
+    validation prefers (the initial one where there is no validation), so that no set looks good beside a baseline that
+    was trained too slowly.
     """
     settings = run.settings
     if settings.evaluate.lr is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from distillkit import storage
+from distillkit.artifact.schema import RecipeFile
 from distillkit.data.published_statistics import published_statistics
 from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.protocol import evaluate_networks
@@ -26,6 +28,7 @@ from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.opinions import expert_opinions
 from distillkit.stages.package import Provenance, package
 from distillkit.stages.probe import check_network
+from distillkit.stages.threads import settled_threads
 from distillkit.stages.training_form import evaluation_form
 
 UNIT_SPACES = ("unit-zca", "unit-dct")
@@ -72,7 +75,7 @@ def provenance(kind: str, title: str | None, files: FieldFiles) -> Provenance:
 
 def told_beside(paths: Sequence[Path], lost: Lost) -> Lost:
     """``lost`` without what our own export has written down beside its files: the space of the images, and that soft
-    labels are logits, which they need not look like.
+    labels are logits or weights, which they need not look like.
 
     Mean and standard deviation that the user gave count; a note that cannot be read is none.
 
@@ -81,14 +84,9 @@ def told_beside(paths: Sequence[Path], lost: Lost) -> Lost:
     """
     if lost.mean is not None or lost.std is not None:
         return lost
-    for path in paths:
-        file = (path if path.is_dir() else path.parent) / NOTES
-        try:
-            note = _Note.model_validate(storage.read_json(file, MAX_NOTE))
-        except (StorageError, ValidationError):
-            continue
-        if lost.labels is None and note.label_kind == "logits":
-            lost = replace(lost, labels="logits")
+    for note in _notes_beside(paths):
+        if lost.labels is None and note.label_kind in ("logits", "weights"):
+            lost = replace(lost, labels=note.label_kind)
         white = note.preprocessing == "zca"
         if (lost.zca and not white) or (lost.zca is False and white):
             raise ConfigError(
@@ -104,6 +102,40 @@ def told_beside(paths: Sequence[Path], lost: Lost) -> Lost:
     return lost
 
 
+def _notes_beside(paths: Sequence[Path]) -> Iterator[_Note]:
+    """Those of our own export that can be read."""
+    for path in paths:
+        file = (path if path.is_dir() else path.parent) / NOTES
+        with contextlib.suppress(StorageError, ValidationError):
+            yield _Note.model_validate(storage.read_json(file, MAX_NOTE))
+
+
+def recipe_layer(paths: Sequence[Path]) -> SettingsLayer:
+    """How networks are trained on a set that was exported here, and which ones, from the note beside its files; nothing
+    of other files.
+    """
+    recipe = next((note.recipe for note in _notes_beside(paths) if note.recipe is not None), None)
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        optimizer, schedule = recipe.optimizer, recipe.schedule
+        strategy = recipe.augmentation.strategy
+        values = {
+            "evaluate.optimizer": optimizer.name,
+            "evaluate.momentum": optimizer.momentum,
+            "evaluate.weight_decay": optimizer.weight_decay,
+            "evaluate.epochs": schedule.epochs,
+            "evaluate.lengths": (),
+            "evaluate.lr_drop_epochs": tuple(schedule.lr_drop_epochs),
+            "evaluate.lr_drop_factor": schedule.lr_drop_factor,
+            "evaluate.momentum_after_drop": schedule.momentum_after_drop,
+            "evaluate.batch_size": recipe.batch_size,
+            "evaluate.augment": strategy != "none",
+            **({} if strategy == "none" else {"dataset.augmentation": strategy}),
+            **{f"network.{key}": value for key, value in recipe.architecture.model_dump().items() if key != "pool"},
+        }
+    return SettingsLayer(f"{NOTES} beside the files", values)
+
+
 class _Space(BaseModel):
     mean: list[FiniteFloat] = Field([], max_length=64)
     std: list[FiniteFloat] = Field([], max_length=64)
@@ -115,6 +147,7 @@ class _Note(BaseModel):
     preprocessing: str
     preprocess: _Space
     label_kind: str | None = None
+    recipe: RecipeFile | None = None
 
 
 def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) -> SettingsLayer:
@@ -143,10 +176,15 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
 def import_set(run: Run, files: FieldFiles, made_by: Provenance, lost: Lost, out: Path, *, replace: bool) -> None:
     """Evaluate the files' set on the run's data and write it as an artifact into ``out``."""
     prepared = prepare(run, _all_training_images)
+    if not len(prepared.data.validation) and _lr_given(files, lost) is None:
+        raise ConfigError(
+            "the learning rate is searched on validation images, and dataset.validation_fraction=0 holds none out; "
+            "give `lr`"
+        )
     check_network(run, prepared, prepared.network)
     _check_fit(prepared, files)
     folder = RunFolder(out)
-    with folder.claimed(_identity(run, prepared, files, lost), replace):
+    with settled_threads(run, prepared), folder.claimed(_identity(run, prepared, files, lost), replace):
         known = folder.load_synthetic()
         if known is None:
             with folder.timed("import"):
@@ -185,13 +223,19 @@ def _check_fit(prepared: Prepared, files: FieldFiles) -> None:
 
 
 def _complete(run: Run, prepared: Prepared, files: FieldFiles, lost: Lost) -> tuple[SyntheticSet, dict[str, Any]]:
-    lr = lost.lr if lost.lr is not None else files.lr
-    kind = label_kind(files, lost.labels)
+    lr, kind = _lr_given(files, lost), label_kind(files, lost.labels)
     selection: dict[str, Any] = {"split": "unknown, the files do not say"}
-    if lr is None or lost.search:
+    if lr is None:
         lr = _searched_lr(run, prepared, to_synthetic(files, prepared.num_classes, 1.0, kind))
         selection["split"] += f"; the learning rate was chosen from {list(SEARCHED_LRS)} on validation data"
     return to_synthetic(files, prepared.num_classes, lr, kind), selection
+
+
+def _lr_given(files: FieldFiles, lost: Lost) -> float | None:
+    """By the user or the files; None: it is to be searched."""
+    if lost.search:
+        return None
+    return lost.lr if lost.lr is not None else files.lr
 
 
 def _searched_lr(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> float:

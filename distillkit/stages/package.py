@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit import plots, storage
+from distillkit.artifact.headline import headline_row
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.write import ArtifactContent, write_artifact
 from distillkit.data.registry import DATASETS
@@ -99,7 +100,7 @@ def _results_json(
     settings = run.settings
     main = stored_row(settings)
     results: dict[str, Any] = {
-        "architectures": {prepared.network.name: rows[main].to_json()},
+        "architectures": {headline_row(prepared.network): rows[main].to_json()},
         "baselines": {name: rows[name].to_json() for name in settings.evaluate.baselines},
         "uint8": rows["uint8"].to_json() if "uint8" in set_rows(settings) else None,
         "selection": selection,

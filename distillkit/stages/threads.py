@@ -8,6 +8,8 @@ eight times the time of one thread (examples/benchmarks/results/threads.md).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -28,16 +30,47 @@ def sample_flop(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
     return float(counter.get_total_flops()) / 2
 
 
-def settle_threads(run: Run, prepared: Prepared) -> None:
-    """Take as many threads as ``threads`` asks for; else as OMP_NUM_THREADS says; else one for small steps and one for
-    each core for large ones. Nothing to do on a GPU.
+@contextmanager
+def settled_threads(run: Run, prepared: Prepared) -> Iterator[None]:
+    """Meanwhile, as many threads as ``threads`` asks for; else as OMP_NUM_THREADS says; else one for small steps and
+    one for each core for large ones; in every process of the run as many as in the first. Nothing changes on a GPU.
     """
     if run.device.type != "cpu":
+        yield
         return
-    asked = run.settings.threads
-    if asked is None and "OMP_NUM_THREADS" in os.environ:
+    with _at_most(run.settings.threads, lambda: _largest_step(run, prepared)):
+        torch.set_num_threads(run.world.decided(torch.get_num_threads))
+        yield
+
+
+@contextmanager
+def threads_for(
+    model: nn.Module, image_shape: tuple[int, int, int], batch: int, device: torch.device
+) -> Iterator[None]:
+    """Meanwhile, as many threads as training steps of ``batch`` images [C, H, W] want, unless OMP_NUM_THREADS says how
+    many. Nothing changes on a GPU.
+    """
+    if device.type != "cpu":
+        yield
         return
-    torch.set_num_threads(asked or fitting_threads(_largest_step(run, prepared), torch.get_num_threads()))
+    with _at_most(None, lambda: 3 * batch * sample_flop(model, image_shape)):
+        yield
+
+
+@contextmanager
+def _at_most(asked: int | None, flop_of_a_step: Callable[[], float]) -> Iterator[None]:
+    """As many as were ``asked`` for, else as the environment says, else as a step wants of those that there are now,
+    which are given back.
+    """
+    before = torch.get_num_threads()
+    try:
+        if asked is not None:
+            torch.set_num_threads(asked)
+        elif "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(fitting_threads(flop_of_a_step(), before))
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fitting_threads(flop: float, cores: int) -> int:

@@ -27,6 +27,7 @@ from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.settings import NetworkSettings
+from distillkit.stages.threads import threads_for
 from distillkit.stages.training_form import fresh_networks
 from distillkit.training.given import seed_number, whole
 
@@ -294,5 +295,9 @@ class _Bench:
             self.request.check("while a recipe is searched", "nothing was saved")
 
         form = fresh_networks(self.place, recipe, len(ds), count, note=self.listener.note)
-        with arithmetic(steady("auto", self.place), self.place):
+        batch = min(len(ds), recipe.batch_size)
+        with (
+            arithmetic(steady("auto", self.place), self.place),
+            threads_for(build(0), ds.image_shape, batch, self.place),
+        ):
             return evaluate_networks(build, training, exam, recipe, seed, count, after, check, form)

@@ -67,15 +67,15 @@ class Workshop:
         groups = [tuple(group) for group in world.decided(self._disjoint)]
         own = [group for group in groups if world.owns(group[0] // self.form.size)]
         shared = world.size > 1 and self._cache_is_shared()
-        busy = [group for group in own if not self._make_group(group, wait=False)]
+        busy = [group for group in own if not self._make_group(group)]
         if shared:
             for group in groups:
                 if group not in own and not all(self._seems_done(index) for index in group):
-                    self._make_group(group, wait=False)
+                    self._make_group(group)
         if busy:
             self.run.progress.note("waiting for experts that another process is making")
         for group in busy:
-            while not self._make_group(group, wait=False):
+            while not self._make_group(group):
                 self.run.stop.check("while another process made an expert that this one waited for")
                 time.sleep(0.2)
 
@@ -116,14 +116,12 @@ class Workshop:
             for begin in range(0, len(same), self.form.size):
                 yield tuple(same[begin : begin + self.form.size])
 
-    def _make_group(self, group: Sequence[int], *, wait: bool = True) -> bool:
-        """Make those of the experts ``group`` that no other run makes meanwhile; False if one is being made now, and
-        ``wait`` is not set.
-        """
+    def _make_group(self, group: Sequence[int]) -> bool:
+        """Make those of the experts ``group`` that are missing; False if another run is making one of them now."""
         with ExitStack() as locks:
             try:
                 for index in sorted(group):  # in ascending order, as every run does
-                    locks.enter_context(self.store.lock(index, wait=wait))
+                    locks.enter_context(self.store.lock(index, wait=False))
             except BusyError:
                 return False
             wanted = [index for index in group if index in self.missing]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from distillkit.cli.app import app
 from distillkit.cli.config_file import read_config_file
+from distillkit.config import parse_assignments
 from distillkit.errors import StorageError
 from tests.helpers import TINY
 
@@ -394,3 +395,33 @@ def test_plan__a_signal_ends_it_at_once(monkeypatch):
     result = invoke("compress", "digits", "--ipc", 1, "--plan")
     assert result.exit_code == 130
     assert "while planning; nothing was made" in result.stderr
+
+
+def test_set__quotes_make_text_of_a_number(tmp_path):
+    given = {"a": '"2023"', "b": "2023", "c": "1e-5", "d": "'1e-5'", "e": "[1e-5, 2, .5e1]", "f": "-3E+2", "g": "e5"}
+    wanted = {"a": "2023", "b": 2023, "c": 1e-5, "d": "1e-5", "e": [1e-5, 2, 5.0], "f": -300.0, "g": "e5"}
+    assert parse_assignments([f"{key}={value}" for key, value in given.items()]).values == wanted
+    file = tmp_path / "c.yaml"
+    file.write_text("dataset:\n" + "".join(f"  {key}: {value}\n" for key, value in given.items()))
+    assert read_config_file(file).values == {f"dataset.{key}": value for key, value in wanted.items()}
+
+
+def test_compress__a_search_that_cannot_be_is_told_before_the_set_is_made(tmp_path):
+    asked = ("compress", "digits", "--ipc", "1", "--preset", "smoke", "--arch", "lenet", "--out", str(tmp_path / "a"))
+    for more, words in (
+        (("--tune-budget", "0s"), "--tune-budget must be positive"),
+        (("--set", "dataset.validation_fraction=0"), "holds none out"),
+    ):
+        result = CliRunner().invoke(app, [*asked, *more])
+        assert (result.exit_code, words in result.stderr) == (2, True), result.output
+        assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("environment", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": ""}, {"WORLD_SIZE": "x", "RANK": "0"}])
+def test_launch__what_a_scheduler_says_by_half_is_no_launch(environment):
+    known = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+    done = subprocess.run(
+        [sys.executable, "-m", "distillkit", "methods"], env=known | environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"RaT-BPTT" in done.stdout

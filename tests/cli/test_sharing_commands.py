@@ -136,6 +136,13 @@ def test_evaluate_save__a_row_that_is_there_is_told_before_the_training(copy):
     assert (result.exit_code, "has results for convnet already" in result.stderr) == (2, True)
 
 
+def test_evaluate_save__a_row_of_a_network_that_is_changed_is_told_before_the_training_too(copy):
+    asked = ("evaluate", copy, "--save", "--arch", "timm/test_resnet", "--device", "cpu")
+    assert invoke(*asked, "--networks", 1).exit_code == 0
+    again = invoke(*asked, "--networks", 99999)
+    assert (again.exit_code, "results for timm/test_resnet:norm=instance already" in again.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 def test_info__of_images_that_no_step_moved_claims_nothing_learned(hub, copy, learned):
     config = json.loads((copy / FILES.config).read_text()) | {"learned_here": learned}

@@ -1,13 +1,19 @@
 """A whitening matrix is fitted once for the same images."""
 
+import shutil
+
 import pytest
 import torch
 
+from distillkit.config import compose
 from distillkit.data import cached, whitening
 from distillkit.data.preprocess import fit
 from distillkit.errors import StorageError
+from distillkit.methods import SettingsLayer
 from distillkit.progress import Silent
 from distillkit.records import Pixels
+from distillkit.stages.context import make_run, prepare
+from tests.data.pictures import put
 from tests.helpers import Notes
 
 
@@ -17,7 +23,7 @@ def drawn(n=40, size=19, seed=0):
 
 
 def matrix(kind, images, eps=0.1, source="a", progress=None):
-    return whitening.fitted(kind, images, eps, source, progress or Silent()).matrix
+    return whitening.fitted(kind, images, eps, ["hub", source], progress or Silent()).matrix
 
 
 @pytest.fixture
@@ -32,8 +38,8 @@ def test_fitted__is_what_fit_makes_and_made_once_for_the_same_images(kind, fits)
     images = drawn()
     backwards = torch.arange(len(images)).flip(0)
     stored_otherwise = Pixels(images.stored[backwards], backwards)
-    first = whitening.fitted(kind, images, 0.1, "uoft-cs/cifar10", Silent())
-    again = whitening.fitted(kind, stored_otherwise, 0.1, "elsewhere", Silent())
+    first = whitening.fitted(kind, images, 0.1, ["hub", "uoft-cs/cifar10"], Silent())
+    again = whitening.fitted(kind, stored_otherwise, 0.1, ["hub", "elsewhere"], Silent())
     expected = fit(kind, images, 0.1)
     assert fits == [kind]
     for found in (first, again):
@@ -55,7 +61,7 @@ def test_fitted__other_images_numbers_kinds_and_threads_are_fitted_anew(fits, mo
 
 def test_fitted__keeps_nothing_of_small_images_or_of_means(fits):
     matrix("zca", drawn(size=8))
-    whitening.fitted("standardise", drawn(), 0.1, "a", Silent())
+    whitening.fitted("standardise", drawn(), 0.1, ["hub", "a"], Silent())
     assert fits == ["zca", "standardise"]
     assert cached.cached_sets() == []
 
@@ -91,3 +97,17 @@ def test_fitted__reads_a_cache_that_cannot_be_written(fits, monkeypatch):
     monkeypatch.setattr(whitening, "locked", lambda *arguments: pytest.fail("locks"))
     assert torch.equal(matrix("zca", drawn()), first)
     assert fits == ["zca"]
+
+
+def test_place__of_a_folder_is_known_from_everywhere(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        for index in range(12):
+            put(tmp_path / "photos" / name / f"{index}.png", (20 * index, 99, 7 * index), (32, 32))
+    monkeypatch.chdir(tmp_path)
+    layers = [SettingsLayer("test", {"dataset.preprocessing": "zca"})]
+    prepare(make_run(compose("photos", 1, "random", "smoke", "cpu", layers), torch.device("cpu")))
+    monkeypatch.chdir("/")
+    wanted = {("images", "whole", str(tmp_path / "photos")), ("zca", "whole", str(tmp_path / "photos"))}
+    assert {(found.holds, found.state, found.source) for found in cached.cached_sets()} == wanted
+    shutil.rmtree(tmp_path / "photos")
+    assert {found.state for found in cached.cached_sets()} == {"gone"}

@@ -217,6 +217,17 @@ def test_train__takes_the_recipe_of_the_network_its_family_its_kind_or_the_headl
     ds.recipes["timm/resnet18"] = {"mark": 1}
     assert ds.recipe_for(batch_norm) == {"mark": 1}
     assert ds.recipe_for("timm/resnet10t:norm=instance") == ds.recipe
+    ds.recipes["timm/resnet10t"] = {"mark": 2}
+    assert ds.recipe_for("timm/resnet10t:norm=keep") == ds.recipe_for(batch_norm) == {"mark": 2}
+    ds.recipes["vgg11"] = {"mark": 3}
+    assert ds.recipe_for("vgg11:norm=instance") == {"mark": 3}
+    assert ds.recipe_for("vgg11:norm=batch")["optimizer"]["name"] == tuning.DEFAULTS[tuning.BATCH_NORM].optimizer
+    ds.recipes["convnet:width=5,depth=2,norm=instance"] = {"mark": 4}
+    assert ds.recipe_for("convnet:norm=instance,width=5,depth=2") == {"mark": 4}
+    assert ds.recipe_for("convnet") == ds.recipe_for(ds.network()) == ds.recipe
+    strange = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    strange.architecture = "mine:deep"  # a name of other origin
+    assert ds.recipe_for(strange) == ds.recipe
     losses = []
     ds.train(ds.network(), epochs=2, progress=lambda epoch, loss: losses.append(loss))
     assert len(losses) == 2

@@ -417,3 +417,50 @@ def test_export__class_names_never_leave_the_folder(made, tmp_path):
         load_distilled(made).export("pt", tmp_path / "full")
     with pytest.raises(ConfigError, match=r"mine\.txt is a file; expected a folder"):
         load_distilled(made).export("pt", tmp_path / "full" / "mine.txt")
+
+
+def test_round_trip__weights_of_labels_and_another_optimiser_come_back(tmp_path):
+    changes = {"distill.labels": "weights", "distill.lr_label": 1.0, "dataset.preprocessing": "standardise"}
+    known = {**TINY, "dataset.max_train": 200, "evaluate.networks": 2}
+    known = effective({**known, **changes, "distill.inner_steps": 2}, "digits", 2, "rat", "smoke")
+    ds = compress("digits", ipc=2, method="rat", preset="smoke", settings=known, out=tmp_path / "set", device="cpu")
+    assert not torch.allclose(ds.targets.sum(1), torch.ones(20))
+    ds.export("pt", tmp_path / "pt")
+    same = {"evaluate.epochs": ds.recipe["schedule"]["epochs"], "evaluate.networks": 2, "evaluate.baselines": []}
+    overrides = [SettingsLayer("--set", {"dataset.max_train": 200, **same})]
+    again = pipeline.import_files(
+        [tmp_path / "pt"], "pt", "digits", Lost(), preset="smoke", out=tmp_path / "b", device="cpu", overrides=overrides
+    )
+    assert again.config["label_kind"] == "weights"
+    assert torch.equal(again.targets, ds.targets)
+    assert again.recipe == ds.recipe
+    ours, theirs = (one.results["architectures"]["convnet"]["accuracies"] for one in (again, ds))
+    assert ours == theirs
+    files = read_field_files([tmp_path / "pt"])
+    assert label_kind(files, "weights") == "weights"
+    with pytest.raises(ConfigError, match="but some are negative; these are logits"):
+        label_kind(dataclasses.replace(files, labels=-files.labels - 1), "weights")
+
+
+def test_import__lr_cannot_be_searched_where_nothing_is_held_out(tmp_path):
+    folder = save(tmp_path / "mtt", images_best=images(), labels_best=torch.arange(10).repeat_interleave(2))
+    with pytest.raises(ConfigError, match=r"searched on validation images, and .* holds none out; give `lr`"):
+        import_set(tmp_path, folder, **{"dataset.validation_fraction": 0})
+    lost = Lost(False, lr=0.1, mean=(0.3,), std=(0.4,))
+    assert import_set(tmp_path, folder, lost=lost, **{"dataset.validation_fraction": 0}).lr == 0.1
+
+
+def test_export__takes_the_place_of_an_earlier_one_and_of_nothing_else(made, tmp_path):
+    out, ds = tmp_path / "out", load_distilled(made)
+    ds.export("imagefolder", out)
+    (out / "mine.txt").write_text("x")
+    listed = json.loads((out / "distillkit.json").read_text())
+    assert len(listed["files"]) == 21
+    outside = tmp_path / "outside.png"
+    outside.write_text("x")
+    listed["files"] += ["../outside.png", str(outside), 3, "train"]
+    (out / "distillkit.json").write_text(json.dumps(listed))
+    files = ds.export("ddranking", out, replace=True)
+    left = {path for path in out.rglob("*") if path.is_file()}
+    assert left == {*files, out / "mine.txt"}
+    assert outside.exists()

@@ -1,5 +1,6 @@
 """Faults that users met, each with the right value."""
 
+import io
 import os
 import subprocess
 import sys
@@ -118,8 +119,14 @@ def test_terminal__of_any_encoding_gets_its_table(copy, encoding):
     assert b"accuracy" in done.stdout
 
 
-def test_encoding__is_left_alone_where_output_is_captured():
-    console.speak_any_encoding()  # pytest's own streams are no text wrappers, or take it
+def test_encoding__of_streams_that_are_no_text_wrappers_is_left_alone(monkeypatch):
+    text = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", text)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    console.speak_any_encoding()
+    text.write("\u00b1")
+    text.flush()
+    assert text.buffer.getvalue() == b"?"
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -227,6 +227,20 @@ def test_pull__what_is_no_set_of_trajectories(hub, made, tmp_path):
         pull_experts(parse_address("org/nothing"), Cache())
 
 
+def test_pull__completes_experts_that_were_trained_less_far_here(hub, store, monkeypatch):
+    push_experts(store, REPO, PushOptions())
+    whole, state = store.tensors_path(1).read_bytes(), TrajectoryStore.state
+    store.tensors_path(1).write_bytes(b"shorter")
+
+    def short(self, expert, epochs=0):  # good as far as it goes
+        is_short = expert == 1 and self.tensors_path(1).read_bytes() == b"shorter"
+        return ("short" if epochs else "good") if is_short else state(self, expert, epochs)
+
+    monkeypatch.setattr(TrajectoryStore, "state", short)
+    assert pull_experts(parse_address(REPO), Cache()).added == 1
+    assert store.tensors_path(1).read_bytes() == whole
+
+
 def test_source__must_fit_the_run(store, tiny, tmp_path):
     def run(**settings):
         given, out = {**tiny, "experts.source": store.folder.name, **settings}, tmp_path / str(len(settings))

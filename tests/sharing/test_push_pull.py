@@ -30,8 +30,10 @@ from distillkit.hub import upload
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
 from distillkit.networks.convnet import ConvNet
+from distillkit.pipeline import save_reports
+from distillkit.records import EvalReport
 from distillkit.sharing.pull import glance, pull
-from distillkit.sharing.push import PushOptions, plan_push, push
+from distillkit.sharing.push import PublishedArtifact, PushOptions, plan_push, push
 from tests.artifact.small import write_small
 from tests.hub_stand_in import Answer, Repository
 
@@ -118,6 +120,26 @@ def test_push__interrupted_before_the_tag_is_completed_by_the_next(hub, copy):
     again = push(copy, REPO, PushOptions())
     assert (again.changed, again.revision, commits(hub)) == (False, "v1", 1)
     assert hub.repos[REPO].tags == {"v1": again.commit}
+
+
+def test_push__what_was_added_to_the_folder_meanwhile_stays(hub, copy, monkeypatch):
+    settle = PublishedArtifact.settle
+
+    def late(*arguments):
+        save_reports(copy, {"lenet": EvalReport((0.5,), {"lr": 0.1})})
+        write_own(copy, "WRITTEN MEANWHILE")
+        settle(*arguments)
+
+    monkeypatch.setattr(PublishedArtifact, "settle", late)
+    report = push(copy, REPO, PushOptions())
+    ds = load_distilled(copy)
+    assert ds.results["architectures"]["lenet"]["accuracies"] == [0.5]
+    assert ds.config["hub"]["repo"] == REPO
+    assert "lenet" in (copy / FILES.card).read_text()
+    assert own_section.find((copy / FILES.card).read_text()) == "WRITTEN MEANWHILE"
+    assert "lenet" not in json.loads(files_of(hub)[FILES.results])["architectures"]
+    monkeypatch.setattr(PublishedArtifact, "settle", settle)
+    assert (push(copy, REPO, PushOptions()).revision, report.revision) == ("v2", "v1")
 
 
 def test_push__503_twice_then_success(hub, copy):

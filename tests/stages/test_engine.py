@@ -83,3 +83,20 @@ def test_choices_of_a_pool__each_in_its_place_and_the_first_for_the_run():
     state.decide_each(choices)
     assert [state.choice_of(place) for place in (0, 1)] == choices
     assert (state.precision, state.compiled, state.together, state.kept) == ("bf16", True, None, None)
+
+
+def test_first_step_without_a_finite_gradient__is_skipped_as_any_other(tmp_path, tiny):
+    for precision in ("bf16", "auto"):
+        notes = Notes()
+        settings = {"precision": precision, "distill.lr_init": 1e30, "distill.outer_steps": 2, "distill.lr_lr": 0.0}
+        ds = run(tmp_path / precision, tiny, settings=settings, progress=notes)
+        assert ds.results["selection"]["skipped_steps"] == 2
+    assert torch.isfinite(ds.images).all()
+
+
+def test_precision__that_cannot_be_compared_is_said_and_not_kept_as_a_number(tmp_path, tiny):
+    notes = Notes()
+    settings = {"precision": "bf16", "distill.lr_init": 1e30, "distill.outer_steps": 2, "distill.lr_lr": 0.0}
+    ds = run(tmp_path / "a", tiny, settings=settings, progress=notes)
+    assert ds.results["selection"]["cosine_to_fp32"] == {}
+    assert "bf16 cannot be compared: the first step has no finite gradient" in notes.notes
