@@ -26,7 +26,7 @@ def check_parquet(files: Iterable[Path]) -> None:
     """Refuse files that unpack to far more than they hold.
 
     Raises:
-        DataError: too many rows or bytes, or a file that is no parquet file.
+        DataError: too many rows or bytes, none, or a file that is no parquet file.
     """
     import pyarrow as pa
 
@@ -37,6 +37,8 @@ def check_parquet(files: Iterable[Path]) -> None:
             about = _footer(path)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path.name} is no parquet file, or is damaged") from error
+        if not about.num_rows:
+            raise DataError(f"{path.name} has no rows; remove it, or make it again")
         rows += about.num_rows
         stored += path.stat().st_size
         for chunk in _chunks(about):

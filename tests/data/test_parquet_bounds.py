@@ -44,6 +44,13 @@ def test_rows(tmp_path, small):
         check_parquet([tmp_path / "c.parquet"])
 
 
+def test_no_rows(tmp_path):
+    table(tmp_path / "data", [0, 1] * 4)
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "data" / "test-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="test-00000-of-00001.parquet has no rows; remove it"):
+        load_data(DatasetSettings(name=str(tmp_path)), Silent())
+
+
 def test_what_is_no_parquet_file(tmp_path):
     (tmp_path / "d.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(DataError, match=r"d\.parquet is no parquet file"):
