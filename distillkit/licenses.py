@@ -16,6 +16,7 @@ isc h-research intel-research lppl-1.3c ms-pl apple-ascl apple-amlr mpl-2.0 odc-
 openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr deepfloyd-if-license
 fair-noncommercial-research-license llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 grok2-community gemma unknown
 """
+UNKNOWN = "unknown"
 IDENTIFIERS = frozenset(_TABLE.split())
 """All but ``other``, which the Hub takes beside a name only."""
 
@@ -36,7 +37,7 @@ def front_matter(stated: str | None) -> dict[str, str]:
 
     ``stated``: in any spelling of case and separators (``CC BY 4.0``); None where nobody knows.
     """
-    name = (stated or "unknown").strip().lower()
+    name = (stated or UNKNOWN).strip().lower()
     slug = re.sub(r"[^a-z0-9.]+", "-", name).strip("-")
     known = next((one for one in (name, slug) if one in IDENTIFIERS), None)
     if known is not None:

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillkit import storage
+from pydantic import ValidationError
+
+from distillkit import licenses, storage
+from distillkit.artifact import front_matter as head
 from distillkit.artifact import own_section
-from distillkit.artifact.card import render_card
+from distillkit.artifact.card import front_matter, render_card
 from distillkit.artifact.encoding import decode, encode
 from distillkit.artifact.headline import headline_row
 from distillkit.artifact.layout import FILES, recipe_files
 from distillkit.artifact.schema import ArtifactConfig, Range
 from distillkit.artifact.views import eight_bit, parquet_bytes, preview_png
 from distillkit.data.preprocess import Preprocess
+from distillkit.errors import StorageError
 from distillkit.records import SyntheticSet
 from distillkit.settings import NetworkSettings, StoredDtype
 
@@ -58,7 +62,8 @@ def write_artifact(folder: Path, content: ArtifactContent) -> None:
     storage.write_json(folder / FILES.results, content.results)
     storage.write_bytes(folder / FILES.parquet, parquet_bytes(view, stored, content.classes))
     storage.write_bytes(folder / FILES.preview, preview_png(stored, preprocess))
-    storage.write_bytes(folder / FILES.card, render_card(config, content.recipe, content.results, own).encode())
+    card = with_own_head(folder, render_card(config, content.recipe, content.results, own))
+    storage.write_bytes(folder / FILES.card, card.encode())
     write_config(folder, config)
 
 
@@ -114,5 +119,40 @@ def write_card(folder: Path, config: dict[str, Any], recipe: dict[str, Any], res
         ConfigError: the markers of the user's section are damaged.
     """
     path = folder / FILES.card
-    storage.write_bytes(path, render_card(config, recipe, results, read_own_section(folder)).encode())
+    card = render_card(config, recipe, results, read_own_section(folder))
+    storage.write_bytes(path, with_own_head(folder, card).encode())
     return path
+
+
+def with_own_head(folder: Path, card: str) -> str:
+    """A ``card`` made anew, with what the user wrote at the head of the one in ``folder``; a licence counts there where
+    the config states none.
+
+    Raises:
+        ConfigError: that head is no YAML.
+    """
+    path = folder / FILES.card
+    theirs = head.read(path.read_text("utf-8", errors="replace"), f"the card {path}") if path.is_file() else {}
+    if not theirs:
+        return card
+    try:
+        base = front_matter(ArtifactConfig.model_validate(storage.read_json(folder / FILES.config)))
+    except (StorageError, ValidationError):
+        base = None
+    ours = head.read(card, "the card")
+    if ours.get("license") != licenses.UNKNOWN:
+        theirs = {key: value for key, value in theirs.items() if key not in head.LICENSE}
+    merged = head.merge(ours, theirs, base, ours_wins=True)
+    return card if merged == ours else head.replace(card, merged)
+
+
+def foreign_lines(folder: Path, config: dict[str, Any], recipe: dict[str, Any], results: dict[str, Any]) -> int:
+    """Lines of a folder's card, outside the user's section and the head, that are not as they are written here: they
+    are lost when it is made again.
+    """
+    path = folder / FILES.card
+    if not path.is_file():
+        return 0
+    before = path.read_text("utf-8", errors="replace")
+    ours = set(render_card(config, recipe, results, own_section.find(before)).splitlines())
+    return sum(line.strip() != "" and line not in ours for line in head.HEAD.sub("", before, count=1).splitlines())

@@ -32,7 +32,7 @@ def compress(
     precision: opt.Precision = "auto",
     time_budget: opt.TimeBudget = None,
     plan: opt.Plan = False,
-    world: opt.PlannedWorld = 1,
+    world: opt.PlannedWorld = None,
     data_root: opt.DataRoot = None,
     image_column: opt.ImageColumn = None,
     label_column: opt.LabelColumn = None,
@@ -48,7 +48,7 @@ def compress(
     dtype: opt.StoredDtype = None,
     tracker: opt.Tracker = None,
     arch: opt.TunedFor = None,
-    seconds: opt.TuneBudget = "10m",
+    seconds: opt.TuneBudget = None,
     replace: opt.Yes = False,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -75,7 +75,14 @@ def compress(
 
     flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
     flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
-    budget = opt.seconds_of(seconds, "--tune-budget")
+    budget = opt.seconds_of(seconds or opt.TUNE_BUDGET, "--tune-budget")
+    if seconds is not None and not arch:
+        raise ConfigError("--tune-budget is for the searches of --arch; give one, or leave it out")
+    if world is not None and not plan:
+        raise ConfigError("--world is of --plan: a run has as many processes as torchrun starts")
+    for name, given in (("DATASET", dataset), ("--method", method)):
+        if given is not None and not given.strip():
+            raise ConfigError(f"{name} is empty")
     layers = opt.layers(settings, config, seed, precision, data, flags)
     record = find_method(method or default_method(dataset, ipc, preset, layers))
     compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
@@ -95,7 +102,7 @@ def compress(
     if method is None and not quiet:
         console.errors.print(f"by {record.name}, the default for such a set; --method chooses another", markup=False)
     if plan:
-        print_plan(composed, device, world, quiet, as_json, tuned=arch or (), budget=budget)
+        print_plan(composed, device, world or 1, quiet, as_json, tuned=arch or (), budget=budget)
         return
     folder = out or pipeline.default_out(name, ipc, record.name)
     with running_together(quiet) as (progress, stop, processes):

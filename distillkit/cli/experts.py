@@ -45,6 +45,7 @@ def train(
     """Train the experts that 'compress' with the same options, and the same --method, would use."""
     from distillkit.config import compose
     from distillkit.environment import resolve_device
+    from distillkit.stages.checks import needs_experts
     from distillkit.stages.context import make_run, prepare
     from distillkit.stages.experts import check_experts, train_experts
     from distillkit.stages.probe import check_networks
@@ -67,6 +68,8 @@ def train(
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     with running(quiet) as (progress, stop):
         run = make_run(composed, place, progress, stop)
+        if not needs_experts(run.settings):
+            raise ConfigError(f"{run.settings.method} matches no experts and asks none: there is nothing to train")
         check_experts(run.settings)
         prepared = prepare(run)
         check_networks(run, prepared)

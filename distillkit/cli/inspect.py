@@ -9,6 +9,7 @@ import typer
 
 from distillkit.cli import console
 from distillkit.cli import options as opt
+from distillkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from distillkit.artifact.schema import ArtifactConfig, Identity
@@ -121,6 +122,8 @@ def preview(
     from distillkit.artifact.read import read_artifact
     from distillkit.artifact.views import preview_png
 
+    if out is not None and out.suffix.lower() != ".png":
+        raise ConfigError(f"--out {out} is written as a PNG; call it NAME.png")
     content = read_artifact(artifact)
     path = out or artifact / FILES.preview
     storage.write_bytes(path, preview_png(content.synthetic, content.preprocess))

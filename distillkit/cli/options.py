@@ -112,7 +112,7 @@ TimeBudget = Annotated[
 ]
 Plan = Annotated[bool, typer.Option("--plan", help="Print steps, time, memory and disk; make nothing.")]
 PlannedWorld = Annotated[
-    int, typer.Option("--world", min=1, help="With --plan: of so many processes, started by torchrun.")
+    int | None, typer.Option("--world", min=1, help="With --plan: of so many processes, started by torchrun.")
 ]
 PaperProtocol = Annotated[
     bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
@@ -129,7 +129,11 @@ TunedFor = Annotated[
         autocompletion=completion.networks,
     ),
 ]
-TuneBudget = Annotated[str, typer.Option("--tune-budget", metavar="TIME", help="Of the search for each --arch.")]
+TUNE_BUDGET = "10m"
+TuneBudget = Annotated[
+    str | None,
+    typer.Option("--tune-budget", metavar="TIME", help=f"Of the search for each --arch; default {TUNE_BUDGET}."),
+]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import typer
 
 from distillkit.cli import console
 from distillkit.cli import options as opt
+from distillkit.words import counted
 
 
 @console.guarded
@@ -18,11 +19,26 @@ def card(artifact: opt.Folder, as_json: opt.Json = False, debug: opt.Debug = Fal
     from distillkit.artifact.write import write_card
 
     content = read_artifact(artifact)
+    _tell_of_lost_lines(artifact)
     path = write_card(artifact, content.config, content.recipe, content.results)
     if as_json:
         console.print_json({"card": str(path)})
     else:
         console.results.print(str(path), markup=False)
+
+
+def _tell_of_lost_lines(folder: Path) -> None:
+    """What the user wrote into the card where it is not kept."""
+    from distillkit.artifact.read import read_artifact
+    from distillkit.artifact.write import foreign_lines
+
+    content = read_artifact(folder)
+    if count := foreign_lines(folder, content.config, content.recipe, content.results):
+        console.errors.print(
+            f"{counted(count, 'line')} of README.md outside your own section are not as distillkit writes them and are "
+            "made anew; the section and the head are kept",
+            markup=False,
+        )
 
 
 @console.guarded
@@ -62,6 +78,7 @@ def push(
         where = "a pull request" if create_pr else f"branch {revision or 'main'}, tag {tag or 'the next free v<n>'}"
         console.results.print(f"to: {where}", markup=False)
         return
+    _tell_of_lost_lines(artifact)
     report = publish(artifact, repo, options, token)
     if as_json:
         console.print_json(report.to_json())

@@ -61,13 +61,14 @@ def nominal_range(low: float, high: float, whole: bool) -> Range:
     """The values that black and white stand for, of images whose values run from ``low`` to ``high``.
 
     Where none is negative, 0 and the largest value of so many bits as the numbers need, or 1 for floats up to 1;
-    otherwise what was seen.
+    otherwise what was seen, and so for floats that come to less than half of a largest value, such as 1.3.
     """
     if low < 0 or high > NOMINAL[-1]:
         return low, max(high, low + 1e-12)
     if not whole and high <= 1:
         return 0.0, 1.0
-    return 0.0, float(next(value for value in NOMINAL if high <= value))
+    nominal = float(next(value for value in NOMINAL if high <= value))
+    return (low, high) if not whole and high < nominal / 2 else (0.0, nominal)
 
 
 def deep_extremes(image: Image.Image) -> Range | None:

@@ -214,7 +214,8 @@ def _with_hint(error: DistillkitError, name: str, known: KnownDataset | None) ->
     else:
         if isinstance(error, NetworkError) and (slip := mistyped(name, error)) is not None:
             return slip
-        hint = f"; and there is no folder {name} here{similar_folder(name)}"
+        said = "" if isinstance(error, NotFoundError) else f"; and there is no folder {name} here"
+        hint = f"{said}{similar_folder(name)}"
     return type(error)(f"{error}{hint}")
 
 

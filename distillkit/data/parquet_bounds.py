@@ -22,15 +22,15 @@ AT_ONCE = 1 << 28
 """Bytes that are unpacked at a time to count them."""
 
 
-def check_parquet(files: Iterable[Path]) -> None:
-    """Refuse files that unpack to far more than they hold.
+def check_parquet(files: Iterable[Path]) -> list[Path]:
+    """Refuse files that unpack to far more than they hold; returns those without rows.
 
     Raises:
-        DataError: too many rows or bytes, none, or a file that is no parquet file.
+        DataError: too many rows or bytes, none at all, or a file that is no parquet file.
     """
     import pyarrow as pa
 
-    rows, claimed, stored, doubtful = 0, 0, 0, False
+    rows, claimed, stored, doubtful, empty = 0, 0, 0, False, list[Path]()
     listed = list(files)
     for path in listed:
         try:
@@ -38,7 +38,7 @@ def check_parquet(files: Iterable[Path]) -> None:
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path.name} is no parquet file, or is damaged") from error
         if not about.num_rows:
-            raise DataError(f"{path.name} has no rows; remove it, or make it again")
+            empty.append(path)
         rows += about.num_rows
         stored += path.stat().st_size
         for chunk in _chunks(about):
@@ -51,6 +51,9 @@ def check_parquet(files: Iterable[Path]) -> None:
         raise DataError(_too_much(stored, allowed))
     if doubtful and _most(listed) > allowed:
         _count(listed, stored, allowed)
+    if listed and not rows:
+        raise DataError(f"{listed[0].name}{' and the others have' if len(listed) > 1 else ' has'} no rows")
+    return empty
 
 
 def _footer(path: Path) -> Any:

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from distillkit.errors import ArtifactError, ConfigError
+from distillkit.errors import ArtifactError, ConfigError, DataError
 from distillkit.records import Pixels
 
 CHUNK = 2048  # images converted at a time, so that a large uint8 set is never held as floats twice
@@ -281,7 +281,21 @@ def fit_unit_whiten(images: Tensor | Pixels, relative_eps: float) -> UnitWhiten:
         second_moment.addmm_(flat.T, flat)
     eigenvalues, vectors = torch.linalg.eigh(second_moment / len(images))
     eigenvalues = eigenvalues.clamp_min(0)
+    _check_contrast(eigenvalues)
     return UnitWhiten((vectors * (eigenvalues + relative_eps * eigenvalues.mean()).rsqrt()) @ vectors.T)
+
+
+def _check_contrast(eigenvalues: Tensor) -> None:
+    """Is there anything to whiten?
+
+    Raises:
+        DataError: no.
+    """
+    if not bool(eigenvalues.mean() > 0):
+        raise DataError(
+            "each training image is of one grey throughout, which leaves nothing to whiten; "
+            "`dataset.preprocessing=standardise`"
+        )
 
 
 def fit_unit_dct(images: Tensor | Pixels, relative_eps: float) -> UnitDct:
@@ -294,6 +308,7 @@ def fit_unit_dct(images: Tensor | Pixels, relative_eps: float) -> UnitDct:
         second_moment += found @ found.mT
     eigenvalues, vectors = torch.linalg.eigh(second_moment / len(images))
     eigenvalues = eigenvalues.clamp_min(0)
+    _check_contrast(eigenvalues)
     scales = (eigenvalues + relative_eps * eigenvalues.mean()).rsqrt()
     return UnitDct((vectors * scales[..., None, :]) @ vectors.mT)
 

@@ -18,6 +18,8 @@ from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundErro
 from distillkit.hub.sources import cached_source, source_token
 from distillkit.settings import DatasetSettings
 
+ROWS_AT_ONCE = 1000
+"""Where a file has no rows: the reader takes as many at a time as its first group has, unless it is told."""
 OF_SHARDS = re.compile(r"(.*)-\d{5}-of-(\d{5})\.")
 
 
@@ -97,8 +99,17 @@ def _parquet(location: Location, settings: DatasetSettings) -> Any:
     if source.is_file():
         check_parquet([source])
         return datasets.load_dataset("parquet", data_files={"train": [str(source)]})
-    check_parquet(source / path for path in files_below(source) if path.endswith(".parquet"))
-    return datasets.load_dataset(location.source, settings.config_name)
+    empty = check_parquet(source / path for path in files_below(source) if path.endswith(".parquet"))
+    if not empty:
+        return datasets.load_dataset(location.source, settings.config_name)
+    builder = datasets.load_dataset_builder(location.source, settings.config_name, batch_size=ROWS_AT_ONCE)
+    builder.download_and_prepare()
+    return _with_rows(builder)
+
+
+def _with_rows(builder: Any) -> dict[str, Any]:
+    """The splits that have rows, of a builder that is prepared: it refuses those that have none."""
+    return {name: builder.as_dataset(split=name) for name, about in builder.info.splits.items() if about.num_examples}
 
 
 def _webdataset(location: Location, settings: DatasetSettings) -> Any:
@@ -152,9 +163,10 @@ def _hub(location: Location, settings: DatasetSettings) -> Any:
             location.source, config, revision=location.version, token=source_token()
         )
         if not Path(builder.cache_dir).exists():
-            check_parquet(_fetched_parquet(builder))
+            if check_parquet(_fetched_parquet(builder)):
+                builder.config.batch_size = ROWS_AT_ONCE
             builder.download_and_prepare()
-        return builder.as_dataset()
+        return _with_rows(builder)
     except ConnectionError:
         folder = cached_source(location.source, location.version)
         if folder is None or not _is_whole(folder):

@@ -83,13 +83,14 @@ def distill(task: OuterTask, state: OuterState, observer: Observer) -> OuterStat
     images) takes part, so distillation never returns less than it was given. Without such data the last step is kept.
 
     Raises:
-        DivergenceError: ten steps in a row had no finite loss or gradient.
+        DivergenceError: ten steps in a row had no finite loss or gradient, or all of fewer.
     """
     settings = task.settings
     while True:
         if state.selection_due:
             _select(state, observer, settings.select_margin)
         if state.step >= settings.outer_steps:
+            _stop_if_nothing_moved(state)
             return state
         begin = time.perf_counter()
         loss, norm = _advance(task, state)
@@ -155,6 +156,15 @@ def _stop_if_diverged(state: OuterState) -> None:
             f"{state.skipped_in_a_row} outer steps in a row had no finite loss (step {state.step}, student lr "
             f"{state.lr:.3g}); "
             "lower distill.lr_img or distill.lr_lr, or distill.lr_init"
+        )
+
+
+def _stop_if_nothing_moved(state: OuterState) -> None:
+    """Of runs too short for ``MAX_SKIPPED_IN_A_ROW``."""
+    if state.step and state.skipped == state.step:
+        raise DivergenceError(
+            f"none of the {state.step} outer steps had a finite loss (student lr {state.lr:.3g}); lower "
+            "distill.lr_init, or distill.lr_img or distill.lr_lr"
         )
 
 

@@ -155,10 +155,10 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             seed: of the orders.
 
         Raises:
-            ConfigError: ``batch_size`` is not positive, or no whole number.
+            ConfigError: ``batch_size`` is not positive, or no whole number; there is no such device.
         """
-        size = whole("batch_size", batch_size) or int(self.recipe["batch_size"])
-        images, targets = self.images.to(device), self._chosen(hard_labels).to(device)
+        size, place = whole("batch_size", batch_size) or int(self.recipe["batch_size"]), resolve_device(str(device))
+        images, targets = self.images.to(place), self._chosen(hard_labels).to(place)
         return TensorLoader(images, targets, size, shuffle, seed_number(seed))
 
     def _chosen(self, hard_labels: bool) -> Tensor:

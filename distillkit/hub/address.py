@@ -59,6 +59,8 @@ def mistyped(name: str, error: Exception) -> NotFoundError | None:
     """What to say where the Hub cannot tell whether it has ``name`` (``error``), and a folder of its first part is
     here: a slip of the pen is more likely. None without such a folder.
     """
+    if is_folder(name):
+        return NotFoundError(f"{name} is a folder here, so there is nothing to fetch; and the Hub is out of reach")
     if not is_folder(str(Path(name).parent)):
         return None
     return NotFoundError(f"there is no folder {name}, and {error}{similar_folder(name)}")

@@ -138,8 +138,17 @@ def check_timm_name(name: str) -> None:
     import timm
 
     if not timm.is_model(name):
-        close = ", ".join(get_close_matches(name, timm.list_models(), 5)) or "see timm.list_models()"
-        raise ConfigError(f"timm has no network {name!r}; similar names: {close}")
+        close = ", ".join(get_close_matches(name, timm.list_models(), 5))
+        hint = f"similar names: {close}" if close else "timm.list_models() lists them"
+        raise ConfigError(f"timm has no network {name!r}; {hint}")
+
+
+def _check_given(name: object, **numbers: object) -> None:
+    if not isinstance(name, str):
+        raise ConfigError(f"`name` is a {type(name).__name__}, expected the name of one of timm's networks")
+    for what, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"`{what}` must be a whole number of 1 or more, got {value!r}")
 
 
 @made_on_the_host
@@ -165,6 +174,7 @@ def prepare_model(
     Raises:
         ConfigError: timm has no such network, or no form of it takes such images.
     """
+    _check_given(name, num_classes=num_classes, image_size=image_size, channels=channels)
     name = name.removeprefix("timm/")
     if norm not in get_args(Norm):
         raise ConfigError(f"norm={norm!r} is unknown; use {', '.join(get_args(Norm))}")

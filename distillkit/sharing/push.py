@@ -14,7 +14,7 @@ from distillkit.artifact.change import held
 from distillkit.artifact.layout import FILES, is_published
 from distillkit.artifact.read import read_artifact
 from distillkit.artifact.schema import ArtifactConfig, Home
-from distillkit.artifact.write import read_own_section
+from distillkit.artifact.write import read_own_section, with_own_head
 from distillkit.errors import DistillkitError, StorageError
 from distillkit.hub.client import Token
 from distillkit.sharing.private_source import private_source, warn_of, without_source
@@ -106,9 +106,10 @@ class PublishedArtifact:
         """
         config = _public(self._config(repo, revision, own))
         artifact = self.checked.artifact
+        card = render_card(config, artifact.recipe, artifact.results, own)
         made = self.changed | {
             FILES.config: storage.json_bytes(config),
-            FILES.card: render_card(config, artifact.recipe, artifact.results, own).encode(),
+            FILES.card: with_own_head(self.folder, card).encode(),
         }
         return {name: made[name] if name in made else self._read(name) for name in self.checked.names}
 
@@ -132,7 +133,7 @@ class PublishedArtifact:
             config = artifact.config | {"hub": self._home(repo, revision, own)}
             section = own if now == self.own_section else now
             card = render_card(_public(config), artifact.recipe, artifact.results, section)
-            storage.write_bytes(self.folder / FILES.card, card.encode())
+            storage.write_bytes(self.folder / FILES.card, with_own_head(self.folder, card).encode())
             storage.write_json(self.folder / FILES.config, config)
 
     def _read(self, name: str) -> bytes:

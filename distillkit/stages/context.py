@@ -194,7 +194,10 @@ def fit_preprocess(settings: DatasetSettings, images: Pixels, place: list[str], 
     if settings.preprocessing != "standardise" or settings.mean is None or settings.std is None:
         raise ConfigError("dataset.mean and dataset.std go together, and with dataset.preprocessing=standardise")
     if len(settings.mean) != channels or len(settings.std) != channels or min(settings.std) <= 0:
-        raise ConfigError(f"dataset.mean and dataset.std need {channels} numbers each, standard deviations above 0")
+        raise ConfigError(
+            f"dataset.mean and dataset.std need as many numbers each as the images have channels, {channels}, standard "
+            f"deviations above 0; got {len(settings.mean)} and {len(settings.std)}"
+        )
     return Standardise(torch.tensor(settings.mean).double(), torch.tensor(settings.std).double())
 
 

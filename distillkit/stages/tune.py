@@ -292,7 +292,7 @@ class _Bench:
             self.listener.advance(1, accuracy=accuracy)
 
         def check() -> None:
-            self.request.check("while a recipe is searched", "nothing was saved")
+            self.request.check(f"while a recipe was {'searched' if use == 'tune' else 'measured'}", "nothing was saved")
 
         form = fresh_networks(self.place, recipe, len(ds), count, note=self.listener.note)
         batch = min(len(ds), recipe.batch_size)

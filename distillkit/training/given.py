@@ -62,11 +62,15 @@ def device_of(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     if parameter is None:
         raise ConfigError("the model has no parameters; nothing in it can be trained")
+    if parameter.is_meta:
+        raise ConfigError("the model's parameters have no values: it is on the device meta; make it on another one")
     return parameter.device
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raise a ConfigError if all parameters of ``model`` are frozen."""
+    """Raise a ConfigError if nothing of ``model`` can be trained now."""
+    if torch.is_inference_mode_enabled():
+        raise ConfigError("nothing can be trained inside torch.inference_mode()")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(
             "all parameters of the model are frozen, so nothing in it can be trained; model.requires_grad_(True)"
@@ -80,6 +84,9 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
     Raises:
         ConfigError: no; what it does instead.
     """
+    dtype = next(model.parameters()).dtype
+    if dtype.is_floating_point and dtype != images.dtype:
+        raise ConfigError(f"the model's parameters are {dtype}, the images {images.dtype}; model.to({images.dtype})")
     try:
         logits = model.eval()(images)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:

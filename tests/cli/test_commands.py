@@ -425,3 +425,26 @@ def test_launch__what_a_scheduler_says_by_half_is_no_launch(environment):
     )
     assert done.returncode == 0, done.stderr
     assert b"RaT-BPTT" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--tune-budget", "1m"), "--tune-budget is for the searches of --arch"),
+        (("--world", "4"), "--world is of --plan"),
+        (("--method", ""), "--method is empty"),
+    ],
+)
+def test_compress__options_without_effect_are_refused(more, words):
+    result = invoke("compress", "digits", "--ipc", 1, "--preset", "smoke", *more)
+    assert (result.exit_code, words in result.stderr) == (2, True), result.output
+
+
+def test_compress__a_data_set_without_a_name_is_refused():
+    assert "DATASET is empty" in invoke("compress", " ", "--ipc", 1).stderr
+
+
+def test_experts_train__of_a_method_that_asks_none():
+    for more in ((), ("--set", "experts.count=1")):
+        result = invoke("experts", "train", "digits", "--method", "rat", "--preset", "smoke", *more)
+        assert (result.exit_code, "rat matches no experts and asks none" in result.stderr) == (2, True), result.output

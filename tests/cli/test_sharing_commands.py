@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from distillkit import storage
+from distillkit.artifact import front_matter
 from distillkit.artifact.layout import FILES, PUBLISHED
-from distillkit.artifact.write import identity
+from distillkit.artifact.write import identity, write_config
 from distillkit.cli.app import app
 from distillkit.cli.command_line import command_line
 from tests.helpers import TINY
@@ -141,6 +142,49 @@ def test_evaluate_save__a_row_of_a_network_that_is_changed_is_told_before_the_tr
     assert invoke(*asked, "--networks", 1).exit_code == 0
     again = invoke(*asked, "--networks", 99999)
     assert (again.exit_code, "results for timm/test_resnet:norm=instance already" in again.stderr) == (2, True)
+
+
+def test_card_push__the_head_that_a_user_wrote_stays_and_other_lines_are_told(hub, copy):
+    path = copy / FILES.card
+    config = json.loads((copy / FILES.config).read_text())
+    write_config(copy, {**config, "source": {**config["source"], "license": None}})
+    path.unlink()
+    assert invoke("card", copy).exit_code == 0
+    edited = (
+        path.read_text().replace("license: unknown", "license: mit\nlanguage: de").replace("tags:\n", "tags:\n- own\n")
+    )
+    assert edited.count("license: mit") == 1
+    path.write_text(edited)
+    made_again = invoke("card", copy)
+    assert "outside your own section" not in made_again.stderr
+    matter = front_matter.read(path.read_text(), "the card")
+    assert (matter["license"], matter["language"], matter["tags"][-1]) == ("mit", "de", "own")
+    assert front_matter.HEAD.sub("", path.read_text()) == front_matter.HEAD.sub("", edited)
+    path.write_text(path.read_text() + "\nA line of mine\n")
+    pushed = invoke("push", copy, REPO)
+    assert "1 line of README.md outside your own section" in pushed.stderr
+    for card in (path.read_text(), hub.repos[REPO].commits[hub.repos[REPO].resolve("main")][FILES.card].decode()):
+        assert "license: mit" in card
+        assert "language: de" in card
+        assert "- own\n" in card
+        assert "A line of mine" not in card
+    path.write_text(path.read_text().replace("license: mit", "license: [mit"))
+    broken = invoke("card", copy)
+    assert (broken.exit_code, "are no YAML" in broken.stderr) == (2, True)
+
+
+def test_preview__is_a_png(copy, tmp_path):
+    assert "call it NAME.png" in invoke("preview", copy, "--out", tmp_path / "x.jpg").stderr
+    assert invoke("preview", copy, "--out", tmp_path / "x.PNG").exit_code == 0
+
+
+def test_pull__of_a_folder_that_is_here(copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "org").mkdir()
+    copy.rename(tmp_path / "org" / "set")
+    result = invoke("pull", "org/set")
+    assert (result.exit_code, "org/set is a folder here, so there is nothing to fetch" in result.stderr) == (4, True)
 
 
 @pytest.mark.parametrize("learned", [True, False])

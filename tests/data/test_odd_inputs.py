@@ -9,6 +9,7 @@ from PIL import Image, features
 
 from distillkit import compress, load_distilled
 from distillkit.data import decode, decoding
+from distillkit.data.decode import nominal_range
 from distillkit.data.load import load_data
 from distillkit.data.sources import locate as locate_data
 from distillkit.data.sources import read
@@ -507,3 +508,19 @@ def test_files__none_of_which_is_an_image(tmp_path):
         (tmp_path / name / "x.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"no image can be decoded, a.x\.png \(row 0\) for one"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "whole", "wanted"),
+    [
+        (0.0, 1.0, False, (0.0, 1.0)),
+        (7e-5, 1.26, False, (7e-5, 1.26)),  # reflectance: by the next largest value, 255, all would be black
+        (0.0, 200.5, False, (0.0, 255.0)),
+        (0.0, 100.0, False, (0.0, 100.0)),
+        (2, 90, True, (0.0, 255.0)),
+        (0, 3000, True, (0.0, 4095.0)),
+        (-1.0, 1.0, False, (-1.0, 1.0)),
+    ],
+)
+def test_greys__the_range_of_floats_is_theirs_unless_it_is_nearly_that_of_whole_numbers(low, high, whole, wanted):
+    assert nominal_range(low, high, whole) == wanted

@@ -44,10 +44,17 @@ def test_rows(tmp_path, small):
         check_parquet([tmp_path / "c.parquet"])
 
 
-def test_no_rows(tmp_path):
-    table(tmp_path / "data", [0, 1] * 4)
-    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "data" / "test-00000-of-00001.parquet")
-    with pytest.raises(DataError, match="test-00000-of-00001.parquet has no rows; remove it"):
+def test_no_rows__files_without_any_are_passed_over_unless_all_are(tmp_path):
+    table(tmp_path / "data", [0, 1] * 8)
+    some = next((tmp_path / "data").glob("*.parquet"))
+    none = pq.read_table(some).slice(0, 0)
+    for name in ("train-00001", "test-00000"):
+        pq.write_table(none, tmp_path / "data" / f"{name}.parquet")
+    data = load_data(DatasetSettings(name=str(tmp_path)), Silent())
+    assert sum(len(part) for part in (data.train, data.validation, data.test)) == 16
+    assert len(data.test) > 0
+    some.unlink()
+    with pytest.raises(DataError, match=r"parquet and the others have no rows"):
         load_data(DatasetSettings(name=str(tmp_path)), Silent())
 
 

@@ -12,7 +12,7 @@ from distillkit.data.preprocess import (
     to_inputs,
     unit_images,
 )
-from distillkit.errors import ArtifactError, ConfigError
+from distillkit.errors import ArtifactError, ConfigError, DataError
 
 
 def images(n=60, channels=3, size=6):
@@ -137,3 +137,13 @@ def test_unit__brightness_and_contrast_do_not_matter_and_pictures_come_back_with
             assert not whiten(torch.full((1, 3, 4, 4), value, dtype=dtype)).any()
     learned = 3 * torch.randn(5, 3, 4, 4, dtype=torch.float64)  # of any mean and length, which stay
     assert torch.allclose(whiten.from_view(whiten.invert(learned)), learned, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["unit-zca", "unit-dct"])
+def test_unit_whitening__of_images_without_contrast_is_refused(kind):
+    solid = torch.full((6, 3, 8, 8), 70, dtype=torch.uint8)
+    solid[::2] = 200
+    with pytest.raises(DataError, match=r"leaves nothing to whiten; `dataset.preprocessing=standardise`"):
+        fit(kind, solid, 0.1)
+    solid[0, 0, 0, 0] = 10  # one image that is not
+    assert all(torch.isfinite(tensor).all() for tensor in fit(kind, solid, 0.1).to_tensors().values())

@@ -115,3 +115,20 @@ def test_plain_activations__are_the_same_and_have_a_second_derivative():
     (gradient,) = torch.autograd.grad((found * x).sum(), x, create_graph=True)
     torch.autograd.grad(gradient.sum(), x)
     assert torch.allclose(gradient, torch.autograd.grad((expected * x).sum(), x)[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"num_classes": 0}, "`num_classes` must be a whole number of 1 or more, got 0"),
+        ({"num_classes": 10.0}, "`num_classes` must be a whole number of 1 or more, got 10.0"),
+        ({"channels": 0}, "`channels` must be a whole number"),
+        ({"image_size": (8, 8)}, r"`image_size` must be a whole number of 1 or more, got \(8, 8\)"),
+        ({"name": None}, "`name` is a NoneType"),
+        ({"name": "zzzzzz"}, r"timm has no network 'zzzzzz'; timm.list_models\(\) lists them"),
+    ],
+)
+def test_prepare_model__what_does_not_fit_is_one_sentence(values, words):
+    given = {"name": "resnet10t", "num_classes": 10, "image_size": 8, "channels": 1} | values
+    with pytest.raises(ConfigError, match=words):
+        prepare_model(given.pop("name"), **given)

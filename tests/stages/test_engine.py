@@ -1,9 +1,11 @@
 """How students compute is chosen once and returned as a value; whoever asked writes it into the state."""
 
+import pytest
 import torch
 
 from distillkit.distill.state import EngineChoice, OuterState
 from distillkit.distill.step_functions import CompiledFunctions
+from distillkit.errors import DivergenceError
 from distillkit.stages import distillation, engine_trials
 from distillkit.stages.engine import choose_engine
 from tests.helpers import Notes, run
@@ -85,18 +87,13 @@ def test_choices_of_a_pool__each_in_its_place_and_the_first_for_the_run():
     assert (state.precision, state.compiled, state.together, state.kept) == ("bf16", True, None, None)
 
 
-def test_first_step_without_a_finite_gradient__is_skipped_as_any_other(tmp_path, tiny):
-    for precision in ("bf16", "auto"):
-        notes = Notes()
-        settings = {"precision": precision, "distill.lr_init": 1e30, "distill.outer_steps": 2, "distill.lr_lr": 0.0}
-        ds = run(tmp_path / precision, tiny, settings=settings, progress=notes)
-        assert ds.results["selection"]["skipped_steps"] == 2
-    assert torch.isfinite(ds.images).all()
-
-
-def test_precision__that_cannot_be_compared_is_said_and_not_kept_as_a_number(tmp_path, tiny):
+@pytest.mark.parametrize("precision", ["bf16", "auto", "fp32"])
+def test_no_step_with_a_finite_loss__is_a_failure_in_every_precision(tmp_path, tiny, precision):
     notes = Notes()
-    settings = {"precision": "bf16", "distill.lr_init": 1e30, "distill.outer_steps": 2, "distill.lr_lr": 0.0}
-    ds = run(tmp_path / "a", tiny, settings=settings, progress=notes)
-    assert ds.results["selection"]["cosine_to_fp32"] == {}
-    assert "bf16 cannot be compared: the first step has no finite gradient" in notes.notes
+    settings = {"precision": precision, "distill.lr_init": 1e30, "distill.outer_steps": 2, "distill.lr_lr": 0.0}
+    with pytest.raises(DivergenceError, match=r"none of the 2 outer steps had a finite loss .* lower distill.lr_init"):
+        run(tmp_path / "a", tiny, settings=settings, progress=notes)
+    said = "bf16 cannot be compared: the first step has no finite gradient"
+    assert (said in notes.notes) == (precision == "bf16")
+    state = OuterState.load(tmp_path / "a" / "run" / "checkpoint.safetensors", "cpu")
+    assert state.agreement == {}

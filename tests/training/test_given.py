@@ -149,3 +149,16 @@ def test_a_folder_may_be_a_path(ds, class_folders, tmp_path):
 
 def test_repr__says_what_it_is(ds):
     assert repr(ds) == f"DistilledDataset({str(ds.folder)!r}: 20 images 1x8x8 of digits, 10 classes, ipc 2, mtt)"
+
+
+def test_train__where_nothing_can_be_trained_is_said(made):
+    ds = load_distilled(made)
+    with torch.inference_mode(), pytest.raises(ConfigError, match=r"inside torch.inference_mode"):
+        ds.train(ds.network(), epochs=1)
+    with pytest.raises(ConfigError, match=r"on the device meta; make it on another one"):
+        ds.train(ds.network().to("meta"), epochs=1)
+    with pytest.raises(ConfigError, match=r"parameters are torch.float16, the images torch.float32; model.to\(torch"):
+        ds.train(ds.network().half(), epochs=1)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="cuda"):
+            ds.loader(device="cuda")
