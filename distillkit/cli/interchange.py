@@ -36,7 +36,7 @@ def import_files(
         str | None, typer.Option("--mean", help="Channel means, comma-separated; 0,0,0 for pixels.")
     ] = None,
     std: Annotated[str | None, typer.Option("--std", help="Channel standard deviations; 1,1,1 for pixels.")] = None,
-    lr: Annotated[str | None, typer.Option("--lr", help="Learning rate where no file has it, or 'search'.")] = None,
+    lr: Annotated[str | None, typer.Option("--lr", help="Learning rate in place of the files', or 'search'.")] = None,
     labels: Annotated[str | None, typer.Option("--labels", help="Soft labels: probabilities or logits.")] = None,
     experiment: Annotated[
         int | None, typer.Option("--experiment", min=0, help="Which of several in a res_*.pt; the first is 0.")

@@ -187,7 +187,11 @@ def layers(
     data: DataOptions,
     more: dict[str, Any] | None = None,
 ) -> list[SettingsLayer]:
-    """The user's layers, weakest first: config file, flags (``more`` by dotted key, None is not given), ``--set``."""
+    """The user's layers, weakest first: config file, flags (``more`` by dotted key, None is not given), ``--set``.
+
+    Raises:
+        ConfigError: a value that does not fit, or one setting given twice, differently.
+    """
     if precision not in (known := get_args(PrecisionNames)):
         raise ConfigError(
             f"--precision {precision!r} is unknown; expected {', '.join(known)}{did_you_mean(precision, known)}"
@@ -198,4 +202,10 @@ def layers(
     if precision != "auto":
         flags["precision"] = precision
     found = [read_config_file(config)] if config is not None else []
-    return [*found, SettingsLayer("command", flags, asked=True), parse_assignments(settings or [])]
+    given = parse_assignments(settings or [])
+    for key in sorted(flags.keys() & given.values.keys()):
+        if flags[key] != given.values[key]:
+            raise ConfigError(
+                f"--set gives {key}={given.values[key]}, and its own option {flags[key]}; leave out one of the two"
+            )
+    return [*found, SettingsLayer("command", flags, asked=True), given]

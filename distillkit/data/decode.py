@@ -90,7 +90,8 @@ def to_eight_bit(image: Image.Image, values: Range | None = None) -> Image.Image
     if values is None:
         values = nominal_range(float(array.min()), float(array.max()), image.mode != "F")
     low, high = values
-    return Image.fromarray(((array - low) / (high - low) * 255).clip(0, 255).round().astype(np.uint8))
+    array = array.clip(low, high)  # first: what was infinite is the largest float
+    return Image.fromarray(((array - low) / (high - low) * 255).round().astype(np.uint8))
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -50,7 +50,7 @@ def _chosen(run: Run, prepared: Prepared, allowed: tuple[str, ...]) -> str:
         if len(allowed) == 1:
             run.progress.note(f"experts are trained in {precision} as asked, though {why}; `precision=auto` would not")
             return precision
-        run.progress.note(f"experts are not trained in {precision}: {why}")
+        run.progress.note(f"networks that learn from real images do not compute in {precision}: {why}")
     return "fp32"
 
 

@@ -433,9 +433,14 @@ def test_launch__what_a_scheduler_says_by_half_is_no_launch(environment):
         (("--tune-budget", "1m"), "--tune-budget is for the searches of --arch"),
         (("--world", "4"), "--world is of --plan"),
         (("--method", ""), "--method is empty"),
+        (("--seed", 1, "--set", "seed=2"), "--set gives seed=2, and its own option 1"),
+        (
+            ("--image-size", 8, "--set", "dataset.image_size=16"),
+            "--set gives dataset.image_size=16, and its own option 8",
+        ),
     ],
 )
-def test_compress__options_without_effect_are_refused(more, words):
+def test_compress__options_without_effect_or_that_contradict_are_refused(more, words):
     result = invoke("compress", "digits", "--ipc", 1, "--preset", "smoke", *more)
     assert (result.exit_code, words in result.stderr) == (2, True), result.output
 

@@ -9,7 +9,7 @@ from PIL import Image, features
 
 from distillkit import compress, load_distilled
 from distillkit.data import decode, decoding
-from distillkit.data.decode import nominal_range
+from distillkit.data.decode import nominal_range, to_eight_bit
 from distillkit.data.load import load_data
 from distillkit.data.sources import locate as locate_data
 from distillkit.data.sources import read
@@ -524,3 +524,8 @@ def test_files__none_of_which_is_an_image(tmp_path):
 )
 def test_greys__the_range_of_floats_is_theirs_unless_it_is_nearly_that_of_whole_numbers(low, high, whole, wanted):
     assert nominal_range(low, high, whole) == wanted
+
+
+def test_greys__infinite_ones_are_white_or_black_without_a_warning():
+    image = Image.fromarray(np.array([[np.inf, 0.5], [-np.inf, np.nan]], np.float32))
+    assert np.asarray(to_eight_bit(image, (0.0, 1.0))).tolist() == [[255, 128], [0, 0]]

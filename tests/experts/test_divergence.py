@@ -64,7 +64,10 @@ def test_auto__takes_no_precision_whose_kernel_is_wrong(tiny, monkeypatch):
     )
     run, prepared = asked(tiny, "auto")
     assert chooser.expert_precision(run, prepared) == "fp32"
-    assert any("experts are not trained in bf16: its gradient" in note for note in run.progress.notes)
+    assert any(
+        "networks that learn from real images do not compute in bf16: its gradient" in note
+        for note in run.progress.notes
+    )
 
 
 def test_auto__looks_at_every_size_of_batch(tiny, monkeypatch):
