@@ -52,17 +52,24 @@ FROM_HERE_LABELS = 5
 """Images a class from which on ``best`` is the default: it led at ten, ``rat`` at one; between nothing was measured."""
 
 
+LONG = 1800.0
+"""Seconds of a time budget from which on ``rat`` is ahead at ten images a class too: ``best`` stops learning before
+(examples/reference/clock.md)."""
+
+
 def default_method(dataset: str, ipc: int, preset: str, layers: Sequence[SettingsLayer] = ()) -> str:
     """The method where nobody chose one: what learned most in about the same minutes of a CPU core (docs/methods.md),
     of published settings the oldest, which is also what the user's ``layers`` mean where they set up experts.
     """
     _check_ipc(ipc)
-    asked = {key.partition(".")[0] for layer in layers for key in layer.values}
+    given = {key: value for layer in layers for key, value in layer.values.items()}
+    asked, budget = {key.partition(".")[0] for key in given}, given.get("time_budget")
     if preset == "paper" or asked & {"experts", "trajectories"}:
         return "mtt"
     if dataset in SMALL_GREY:
         return "rat" if dataset == "digits" and ipc >= FROM_HERE_LABELS else "mtt"
-    return "rat" if ipc < FROM_HERE_LABELS else "best"
+    is_long = isinstance(budget, int | float) and budget >= LONG
+    return "rat" if ipc < FROM_HERE_LABELS or is_long else "best"
 
 
 def _check_ipc(ipc: Any) -> None:

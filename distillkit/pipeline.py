@@ -78,8 +78,9 @@ def compress(
         dataset: registered name, Hub id or folder.
         ipc: images per class.
         method: a name of ``METHODS``, ``FILE.py:NAME``, or a ``Method`` (whose run no command line can repeat);
-            default ``rat`` below five images a class, ``best`` from there on, ``mtt`` for MNIST, the preset ``paper``,
-            with settings of experts, and for digits below five, ``rat`` from there on.
+            default ``rat`` below five images a class, ``best`` from there on (``rat`` with a ``time_budget`` of half an
+            hour or more), ``mtt`` for MNIST, the preset ``paper``, with settings of experts, and for digits below five,
+            ``rat`` from there on.
         preset: ``smoke``, ``quick`` or ``paper``.
         out: artifact folder; default ``runs/<dataset>-ipc<N>-<method>``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.

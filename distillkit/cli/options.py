@@ -42,9 +42,9 @@ AnyMethodName = Annotated[
     str | None,
     typer.Option(
         "--method",
-        help="See 'distillkit methods'. Default: rat below five images a class, best from there on; "
-        "mtt for MNIST and Fashion-MNIST, digits below five (rat from there on), the preset paper, and with settings "
-        "of experts or trajectories.",
+        help="See 'distillkit methods'. Default: rat below five images a class, best from there on (rat with half an "
+        "hour or more); mtt for MNIST and Fashion-MNIST, digits below five (rat from there on), the preset paper, and "
+        "with settings of experts or trajectories.",
         autocompletion=completion.methods,
     ),
 ]

@@ -32,6 +32,13 @@ def test_default_method__of_scripts_that_set_up_experts(key, method):
     assert default_method("photos", 1, "quick", layers) == method
 
 
+@pytest.mark.parametrize(
+    ("dataset", "seconds", "method"), [("x", 1799, "best"), ("x", 1800.0, "rat"), ("mnist", 9e9, "mtt")]
+)
+def test_default_method__of_a_long_budget(dataset, seconds, method):
+    assert default_method(dataset, 10, "quick", [SettingsLayer("flags", {"time_budget": seconds})]) == method
+
+
 def test_compress__says_and_records_the_method_that_nobody_chose(tmp_path):
     settings = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
     words = ["compress", "digits", "--ipc", "1", "--preset", "smoke", "--device", "cpu", "--out", str(tmp_path / "a")]
