@@ -266,7 +266,7 @@ def test_import__files_and_data_must_agree(tmp_path):
     good = save(tmp_path / "good", images=images(), labels=ids, lr=0.1)
     with pytest.raises(ConfigError, match="give `mean` and `std`"):
         import_set(tmp_path, good, lost=Lost(False))
-    with pytest.raises(ConfigError, match="need 1 numbers each"):
+    with pytest.raises(ConfigError, match="as the images have channels, 1, standard deviations above 0; got 2 and 2"):
         import_set(tmp_path, good, lost=Lost(False, mean=(0.1, 0.2), std=(1.0, 1.0)))
     picture = save(tmp_path / "zca", images_zca_best=images(), labels=ids)
     with pytest.raises(DataError, match="say `zca=True`"):
@@ -281,7 +281,7 @@ def test_import__files_and_data_must_agree(tmp_path):
         ({"lr": torch.tensor(float("nan"))}, {}, "the learning rate is nan"),
         ({}, {"network.name": "resnet"}, "network 'resnet' is unknown"),
         ({}, {"network.depth": 9}, "depth"),
-        ({}, {"dataset.mean": (0.3, 0.3)}, "need 1 numbers each"),
+        ({}, {"dataset.mean": (0.3, 0.3)}, "as the images have channels, 1, standard deviations above 0; got 2 and 1"),
     ],
 )
 def test_import__that_is_refused_leaves_the_set_that_it_was_to_replace(made, tmp_path, values, settings, message):
