@@ -76,13 +76,8 @@ def compress(
     flags: dict[str, Any] = {"evaluate.paper_protocol": paper_protocol or None, "artifact.dtype": dtype}
     flags["time_budget"] = None if time_budget is None else opt.seconds_of(time_budget)
     budget = opt.seconds_of(seconds or opt.TUNE_BUDGET, "--tune-budget")
-    if seconds is not None and not arch:
-        raise ConfigError("--tune-budget is for the searches of --arch; give one, or leave it out")
-    if world is not None and not plan:
-        raise ConfigError("--world is of --plan: a run has as many processes as torchrun starts")
-    for name, given in (("DATASET", dataset), ("--method", method)):
-        if given is not None and not given.strip():
-            raise ConfigError(f"{name} is empty")
+    _check_words(dataset, method)
+    _check_effect(searched=bool(arch), budgeted=seconds is not None, planned=plan, world=world)
     layers = opt.layers(settings, config, seed, precision, data, flags)
     record = find_method(method or default_method(dataset, ipc, preset, layers))
     compose(dataset, ipc, record, preset, "cpu", layers)  # usage errors before torch is loaded
@@ -124,6 +119,20 @@ def compress(
         if processes.leads:
             ds = _tuned(ds, folder, arch or [], budget, name, device, data_root, progress, stop)
     console.print_set(ds, folder, as_json)
+
+
+def _check_words(dataset: str, method: str | None) -> None:
+    for name, given in (("DATASET", dataset), ("--method", method)):
+        if given is not None and not given.strip():
+            raise ConfigError(f"{name} is empty")
+
+
+def _check_effect(*, searched: bool, budgeted: bool, planned: bool, world: int | None) -> None:
+    """Options that belong to others, which were not given."""
+    if budgeted and not searched:
+        raise ConfigError("--tune-budget is for the searches of --arch; give one, or leave it out")
+    if world is not None and not planned:
+        raise ConfigError("--world is of --plan: a run has as many processes as torchrun starts")
 
 
 def _tuned(
