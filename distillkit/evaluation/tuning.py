@@ -103,6 +103,16 @@ class Tried:
         """Flat."""
         return {**asdict(self.candidate), "accuracy": self.accuracy, "seconds": self.seconds}
 
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> Tried:
+        """The inverse.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        own = {key: one for key, one in value.items() if key not in ("accuracy", "seconds")}
+        return Tried(Candidate(**own), float(value["accuracy"]), float(value["seconds"]))
+
 
 Score = Callable[[Candidate], float]
 """Validation accuracy of fresh networks trained by a candidate."""
@@ -114,7 +124,12 @@ def usual_augmentation(strategy: str) -> str:
 
 
 def search(
-    score: Score, strategy: str, seconds: float, note: Callable[[str], None] = lambda message: None
+    score: Score,
+    strategy: str,
+    seconds: float,
+    note: Callable[[str], None] = lambda message: None,
+    known: Sequence[Tried] = (),
+    keep: Callable[[Sequence[Tried]], None] = lambda tried: None,
 ) -> list[Tried]:
     """All candidates that were tried within ``seconds``, the best one first.
 
@@ -124,6 +139,8 @@ def search(
         seconds: a candidate is not begun if it would take longer than what is left, by what the others took; the first
             one is always tried.
         note: who hears what is left out.
+        known: candidates that were tried before, which are not tried again.
+        keep: who hears, after each new one, of all that are known by then.
 
     Raises:
         ConfigError: no time at all.
@@ -131,11 +148,15 @@ def search(
     if seconds <= 0:
         raise ConfigError("`seconds` must be positive")
     tried: list[Tried] = []
+    scored = {one.candidate: one for one in known}
     end = time.monotonic() + seconds
     for stage in (_optimizers, _promising, _augmentations, _lengths):
         left_out = 0
         for candidate in stage(_ranked(tried), strategy):
             if any(one.candidate == candidate for one in tried):
+                continue
+            if candidate in scored:
+                tried.append(scored[candidate])
                 continue
             if tried and time.monotonic() + _expected(candidate, tried) > end:
                 left_out += 1
@@ -143,6 +164,8 @@ def search(
             begin = time.monotonic()
             accuracy = score(candidate)
             tried.append(Tried(candidate, accuracy, time.monotonic() - begin))
+            scored[candidate] = tried[-1]
+            keep(list(scored.values()))
         if left_out:
             many = "a candidate" if left_out == 1 else f"{left_out} candidates"
             note(f"no time for {many}; give more `seconds` to try all")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from distillkit.data.coresets import select_coreset
 from distillkit.data.splits import even_subset
 from distillkit.distilled import DistilledDataset
 from distillkit.environment import resolve_device
-from distillkit.errors import ConfigError, DataError
+from distillkit.errors import ConfigError, DataError, StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.tuning import MOST_CANDIDATES, Candidate, Tried, search
 from distillkit.interrupt import StopRequest
@@ -27,9 +27,11 @@ from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.settings import NetworkSettings
+from distillkit.stages.searches import keep_tried, search_file, tried_before
 from distillkit.stages.threads import threads_for
 from distillkit.stages.training_form import fresh_networks
 from distillkit.training.given import seed_number, whole
+from distillkit.words import counted
 
 Baseline = Literal["random", "kmeans"]
 VALIDATED = 1000
@@ -225,17 +227,17 @@ class _Bench:
 
     def tuned(self, data: SourceData) -> Tuned:
         """The recipe that validation images prefer, measured on test images; and the baselines that are asked for."""
-        ds, place, begin = self.ds, self.place, time.monotonic()
+        ds, place = self.ds, self.place
         seen = _exam(ds, _some(data.validation, self.asked), place)
-        tried = self.searched(seen, lambda index: TrainingSet(ds.images.to(place), ds.targets.to(place)))
-        seconds = time.monotonic() - begin
+        tried = self.searched("set", seen, lambda index: TrainingSet(ds.images.to(place), ds.targets.to(place)))
+        seconds = sum(one.seconds for one in tried)
         test = _exam(ds, data.test, place)
         training = TrainingSet(ds.images.to(place), ds.targets.to(place))
         report = self.measured("set", tried[0].candidate, test, lambda index: training)
         baselines: dict[str, EvalReport] = {}
         for kind in self.asked.baselines:
             subset = _subset(ds, data.train, kind, place)
-            best = self.searched(seen, subset)[0]
+            best = self.searched(kind, seen, subset)[0]
             self.listener.note(f"{kind}: {best.candidate.words}")
             baselines[kind] = self.measured(kind, best.candidate, test, subset)
         name = architecture_name(self.network, _own_network(ds))
@@ -255,8 +257,8 @@ class _Bench:
             },
         }
 
-    def searched(self, exam: Examination, training: Callable[[int], TrainingSet]) -> Sequence[Tried]:
-        """Candidates by their validation accuracy, best first."""
+    def searched(self, row: str, exam: Examination, training: Callable[[int], TrainingSet]) -> Sequence[Tried]:
+        """Candidates for what ``row`` is of by their validation accuracy, best first."""
         self.listener.stage("searching a recipe", MOST_CANDIDATES * self.asked.scorers)
 
         def score(candidate: Candidate) -> float:
@@ -264,8 +266,24 @@ class _Bench:
             self.listener.note(f"{candidate.words}: {100 * mean:.1f} % on validation images")
             return mean
 
+        path = search_file(
+            self.ds,
+            self.network,
+            row,
+            scorers=self.asked.scorers,
+            validated=self.asked.validated,
+            seed=self.asked.seed,
+            device=self.place.type,
+        )
+        if known := tried_before(path):
+            self.listener.note(f"{row}: {counted(len(known), 'candidate')} tried before")
+
+        def keep(tried: Sequence[Tried]) -> None:
+            with contextlib.suppress(StorageError):  # a cache that cannot be written costs the next search its start
+                keep_tried(path, tried)
+
         strategy = str(self.ds.recipe["augmentation"].get("strategy", "none"))
-        return search(score, strategy, self.asked.seconds, self.listener.note)
+        return search(score, strategy, self.asked.seconds, self.listener.note, known, keep)
 
     def measured(
         self, row: str, candidate: Candidate, exam: Examination, training: Callable[[int], TrainingSet]
@@ -292,7 +310,8 @@ class _Bench:
             self.listener.advance(1, accuracy=accuracy)
 
         def check() -> None:
-            self.request.check(f"while a recipe was {'searched' if use == 'tune' else 'measured'}", "nothing was saved")
+            doing = "searched" if use == "tune" else "measured"
+            self.request.check(f"while a recipe was {doing}", "the next search begins with what was tried")
 
         form = fresh_networks(self.place, recipe, len(ds), count, note=self.listener.note)
         batch = min(len(ds), recipe.batch_size)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import warnings
 
 import pytest
@@ -9,22 +10,25 @@ import timm
 import torch
 import torch.nn.functional as F
 
-from distillkit import load_distilled, prepare_model
+from distillkit import load_distilled, prepare_model, storage
 from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import is_published, recipe_file
 from distillkit.data.augment import ComposedAugmentation, CutMix, parse_augmentation
-from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning
+from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning, Interrupted
 from distillkit.evaluation import tuning
 from distillkit.evaluation.recipe import recipe_from_json, recipe_words
-from distillkit.evaluation.tuning import Candidate, search
+from distillkit.evaluation.tuning import Candidate, Tried, search
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
+from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
 from distillkit.sharing.pull import plan_pull, pull
 from distillkit.sharing.push import PushOptions, push
+from distillkit.stages import tune as tune_stage
 from distillkit.stages.tune import TuneOptions, keep_recipe, name_on, tune
 from distillkit.training.fit import fit
 from distillkit.training.stack import Stack, TrainingForm, fit_stack
+from tests.helpers import Notes
 
 QUICK = TuneOptions(seconds=60.0, networks=2, scorers=1, validated=30)
 
@@ -196,6 +200,7 @@ def test_tune__keeps_a_recipe_with_what_it_was_found_by(tuned):
     assert set(ds.results["tuned"]["mlp"]["baselines"]) == {"random", "kmeans"}
     assert ds.recipes["mlp"]["chosen_by"]["images"] == 20  # two of each class are held out
     assert len(ds.results["tuned"]["mlp"]["accuracies"]) == 2
+    assert len(list((storage.cache_root() / "searches").iterdir())) == 3  # the set and both baselines have their own
     card = (folder / "README.md").read_text()
     assert "| `mlp` |" in card
     assert "random, tuned alike" in card
@@ -204,6 +209,54 @@ def test_tune__keeps_a_recipe_with_what_it_was_found_by(tuned):
     keep_recipe(folder, tune(ds, "convnet:width=3", TuneOptions(60.0, 1, 1, 10)))
     both = load_distilled(folder)
     assert (folder / "README.md").read_text() == render_card(both.config, both.recipe, both.results)
+
+
+def test_search__begins_with_what_was_tried_before():
+    def value(candidate):
+        asked.append(candidate)
+        return 1 / (1 + abs(candidate.lr - 0.01)) + candidate.steps / 1e6
+
+    kept, asked = [], []
+    whole = search(value, "flip", 60.0, keep=lambda tried: kept.append(list(tried)))
+    assert [len(one) for one in kept] == list(range(1, len(whole) + 1))
+    everything, asked = asked, []
+    half = [Tried.from_json(json.loads(json.dumps(one.to_json()))) for one in kept[len(kept) // 2]]
+    again = search(value, "flip", 60.0, known=half)
+    assert asked == everything[len(half) :]
+    assert [(one.candidate, one.accuracy) for one in again] == [(one.candidate, one.accuracy) for one in whole]
+
+
+def test_tune__stopped_while_it_measures_begins_with_what_was_tried(copy, fast, monkeypatch):
+    ds, runs, run = load_distilled(copy), [], tune_stage._Bench._run
+
+    def watched(self, candidate, exam, training, use, count):
+        runs.append(use)
+        if use == stopped_at:
+            stop.signal = signal.SIGINT
+        return run(self, candidate, exam, training, use, count)
+
+    monkeypatch.setattr(tune_stage._Bench, "_run", watched)
+    options = TuneOptions(60.0, 1, 1, 10)
+    stop, stopped_at = StopRequest(), "evaluate"
+    with pytest.raises(Interrupted, match="while a recipe was measured; the next search begins with what was tried"):
+        tune(ds, "mlp", options, stop=stop)
+    searched, runs[:] = runs.count("tune"), []
+    stop, stopped_at = StopRequest(), None
+    notes = Notes()
+    found = tune(ds, "mlp", options, stop=stop, progress=notes)
+    assert runs == ["evaluate"]
+    assert f"set: {searched} candidates tried before" in notes.notes
+    assert len(found.tried) == searched
+    assert found.seconds == sum(one.seconds for one in found.tried) > 0
+    runs[:] = []
+    tune(ds, "mlp", TuneOptions(60.0, 1, 1, 10, seed=1))  # other networks
+    [file, _] = sorted((storage.cache_root() / "searches").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert runs.count("tune") == searched
+    file.write_text("[")
+    runs[:] = []
+    anew = tune(ds, "mlp", options)
+    assert [one.candidate for one in anew.tried] == [one.candidate for one in found.tried]
+    assert runs.count("tune") == searched
 
 
 def test_train__takes_the_recipe_of_the_network_its_family_its_kind_or_the_headline(tuned):

@@ -1,0 +1,52 @@
+"""What searches of recipes have tried, in the cache: one that was stopped, or is given more time, begins with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distillkit import storage
+from distillkit.distilled import DistilledDataset
+from distillkit.environment import versions
+from distillkit.errors import StorageError
+from distillkit.evaluation.tuning import Tried
+from distillkit.settings import NetworkSettings
+
+
+def search_file(ds: DistilledDataset, network: NetworkSettings, row: str, **scored: Any) -> Path:
+    """Where the candidates are kept that were tried for ``network`` on ``row`` (the set, or real images beside it).
+
+    Args:
+        ds: the set.
+        network: which is trained.
+        row: ``set``, or a kind of real images.
+        scored: what else a score depends on.
+    """
+    of = {
+        "images": storage.digest_of(ds.images),
+        "targets": storage.digest_of(ds.targets),
+        "source": ds.config["source"].get("fingerprint"),
+        "network": network.model_dump(mode="json"),
+        "row": row,
+        "versions": {name: versions().get(name) for name in ("distillkit", "torch", "timm")},
+        **scored,
+    }
+    return storage.cache_root() / "searches" / f"{storage.fingerprint(of)}.json"
+
+
+def tried_before(path: Path) -> list[Tried]:
+    """The candidates of a file; none where it is missing, damaged or of another version."""
+    try:
+        return [Tried.from_json(one) for one in storage.read_sealed_json(path)]
+    except (StorageError, TypeError, KeyError, AttributeError):
+        return []
+
+
+def keep_tried(path: Path, tried: Sequence[Tried]) -> None:
+    """Write them.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    storage.write_sealed_json(path, [one.to_json() for one in tried])
