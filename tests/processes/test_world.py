@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import sys
 import time
@@ -139,7 +140,7 @@ def test_stopped_or_killed__the_rest_ends_with_a_sentence(tmp_path, number, told
         started[1].communicate(timeout=60)
     if number == signal.SIGTERM:
         assert started[0].returncode == 130
-        assert "stopped by SIGTERM after outer step" in notes
+        assert re.search(r"stopped by SIGTERM (after outer step|while validating step) \d+", notes)  # wherever it was
     else:
         assert started[0].returncode == 1
         assert "error: another process of the run is gone; run the same command again" in notes
