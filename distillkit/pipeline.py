@@ -71,6 +71,7 @@ def compress(
     command: str | None = None,
     tracker: str | None = None,
     world: World = ALONE,
+    tuned: Sequence[str] = (),
 ) -> DistilledDataset:
     """Distil a data set: what ``distillkit compress`` does.
 
@@ -92,6 +93,8 @@ def compress(
         command: the command line that asked for it, for the record.
         tracker: ``tensorboard`` or ``wandb``.
         world: the processes that make it together (``distillkit.distributed.joined``); each calls this alike.
+        tuned: architectures that recipes are to be searched for on the finished set (``distillkit.tune``): whether they
+            take the images is found out before anything is learned.
 
     Returns:
         The artifact, loaded from ``out``; in other processes than the leader from a private copy, which
@@ -108,7 +111,7 @@ def compress(
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
-    run = make_run(composed, place, progress, stop, words, tracker, world)
+    run = make_run(composed, place, progress, stop, words, tracker, world, tuned)
     return run_all(run, folder, replace=replace)
 
 

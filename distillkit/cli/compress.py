@@ -115,6 +115,7 @@ def compress(
             command=command_line() if method else f"{command_line()} --method {record.name}",
             tracker=tracker,
             world=processes,
+            tuned=arch or (),
         )
         if processes.leads:
             ds = _tuned(ds, folder, arch or [], budget, name, device, data_root, progress, stop)

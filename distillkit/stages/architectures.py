@@ -26,6 +26,11 @@ def all_networks(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:
     return tuple(dict.fromkeys((prepared.network, *student_pool(run, prepared))))
 
 
+def tuned_networks(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:
+    """Those that recipes are searched for on the finished set."""
+    return tuple(_parsed(name, prepared) for name in run.tuned)
+
+
 def _parsed(name: str, prepared: Prepared) -> NetworkSettings:
     chosen = parse_architecture(name, prepared.network)
     if chosen.name == "convnet" and chosen.depth is None:

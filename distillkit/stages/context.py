@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Run:
     command: str = ""
     tracker: str | None = None
     world: World = ALONE
+    tuned: tuple[str, ...] = ()
+    """Architectures that recipes are searched for on the finished set."""
 
     @property
     def steady_precision(self) -> str:
@@ -98,6 +100,7 @@ def make_run(
     command: str = "",
     tracker: str | None = None,
     world: World = ALONE,
+    tuned: Sequence[str] = (),
 ) -> Run:
     """A run of composed settings on a device; sets the arithmetic that they ask for.
 
@@ -120,6 +123,7 @@ def make_run(
         command,
         tracker,
         world,
+        tuple(tuned),
     )
 
 

@@ -16,7 +16,7 @@ from distillkit.networks.embedding import Embedding
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.networks.kinds import needs_several
 from distillkit.settings import NetworkSettings
-from distillkit.stages.architectures import all_networks, student_pool
+from distillkit.stages.architectures import all_networks, student_pool, tuned_networks
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 
@@ -25,13 +25,16 @@ PROBED = 2
 
 
 def check_networks(run: Run, prepared: Prepared) -> None:
-    """``check_network`` of every network of the run.
+    """``check_network`` of every network of the run; those that are trained on the finished set give logits.
 
     Raises:
         ConfigError: one cannot be used.
     """
     for network in all_networks(run, prepared):
         check_network(run, prepared, network)
+    for network in tuned_networks(run, prepared):
+        check_memory(network, prepared.image_shape, prepared.num_classes, run.device)
+        _built(run, prepared, network)
 
 
 def check_network(run: Run, prepared: Prepared, network: NetworkSettings) -> None:

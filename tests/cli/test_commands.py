@@ -104,9 +104,9 @@ def test_plan__makes_nothing(tmp_path):
     assert not (tmp_path / "set").exists()
     assert not (tmp_path / "cache" / "experts").exists()
     assert "minutes" in compress("digits", "--ipc", 1, "--plan").stdout
-    more = ("--plan", "--json", "--arch", "mlp", "--arch", "lenet", "--tune-budget", "2h")
+    more = ("--plan", "--json", "--arch", "mlp", "--arch", "alexnet", "--tune-budget", "2h")
     searched = json.loads(compress("digits", "--ipc", 1, *more).stdout)
-    assert {"name": "recipe for lenet", "steps": 1, "seconds_each": 7200, "seconds": 7200} in searched["stages"]
+    assert {"name": "recipe for alexnet", "steps": 1, "seconds_each": 7200, "seconds": 7200} in searched["stages"]
     assert searched["seconds"] == pytest.approx(sum(stage["seconds"] for stage in searched["stages"]))
 
 
@@ -411,6 +411,8 @@ def test_compress__a_search_that_cannot_be_is_told_before_the_set_is_made(tmp_pa
     for more, words in (
         (("--tune-budget", "0s"), "--tune-budget must be positive"),
         (("--set", "dataset.validation_fraction=0"), "holds none out"),
+        ((), "lenet does not take images of 8x8 pixels"),
+        (("--plan",), "lenet does not take images of 8x8 pixels"),
     ):
         result = CliRunner().invoke(app, [*asked, *more])
         assert (result.exit_code, words in result.stderr) == (2, True), result.output
