@@ -219,7 +219,8 @@ def _validate(values: dict[str, Any]) -> RunSettings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"setting {key}={first['input']!r} does not fit: {first['msg'].lower()}") from error
+        words = first["msg"].removeprefix("Value error, ").lower()
+        raise ConfigError(f"setting {key}={first['input']!r} does not fit: {words}") from error
 
 
 def parse_assignments(assignments: Sequence[str]) -> SettingsLayer:

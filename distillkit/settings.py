@@ -7,9 +7,18 @@ stage that owns a part lists the names it knows.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 StoredDtype = Literal["float32", "float16", "uint8"]
 """How the images of a distilled set are stored."""
@@ -21,12 +30,28 @@ DSA = "color_crop_cutout_flip_scale_rotate"
 """The strategy of differentiable siamese augmentation that MTT's released code takes for photographs."""
 
 
+def _plain_kinds(annotation: Any) -> set[type]:
+    """The types, or words of a Literal, in an annotation: int and None of ``tuple[int, ...] | None``."""
+    inner = get_args(annotation)
+    return {annotation} if not inner else {kind for one in inner for kind in _plain_kinds(one)}
+
+
 class Section(BaseModel):
     """Immutable settings; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
     unsaid: ClassVar[frozenset[str]] = frozenset()
     """Settings that are not written at their defaults: files from before there were any are still these."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes ``true`` for 1 and ``false`` for 0; a person who writes them means something else."""
+        kinds = _plain_kinds(cls.model_fields[info.field_name or ""].annotation)
+        flags = isinstance(value, bool) or (isinstance(value, list | tuple) and any(type(one) is bool for one in value))
+        if flags and bool not in kinds and kinds & {int, float}:
+            raise ValueError("expected a number, not true or false")
+        return value
 
     @model_serializer(mode="wrap")
     def _said(self, to_plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -64,11 +64,7 @@ def clear(
     if name is not None and len(found) > 1:
         raise ConfigError(f"{name!r} fits several: {', '.join(one.name for one in found)}")
     size = sum(one.size_bytes for one in found)
-    if (
-        found
-        and not yes
-        and not typer.confirm(f"Delete {len(found)} decoded data sets ({size / 1e6:.1f} MB)?", err=True)
-    ):
+    if found and not console.confirmed(f"Delete {len(found)} decoded data sets ({size / 1e6:.1f} MB)?", yes):
         raise typer.Exit(1)
     deleted = [one for one in found if cached.clear(one)]
     if as_json:

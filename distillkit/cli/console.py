@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distillkit.cli.flags import Flags
-from distillkit.errors import DistillkitError, Interrupted
+from distillkit.errors import ConfigError, DistillkitError, Interrupted
 from distillkit.interrupt import came_early
 
 if TYPE_CHECKING:
@@ -47,6 +47,19 @@ def speak_any_encoding() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def confirmed(question: str, yes: bool) -> bool:
+    """Whether the user says yes, or has said so by ``--yes``.
+
+    Raises:
+        ConfigError: there is no terminal to ask on.
+    """
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} There is no terminal to ask on; --yes says so")
+    return typer.confirm(question, err=True)
 
 
 def write_a_log() -> None:

@@ -191,6 +191,8 @@ BAD = [
         2,
         "distill.inner_steps='many' does not fit",
     ),
+    (["compress", "digits", "--ipc", 1, "--set", "distill.horizon=true"], 2, "fit: expected a number, not true"),
+    (["compress", "digits", "--ipc", 1, "--set", "evaluate.lengths=[100, yes]"], 2, "not true or false"),
     (["compress", "digits", "--ipc", 1, "--set", "seed=1", "--set", "seed=2"], 2, "twice"),
     (["compress", "digits", "--ipc", 1, "--set", "method=ast"], 2, "--set says method=ast, but --method is mtt"),
     (["compress", "digits", "--ipc", 1, "--set", "distill.lr_img=.inf"], 2, "does not fit"),
@@ -217,6 +219,7 @@ BAD = [
     (["info", "absent"], 4, "not a distillkit artifact"),
     (["experts", "show", "absent"], 4, "no expert trajectories"),
     (["experts", "clear"], 2, "a fingerprint, or --all"),
+    (["experts", "clear", "--all"], 2, "There is no terminal to ask on; --yes"),
 ]
 
 
