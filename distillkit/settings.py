@@ -276,6 +276,9 @@ class DistillSettings(Section):
     """E, the outer step at which the growing bound reaches T+."""
     gate: float | None = Field(None, gt=0)
     """Skip outer steps whose matching loss exceeds this (DATM); default none."""
+    gate_norm: float | None = Field(None, gt=1)
+    """Skip outer steps whose gradient of the images is longer than this many times the running mean of norms; default
+    none. Where the student is about to diverge, one in hundreds is forty times as long, and undoes what was learned."""
     mask: str = "none"
     """Parameters that matching ignores: ``depth`` the first ones (PAD), ``loss`` those of the smallest error."""
     mask_ratio: float = Field(0.0, ge=0, lt=1)

@@ -437,6 +437,16 @@ def test_compress__says_so_when_the_gate_skips_most_steps(tmp_path, tiny):
     )
 
 
+def test_compress__says_so_when_most_gradients_are_wild(tmp_path, tiny):
+    still = {"distill.gate_norm": 1.001, "distill.outer_steps": 3, "distill.lr_img": 1e-9, "distill.lr_lr": 0.0}
+    notes = Notes()
+    ds = run(tmp_path / "a", tiny, settings={**still, "seed": 2}, progress=notes)  # of seed 2, two segments are longer
+    assert ds.results["selection"]["wild_steps"] == 2
+    words = "2 of 3 steps were skipped, since their gradients were longer than distill.gate_norm=1.001 times the usual"
+    assert any(words in note for note in notes.notes)
+    assert any(words in warning for warning in ds.results["selection"]["warnings"])
+
+
 def test_headline__is_named_as_arch_names_it(tmp_path):
     settings = {**TINY, "network.name": "vgg11", "network.norm": "batch", "evaluate.networks": 1, "evaluate.epochs": 1}
     ds = compress("digits", ipc=1, method="random", preset="smoke", out=tmp_path / "a", settings=settings, device="cpu")

@@ -19,6 +19,7 @@ from distillkit.records import LabelKind, SyntheticSet
 from distillkit.settings import DistillSettings
 
 MAX_SKIPPED_IN_A_ROW = 10
+NORM_DECAY = 0.9
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def distill(task: OuterTask, state: OuterState, observer: Observer) -> OuterStat
 
 
 def _advance(task: OuterTask, state: OuterState) -> tuple[float, float]:
-    """One outer step; nothing is changed if its loss or a gradient is not finite, or the loss exceeds the gate.
+    """One outer step; nothing is changed if its loss or a gradient is not finite, the loss exceeds the gate, or the
+    gradient is a wild one.
 
     Returns loss and norm of the image gradient.
     """
@@ -115,6 +117,8 @@ def _advance(task: OuterTask, state: OuterState) -> tuple[float, float]:
         state.skipped += 1
     elif task.settings.gate is not None and loss > task.settings.gate:
         state.gated += 1
+    elif task.settings.gate_norm is not None and _is_wild(state, norm, task.settings.gate_norm):
+        state.wild += 1
     else:
         share = rate_share(task.settings, state.step)
         state.apply(
@@ -123,6 +127,15 @@ def _advance(task: OuterTask, state: OuterState) -> tuple[float, float]:
     state.carried = result.carried if finite else None  # a network that diverged is not gone on with
     state.step += 1
     return loss, norm
+
+
+def _is_wild(state: OuterState, norm: float, most: float) -> bool:
+    """Whether ``norm`` is more than ``most`` times the running mean n of those before, which follows it:
+    n ← 0.9 n + 0.1 min(norm, most n), so that one wild gradient cannot raise the bound for the next.
+    """
+    usual = state.usual_norm or norm  # nothing to compare with yet
+    state.usual_norm = NORM_DECAY * usual + (1 - NORM_DECAY) * min(norm, most * usual)
+    return norm > most * usual
 
 
 def _gradients(result: Hypergradient, grad_lr: float) -> dict[str, Tensor]:

@@ -62,6 +62,7 @@ class OuterState:
     """The synthetic set being learned: images [S, C, H, W], labels [S, K], the student's learning rate η.
 
     ``memory`` is that of the outer optimiser; ``carried`` [S', P], networks that the next outer step goes on with;
+    ``usual_norm``, the running mean that ``distill.gate_norm`` measures by, and ``wild``, the steps beyond it;
     ``forms``, how each of several architectures computes, where students take turns.
     """
 
@@ -76,6 +77,8 @@ class OuterState:
     step: int = 0
     skipped: int = 0
     gated: int = 0
+    wild: int = 0
+    usual_norm: float | None = None
     skipped_in_a_row: int = 0
     selection_due: bool = True
     compiled: bool | None = None
@@ -152,6 +155,8 @@ class OuterState:
             "step",
             "skipped",
             "gated",
+            "wild",
+            "usual_norm",
             "skipped_in_a_row",
             "selection_due",
             "compiled",

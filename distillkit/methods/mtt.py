@@ -132,6 +132,7 @@ def quick(problem: Problem) -> SettingsLayer:
         "distill.lr_img": 300.0,
         "distill.lr_init": 0.02,
         "distill.lr_lr": 1e-5,
+        "distill.gate_norm": 4.0,
         "distill.select_every": 50 if problem.device == "cpu" else 100,
         "distill.checkpoint_every": 10,
         "distill.picture_every": 50,

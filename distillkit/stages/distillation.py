@@ -139,6 +139,7 @@ def _selection(run: Run, prepared: Prepared, state: OuterState, best: Best) -> d
         "outer_steps": state.step,
         "skipped_steps": state.skipped,
         "gated_steps": state.gated,
+        "wild_steps": state.wild,
         "last_lr": state.lr,
         "precision": state.precision or "fp32",
         "cosine_to_fp32": state.agreement,
@@ -162,6 +163,11 @@ def _warnings(settings: DistillSettings, state: OuterState, held_out: int) -> li
         warnings.append(
             f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
             f"distill.gate={gate:g}; raise it, or lower distill.lr_init"
+        )
+    if state.wild > state.step / 2:
+        warnings.append(
+            f"{state.wild} of {state.step} steps were skipped, since their gradients were longer than "
+            f"distill.gate_norm={settings.gate_norm:g} times the usual; raise it, or lower distill.lr_img"
         )
     if state.best is not None and state.best.step == 0:
         warnings.append(

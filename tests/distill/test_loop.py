@@ -13,6 +13,7 @@ from distillkit.distill.segments import PlannedTrajectories, segment_sampler, up
 from distillkit.distill.start import Beginning
 from distillkit.distill.state import OuterState
 from distillkit.distill.synthetic_init import RealData, initial_images
+from distillkit.distill.unroll import Hypergradient
 from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.errors import ConfigError, DivergenceError, TrajectoryError
 from distillkit.networks.build import build_network
@@ -326,6 +327,58 @@ def test_gate__steps_above_the_threshold_change_nothing_and_are_counted():
     distill(task(gate=1e6), open_state, Watcher())
     assert open_state.gated == 0
     assert not torch.equal(open_state.images, before)
+
+
+class Scripted:
+    """An objective whose image gradient is a unit one times the next of ``norms``."""
+
+    labels = HardLabels()
+
+    def __init__(self, norms):
+        self.norms, self.unit = norms, torch.full((4, 1, 8, 8), 1 / 16)
+
+    def gradient(self, state, numbers):
+        norm = self.norms[numbers[0]]
+        return Hypergradient(
+            loss=torch.tensor(0.5), images=norm * self.unit, labels=None, lr=torch.tensor(norm, dtype=torch.float32)
+        )
+
+
+def travelled(norms):
+    """Way by SGD of momentum a half."""
+    velocity, way = 0.0, 0.0
+    for norm in norms:
+        velocity = 0.5 * velocity + norm
+        way += velocity
+    return way
+
+
+def test_gate_norm__a_wild_gradient_changes_nothing_and_raises_the_bound_no_further_than_it():
+    """Three times the mean, and norms of 1, 40, 3.5, 4, 1 with means of 1, 1.2, 1.43, 1.69 before: one is wild."""
+    settings = DistillSettings(outer_steps=5, gate_norm=3.0, lr_img=1.0, image_momentum=0.5, lr_lr=1e-4)
+    scripted, s, watcher = Scripted([1.0, 40.0, 3.5, 4.0, 1.0]), state(), Watcher()
+    before = s.images.clone()
+    distill(DistillTask(settings, scripted, outer_optimizer(settings)), s, watcher)
+    assert torch.allclose(s.images, before - travelled([1.0, 3.5, 4.0, 1.0]) * scripted.unit, atol=1e-5)
+    assert (s.wild, s.gated, s.skipped, s.step) == (1, 0, 0, 5)
+    mean = 1.0
+    for norm in (3.0, 3.5, 4.0, 1.0):
+        mean = 0.9 * mean + 0.1 * norm
+    assert s.usual_norm == pytest.approx(mean)
+    none, again = settings.model_copy(update={"gate_norm": None}), state()
+    distill(DistillTask(none, scripted, outer_optimizer(none)), again, watcher)
+    assert (again.wild, again.usual_norm) == (0, None)
+    assert torch.allclose(again.images, before - travelled([1.0, 40.0, 3.5, 4.0, 1.0]) * scripted.unit, atol=1e-4)
+
+
+def test_gate_norm__begins_at_the_first_gradient_that_is_not_nought_and_goes_on_in_a_checkpoint(tmp_path):
+    settings = DistillSettings(outer_steps=3, gate_norm=2.0, lr_lr=1e-4)
+    s = state()
+    distill(DistillTask(settings, Scripted([0.0, 5.0, 20.0]), outer_optimizer(settings)), s, Watcher())
+    assert (s.wild, s.usual_norm) == (1, pytest.approx(0.9 * 5 + 0.1 * 10))
+    s.save(tmp_path / "checkpoint.safetensors")
+    loaded = OuterState.load(tmp_path / "checkpoint.safetensors", "cpu")
+    assert (loaded.wild, loaded.usual_norm) == (s.wild, s.usual_norm)
 
 
 def test_masks__by_hand():
