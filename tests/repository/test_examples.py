@@ -314,6 +314,20 @@ def test_timm_names__are_sorted_by_what_they_do_and_none_is_tried_twice(tmp_path
 
 
 @pytest.mark.study
+def test_wild_gradients__are_found_by_the_law_of_the_gate(copy, tmp_path, monkeypatch, capsys):
+    norms = [1.0, 40.0, 1.2, 5.0, 6.0]  # usual before each: -, 1, 1.3, 1.29, 1.661 of norms that count 1, 4, 1.2, 5
+    steps = [{"step": step, "gradient_norm": norm} for step, norm in enumerate(norms, 1)]
+    rows = [{"step": 0, "validation_accuracy": 0.25}, *steps, {"step": 5, "validation_accuracy": 0.5}]
+    (copy / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    in_this_process(monkeypatch, "benchmarks/wild_gradients.py", copy, "--out", tmp_path / "wild")
+    (row,) = json.loads((tmp_path / "wild.json").read_text())
+    assert row["wild"] == [[2, pytest.approx(40)]]
+    assert "| 25.0 | 50.0 | 50.0 |" in capsys.readouterr().out
+    in_this_process(monkeypatch, "benchmarks/wild_gradients.py", copy, "--most", 3, "--out", tmp_path / "wild")
+    (row,) = json.loads((tmp_path / "wild.json").read_text())
+    assert row["wild"] == [[2, 40], [4, pytest.approx(5 / (0.9 * 1.2 + 0.12))], [5, pytest.approx(6 / (0.9 * 1.2 + 0.36))]]
+
+
 def test_network_pool__a_row_for_each_student_and_for_all(tmp_path, monkeypatch):
     stem = tmp_path / "pool"
     few = ("--preset", "smoke", "--steps", 2, "--seeds", 1, "--networks", 1, "--width", 4, "--others", "lenet")
