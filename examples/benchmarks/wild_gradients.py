@@ -2,8 +2,8 @@
 
     python examples/benchmarks/wild_gradients.py RUN... --out examples/benchmarks/results/wild_gradients-cifar10-ipc10
 
-A RUN is a folder that ``distillkit compress`` made. The usual norm is that of ``distill.gate_norm``: the running mean of
-norms, each taken at most ``--most`` times as long as the mean before it. A run without that setting moved by all of
+A RUN is a folder that ``distillkit compress`` made. The usual norm is that of ``distill.gate_norm``: the running mean
+of norms, each taken at most ``--most`` times as long as the mean before it. A run without that setting moved by all of
 its gradients. Writes ``.json`` and ``.md``.
 """
 
@@ -67,7 +67,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--most", type=float, default=4.0)
-    parser.add_argument("--columns", type=int, default=8, help="selections that the table shows, of those that all runs made")
+    parser.add_argument(
+        "--columns", type=int, default=8, help="selections that the table shows, of those that all runs made"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rows = [read(folder, args.most) for folder in args.runs]

@@ -325,7 +325,11 @@ def test_wild_gradients__are_found_by_the_law_of_the_gate(copy, tmp_path, monkey
     assert "| 25.0 | 50.0 | 50.0 |" in capsys.readouterr().out
     in_this_process(monkeypatch, "benchmarks/wild_gradients.py", copy, "--most", 3, "--out", tmp_path / "wild")
     (row,) = json.loads((tmp_path / "wild.json").read_text())
-    assert row["wild"] == [[2, 40], [4, pytest.approx(5 / (0.9 * 1.2 + 0.12))], [5, pytest.approx(6 / (0.9 * 1.2 + 0.36))]]
+    assert row["wild"] == [
+        [2, 40],
+        [4, pytest.approx(5 / (0.9 * 1.2 + 0.12))],
+        [5, pytest.approx(6 / (0.9 * 1.2 + 0.36))],
+    ]
 
 
 def test_network_pool__a_row_for_each_student_and_for_all(tmp_path, monkeypatch):
