@@ -117,25 +117,27 @@ def _advance(task: OuterTask, state: OuterState) -> tuple[float, float]:
         state.skipped += 1
     elif task.settings.gate is not None and loss > task.settings.gate:
         state.gated += 1
-    elif task.settings.gate_norm is not None and _is_wild(state, norm, task.settings.gate_norm):
-        state.wild += 1
     else:
-        share = rate_share(task.settings, state.step)
-        state.apply(
-            _gradients(result, grad_lr), task.optimizer, task.objective.labels.project, task.settings.ema, share
-        )
+        usual, most = state.usual_norm or norm, task.settings.gate_norm  # nothing to compare the first one with
+        if most is not None:
+            state.usual_norm = _next_usual(usual, norm, most)
+        if most is not None and norm > most * usual:
+            state.wild += 1
+        else:
+            share = rate_share(task.settings, state.step)
+            state.apply(
+                _gradients(result, grad_lr), task.optimizer, task.objective.labels.project, task.settings.ema, share
+            )
     state.carried = result.carried if finite else None  # a network that diverged is not gone on with
     state.step += 1
     return loss, norm
 
 
-def _is_wild(state: OuterState, norm: float, most: float) -> bool:
-    """Whether ``norm`` is more than ``most`` times the running mean n of those before, which follows it:
-    n ← 0.9 n + 0.1 min(norm, most n), so that one wild gradient cannot raise the bound for the next.
+def _next_usual(usual: float, norm: float, most: float) -> float:
+    """The running mean n after a gradient: n ← 0.9 n + 0.1 min(norm, most n), so that one wild gradient cannot raise
+    the bound for the next.
     """
-    usual = state.usual_norm or norm  # nothing to compare with yet
-    state.usual_norm = NORM_DECAY * usual + (1 - NORM_DECAY) * min(norm, most * usual)
-    return norm > most * usual
+    return NORM_DECAY * usual + (1 - NORM_DECAY) * min(norm, most * usual)
 
 
 def _gradients(result: Hypergradient, grad_lr: float) -> dict[str, Tensor]:
