@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from distillkit.settings import SECTIONS, RunSettings, defaults
+
+LONGEST = 20
+"""Characters of a value that is told."""
 
 
 def completed(identity: Any) -> dict[str, Any]:
@@ -32,14 +36,22 @@ def but_sizes(identity: dict[str, Any]) -> dict[str, Any]:
     return {**identity, "settings": settings}
 
 
-def difference(left: Any, right: Any, prefix: str = "") -> str:
-    """Dotted keys in which two JSON objects differ, the first few."""
+def difference(left: Any, right: Any) -> str:
+    """Dotted keys in which two JSON objects differ, the first few, with short values: ``a.b (1 there, 2 here)``."""
+    return ", ".join(_differences(left, right, "")[:4])
+
+
+def _differences(left: Any, right: Any, prefix: str) -> list[str]:
     keys: list[str] = []
     for key in sorted(set(left) | set(right)):
         a, b = left.get(key), right.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            inner = difference(a, b, f"{prefix}{key}.")
-            keys += inner.split(", ") if inner else []
+            keys += _differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            keys.append(f"{prefix}{key}")
-    return ", ".join(keys[:4])
+            keys.append(f"{prefix}{key}{_both(a, b)}")
+    return keys
+
+
+def _both(there: Any, here: Any) -> str:
+    words = [json.dumps(value) for value in (there, here)]
+    return "" if max(map(len, words)) > LONGEST else f" ({words[0]} there, {words[1]} here)"

@@ -35,7 +35,7 @@ from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.run_folder import RunFolder
 from distillkit.settings import DatasetSettings
 from distillkit.sharing.validate import check_files
-from distillkit.stages.checks import check_distillation, needs_experts
+from distillkit.stages.checks import check_distillation, check_searches, needs_experts
 from distillkit.stages.contest import Contest
 from distillkit.stages.context import Prepared, Run, make_run, overheard, prepare, run_identity
 from distillkit.stages.distillation import distilled
@@ -71,7 +71,7 @@ def compress(
     command: str | None = None,
     tracker: str | None = None,
     world: World = ALONE,
-    tuned: Sequence[str] = (),
+    to_tune: str | Sequence[str] = (),
 ) -> DistilledDataset:
     """Distil a data set: what ``distillkit compress`` does.
 
@@ -93,8 +93,8 @@ def compress(
         command: the command line that asked for it, for the record.
         tracker: ``tensorboard`` or ``wandb``.
         world: the processes that make it together (``distillkit.distributed.joined``); each calls this alike.
-        tuned: architectures that recipes are to be searched for on the finished set (``distillkit.tune``): whether they
-            take the images is found out before anything is learned.
+        to_tune: architectures that ``distillkit.tune`` is to be called with afterwards: whether it could is found out
+            before anything is learned. Nothing is tuned here.
 
     Returns:
         The artifact, loaded from ``out``; in other processes than the leader from a private copy, which
@@ -111,7 +111,9 @@ def compress(
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
-    run = make_run(composed, place, progress, stop, words, tracker, world, tuned)
+    names = (to_tune,) if isinstance(to_tune, str) else tuple(to_tune)
+    check_searches(composed.settings, names)
+    run = make_run(composed, place, progress, stop, words, tracker, world, names)
     return run_all(run, folder, replace=replace)
 
 

@@ -48,9 +48,13 @@ class Section(BaseModel):
     def _no_flag_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Python takes ``true`` for 1 and ``false`` for 0; a person who writes them means something else."""
         kinds = _plain_kinds(cls.model_fields[info.field_name or ""].annotation)
-        flags = isinstance(value, bool) or (isinstance(value, list | tuple) and any(type(one) is bool for one in value))
-        if flags and bool not in kinds and kinds & {int, float}:
-            raise ValueError("expected a number, not true or false")
+        if bool in kinds or not kinds & {int, float}:
+            return value
+        nothing = type(None) in kinds
+        if any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple | set) else (value,))):
+            raise ValueError(f"expected a number{', or null for none' if nothing else ''}, not true or false")
+        if nothing and str not in kinds and isinstance(value, str) and value.lower() in ("none", "never"):
+            raise ValueError("null stands for none")
         return value
 
     @model_serializer(mode="wrap")
@@ -275,10 +279,11 @@ class DistillSettings(Section):
     expansion_end_step: int = Field(1000, ge=1)
     """E, the outer step at which the growing bound reaches T+."""
     gate: float | None = Field(None, gt=0)
-    """Skip outer steps whose matching loss exceeds this (DATM); default none."""
+    """Skip outer steps whose matching loss exceeds this (DATM); null: none."""
     gate_norm: float | None = Field(None, gt=1)
-    """Skip outer steps whose gradient of the images is longer than this many times the running mean of norms; default
-    none. Where the student is about to diverge, one in hundreds is forty times as long, and undoes what was learned."""
+    """Skip outer steps whose gradient of the images is longer than this many times the usual, a running mean over
+    about ten steps in which no norm counts for more; null: none. Where students are about to diverge, one gradient in
+    hundreds is forty times as long, and moving by it undoes what was learned."""
     mask: str = "none"
     """Parameters that matching ignores: ``depth`` the first ones (PAD), ``loss`` those of the smallest error."""
     mask_ratio: float = Field(0.0, ge=0, lt=1)

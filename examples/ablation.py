@@ -60,7 +60,7 @@ STUDIES = {
         "PAD, hard labels": ("pad", {"distill.labels": "hard", "distill.gate": None}),
         "PAD, random start images": ("pad", {"distill.init": "real"}),
         "PAD, no curriculum": ("pad", {"distill.first_max_start_epoch": None}),
-        "PAD, no gate": ("pad", {"distill.gate": None}),
+        "PAD, no gate": ("pad", {"distill.gate": None, "distill.gate_norm": None}),
     },
     "filters": {
         "random images": ("random", {"distill.outer_steps": 0}),

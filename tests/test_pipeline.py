@@ -67,9 +67,8 @@ def test_compress__finished_runs_are_not_made_again(whole, tmp_path, tiny, monke
 
 
 def test_compress__a_folder_of_another_run_or_of_other_things_is_left_alone(whole, tmp_path, tiny):
-    with pytest.raises(
-        ConfigError, match=r"another run \(mtt on digits at ipc 1; differs in settings\.distill\.lr_img"
-    ):
+    words = r"another run \(mtt on digits at ipc 1; differs in settings\.distill\.lr_img \([\d.]+ there, 7.0 here\)"
+    with pytest.raises(ConfigError, match=words):
         run(whole, tiny, settings={"distill.lr_img": 7.0})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
@@ -426,6 +425,20 @@ def test_compress__eager_where_the_step_cannot_be_compiled(tmp_path, tiny, monke
     assert torch.equal(eager.images, never.images)
     with pytest.raises(ConfigError, match=r"distill\.compile=always, but the student's step cannot be compiled here"):
         run(tmp_path / "c", tiny, settings={"distill.compile": "always"})
+
+
+@pytest.mark.parametrize(
+    ("to_tune", "more", "words"),
+    [
+        ("lenet", {}, "lenet does not take images of 8x8 pixels"),
+        (["mlp", "lennet"], {}, "'lennet' is unknown"),
+        (["mlp"], {"dataset.validation_fraction": 0}, "recipes are searched for on validation images"),
+    ],
+)
+def test_compress__searches_that_could_not_be_are_told_before_anything_is_learned(tmp_path, to_tune, more, words):
+    with pytest.raises(ConfigError, match=words):
+        compress("digits", ipc=1, preset="smoke", settings=more, out=tmp_path / "a", device="cpu", to_tune=to_tune)
+    assert not (tmp_path / "a").exists()
 
 
 def test_compress__says_so_when_the_gate_skips_most_steps(tmp_path, tiny):

@@ -84,15 +84,10 @@ def compress(
 
     from distillkit import pipeline
     from distillkit.environment import resolve_device
-    from distillkit.networks.build import check_architecture
+    from distillkit.stages.checks import check_searches
 
-    for text in arch or ():
-        check_architecture(text)
     composed = compose(dataset, ipc, record, preset, resolve_device(device).type, layers)
-    if arch and composed.settings.dataset.validation_fraction == 0:
-        raise ConfigError(
-            "--arch searches recipes on validation images, and dataset.validation_fraction=0 holds none out"
-        )
+    check_searches(composed.settings, arch or ())
     name = composed.settings.dataset.name
     if method is None and not quiet:
         console.errors.print(f"by {record.name}, the default for such a set; --method chooses another", markup=False)
@@ -115,7 +110,7 @@ def compress(
             command=command_line() if method else f"{command_line()} --method {record.name}",
             tracker=tracker,
             world=processes,
-            tuned=arch or (),
+            to_tune=arch or (),
         )
         if processes.leads:
             ds = _tuned(ds, folder, arch or [], budget, name, device, data_root, progress, stop)

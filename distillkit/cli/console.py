@@ -49,6 +49,11 @@ def speak_any_encoding() -> None:
             stream.reconfigure(errors="replace")
 
 
+def has_terminal() -> bool:
+    """Whether somebody can be asked: not in a pipe, nor where standard input is closed."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def confirmed(question: str, yes: bool) -> bool:
     """Whether the user says yes, or has said so by ``--yes``.
 
@@ -57,8 +62,8 @@ def confirmed(question: str, yes: bool) -> bool:
     """
     if yes:
         return True
-    if not sys.stdin.isatty():
-        raise ConfigError(f"{question} There is no terminal to ask on; --yes says so")
+    if not has_terminal():
+        raise ConfigError(f"without --yes nothing is deleted, and there is no terminal to ask on: {question}")
     return typer.confirm(question, err=True)
 
 

@@ -313,7 +313,7 @@ def clear(
     folders = _folders() if fingerprint is None else [_find(fingerprint)]
     stores = [TrajectoryStore(folder, {}) for folder in folders]  # a damaged set-up is no reason to keep it
     size = sum(store.size_bytes() for store in stores)
-    if not console.confirmed(f"Delete {len(folders)} sets of trajectories ({size / 1e6:.1f} MB)?", yes):
+    if folders and not console.confirmed(f"Delete {len(folders)} sets of trajectories ({size / 1e6:.1f} MB)?", yes):
         raise typer.Exit(1)
     for store in stores:
         store.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,7 +99,7 @@ def _lost(
 
 
 def _asked_zca() -> bool:
-    if not sys.stdin.isatty():
+    if not console.has_terminal():
         raise ConfigError("the files do not say whether the images are ZCA-whitened; give --zca or --no-zca")
     return typer.confirm("Were the images distilled with ZCA whitening (--zca of MTT)?", err=True)
 

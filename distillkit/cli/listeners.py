@@ -91,6 +91,7 @@ def _values(values: dict[str, float]) -> str:
         "validation": "validation {:.1%}",
         "accuracy": "accuracy {:.1%}",
         "gated": "gated {:.0%}",
+        "wild": "wild {:.1%}",
     }
     return "  ".join(names.get(name, name + " {:.4g}").format(value) for name, value in values.items())
 

@@ -30,7 +30,7 @@ def print_plan(
     from distillkit.stages.context import make_run
 
     with running(quiet) as (progress, stop), stop.at_once("while planning", "nothing was made"):
-        run = make_run(composed, resolve_device(device), progress, stop, tuned=tuned)
+        run = make_run(composed, resolve_device(device), progress, stop, to_tune=tuned)
         planned = make_plan(run, processes=processes)
     searches = [{"name": f"recipe for {name}", "steps": 1, "seconds_each": budget, "seconds": budget} for name in tuned]
     planned = {

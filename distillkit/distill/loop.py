@@ -50,7 +50,7 @@ class OuterTask(Protocol):
 @dataclass(frozen=True)
 class StepRecord:
     """What happened in an outer step; ``skipped`` counts the steps so far whose loss was not finite, ``gated`` those
-    whose loss exceeded the gate.
+    whose loss exceeded ``distill.gate``, ``wild`` those whose gradient exceeded ``distill.gate_norm``.
     """
 
     step: int
@@ -59,6 +59,7 @@ class StepRecord:
     gradient_norm: float
     skipped: int
     gated: int
+    wild: int
     seconds: float
 
 
@@ -98,12 +99,12 @@ def distill(task: OuterTask, state: OuterState, observer: Observer) -> OuterStat
         _stop_if_diverged(state)
         state.selection_due = state.step % settings.select_every == 0 or state.step == settings.outer_steps
         seconds = time.perf_counter() - begin
-        observer.on_step(StepRecord(state.step, loss, state.lr, norm, state.skipped, state.gated, seconds), state)
+        counts = (state.skipped, state.gated, state.wild)
+        observer.on_step(StepRecord(state.step, loss, state.lr, norm, *counts, seconds), state)
 
 
 def _advance(task: OuterTask, state: OuterState) -> tuple[float, float]:
-    """One outer step; nothing is changed if its loss or a gradient is not finite, the loss exceeds the gate, or the
-    gradient is a wild one.
+    """One outer step; the set stays as it is if the loss or a gradient is not finite, or one exceeds its gate.
 
     Returns loss and norm of the image gradient.
     """
@@ -118,10 +119,11 @@ def _advance(task: OuterTask, state: OuterState) -> tuple[float, float]:
     elif task.settings.gate is not None and loss > task.settings.gate:
         state.gated += 1
     else:
-        usual, most = state.usual_norm or norm, task.settings.gate_norm  # nothing to compare the first one with
-        if most is not None:
-            state.usual_norm = _next_usual(usual, norm, most)
-        if most is not None and norm > most * usual:
+        bound = task.settings.gate_norm
+        usual = state.usual_norm or norm  # the first gradient, or the first after nothing but zeros, is a usual one
+        if bound is not None:
+            state.usual_norm = next_usual(usual, norm, bound)
+        if bound is not None and norm > bound * usual:
             state.wild += 1
         else:
             share = rate_share(task.settings, state.step)
@@ -133,11 +135,12 @@ def _advance(task: OuterTask, state: OuterState) -> tuple[float, float]:
     return loss, norm
 
 
-def _next_usual(usual: float, norm: float, most: float) -> float:
-    """The running mean n after a gradient: n ← 0.9 n + 0.1 min(norm, most n), so that one wild gradient cannot raise
-    the bound for the next.
+def next_usual(usual: float, norm: float, bound: float) -> float:
+    """The running mean n of gradients' norms after another: n ← 0.9 n + 0.1 min(norm, bound n).
+
+    A wild gradient, whatever its length, raises it by 0.1 (bound - 1) at most: a third, where the bound is 4.
     """
-    return NORM_DECAY * usual + (1 - NORM_DECAY) * min(norm, most * usual)
+    return NORM_DECAY * usual + (1 - NORM_DECAY) * min(norm, bound * usual)
 
 
 def _gradients(result: Hypergradient, grad_lr: float) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from distillkit.errors import TrajectoryError
-from distillkit.networks.build import parse_architecture
+from distillkit.evaluation.choice import fitting_network
+from distillkit.networks.build import check_memory, parse_architecture
 from distillkit.networks.convnet import default_depth
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import TrajectorySource
@@ -27,8 +28,18 @@ def all_networks(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:
 
 
 def tuned_networks(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:
-    """Those that recipes are searched for on the finished set."""
-    return tuple(_parsed(name, prepared) for name in run.tuned)
+    """Those that recipes are searched for on the finished set, as a search trains them there.
+
+    Raises:
+        ConfigError: one does not fit into memory, or cannot be built for the images.
+    """
+    seen = min(run.settings.ipc * prepared.num_classes, run.settings.evaluate.batch_size)
+    shape, classes, found = prepared.image_shape, prepared.num_classes, []
+    for name in run.to_tune:
+        network = _parsed(name, prepared)
+        check_memory(network, shape, classes, run.device)
+        found.append(network if "norm=" in name else fitting_network(network, shape, classes, seen)[0])
+    return tuple(found)
 
 
 def _parsed(name: str, prepared: Prepared) -> NetworkSettings:

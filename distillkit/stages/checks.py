@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from distillkit.distill.inner_optimizers import inner_optimizer
 from distillkit.distill.labels import label_part, labels_ask_experts
@@ -11,7 +11,7 @@ from distillkit.distill.outer_optimizers import outer_optimizer
 from distillkit.distill.segments import segment_sampler
 from distillkit.distill.synthetic_init import ARTIFACT, NOISE, check_init
 from distillkit.errors import ConfigError
-from distillkit.networks.build import parse_architecture
+from distillkit.networks.build import check_architecture, parse_architecture
 from distillkit.parts import OF_EXPERTS, Need
 from distillkit.settings import DistillSettings, RunSettings
 from distillkit.stages.difficulty import check_ranking
@@ -50,6 +50,20 @@ def check_distillation(settings: RunSettings, asked: Collection[str] = ()) -> No
     check_effect(settings, asked)
 
 
+def check_searches(settings: RunSettings, architectures: Sequence[str]) -> None:
+    """Could recipes of ``architectures`` be searched for on the finished set?
+
+    Raises:
+        ConfigError: one is unknown, or no validation images are held out.
+    """
+    for name in architectures:
+        check_architecture(name)
+    if architectures and settings.dataset.validation_fraction == 0:
+        raise ConfigError(
+            "recipes are searched for on validation images, and dataset.validation_fraction=0 holds none out"
+        )
+
+
 def _check_start(settings: DistillSettings) -> None:
     check_init(settings.init)
     if settings.init == ARTIFACT and settings.init_from is None:
@@ -64,6 +78,11 @@ def _check_student(settings: RunSettings, wanted: frozenset[Need]) -> None:
         parse_architecture(name, settings.network)
     if pool and not settings.distill.outer_steps:
         raise ConfigError("network.pool is of students, and distill.outer_steps=0 has none; leave it out")
+    if len(set(pool)) > 1 and settings.distill.gate_norm is not None:
+        raise ConfigError(
+            "distill.gate_norm compares a step with those before it, and network.pool makes students of several "
+            "networks take turns, whose gradients differ in length: `distill.gate_norm=null`"
+        )
     if (pool or student is not None) and "trajectories" in wanted:
         raise ConfigError(
             f"{'network.pool' if pool else 'distill.student'} is of students that begin fresh (rat, dsa, dm); those "

@@ -49,7 +49,7 @@ class Run:
     command: str = ""
     tracker: str | None = None
     world: World = ALONE
-    tuned: tuple[str, ...] = ()
+    to_tune: tuple[str, ...] = ()
     """Architectures that recipes are searched for on the finished set."""
 
     @property
@@ -100,7 +100,7 @@ def make_run(
     command: str = "",
     tracker: str | None = None,
     world: World = ALONE,
-    tuned: Sequence[str] = (),
+    to_tune: Sequence[str] = (),
 ) -> Run:
     """A run of composed settings on a device; sets the arithmetic that they ask for.
 
@@ -123,7 +123,7 @@ def make_run(
         command,
         tracker,
         world,
-        tuple(tuned),
+        tuple(to_tune),
     )
 
 

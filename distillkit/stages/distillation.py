@@ -167,7 +167,7 @@ def _warnings(settings: DistillSettings, state: OuterState, held_out: int) -> li
     if state.wild > state.step / 2:
         warnings.append(
             f"{state.wild} of {state.step} steps were skipped, since their gradients were longer than "
-            f"distill.gate_norm={settings.gate_norm:g} times the usual; raise it, or lower distill.lr_img"
+            f"distill.gate_norm={settings.gate_norm:g} times the usual; raise it"
         )
     if state.best is not None and state.best.step == 0:
         warnings.append(

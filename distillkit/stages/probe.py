@@ -25,7 +25,7 @@ PROBED = 2
 
 
 def check_networks(run: Run, prepared: Prepared) -> None:
-    """``check_network`` of every network of the run; those that are trained on the finished set give logits.
+    """``check_network`` of every network of the run; those that the finished set is to train must take the images.
 
     Raises:
         ConfigError: one cannot be used.
@@ -33,7 +33,6 @@ def check_networks(run: Run, prepared: Prepared) -> None:
     for network in all_networks(run, prepared):
         check_network(run, prepared, network)
     for network in tuned_networks(run, prepared):
-        check_memory(network, prepared.image_shape, prepared.num_classes, run.device)
         _built(run, prepared, network)
 
 
@@ -84,7 +83,7 @@ def _built(run: Run, prepared: Prepared, network: NetworkSettings) -> nn.Module:
         module = prepared.build(network, 0, "probe")(0).to(run.device)
         with torch.no_grad():
             logits = module.eval()(prepared.train_images[:PROBED])
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, AssertionError) as error:
         what = "needs more memory than there is" if "alloc" in str(error).lower() else _line(error)
         raise ConfigError(f"network {network.name!r} cannot be used here: {what}") from error
     if logits.shape[1:] != (prepared.num_classes,):

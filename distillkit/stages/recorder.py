@@ -78,8 +78,9 @@ class Recorder:
         settings = self._run.settings.distill
         row = {name: _finite(value) for name, value in asdict(record).items()}
         self._write(row)
-        gated = {"gated": record.gated / record.step} if record.gated else {}
-        self._run.progress.advance(1, loss=record.loss, lr=record.lr, **gated)
+        counted = {"gated": record.gated, "wild": record.wild}
+        shares = {name: count / record.step for name, count in counted.items() if count}
+        self._run.progress.advance(1, loss=record.loss, lr=record.lr, **shares)
         if record.step % settings.picture_every == 0:
             picture = preview_png(state.synthetic(), self._prepared.preprocess)
             storage.write_bytes(self._folder.path / "images" / f"step-{record.step:06d}.png", picture)

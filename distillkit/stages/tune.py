@@ -30,7 +30,7 @@ from distillkit.settings import NetworkSettings
 from distillkit.stages.searches import keep_tried, search_file, tried_before
 from distillkit.stages.threads import threads_for
 from distillkit.stages.training_form import fresh_networks
-from distillkit.training.given import seed_number, whole
+from distillkit.training.given import positive, seed_number, whole
 from distillkit.words import counted
 
 Baseline = Literal["random", "kmeans"]
@@ -160,6 +160,7 @@ def _check_room(ds: DistilledDataset, name: str) -> None:
 def _checked(options: TuneOptions) -> TuneOptions:
     for name in ("networks", "scorers", "validated"):
         whole(name, getattr(options, name))
+    positive("`seconds`", options.seconds)
     seed_number(options.seed)
     return options
 

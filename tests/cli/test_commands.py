@@ -85,9 +85,14 @@ def test_compress__artifact_table_and_the_verbs_that_look_at_it(tmp_path):
     listed = json.loads(invoke("experts", "list", "--json").stdout)["trajectories"]
     assert [entry["experts"] for entry in listed] == [2]
     assert "validation accuracy" in invoke("experts", "show", listed[0]["fingerprint"][:6]).stdout
+    for command in (("experts", "clear", listed[0]["fingerprint"]), ("experts", "clear", "--all"), CLEAR_DATA):
+        asked = CliRunner().invoke(app, list(command))
+        assert asked.exit_code == 2
+        assert "without --yes nothing is deleted, and there is no terminal to ask on: Delete 1 " in asked.stderr
     cleared = json.loads(invoke("experts", "clear", listed[0]["fingerprint"], "--yes", "--json").stdout)
     assert cleared["deleted"] == [listed[0]["fingerprint"]]
     assert json.loads(invoke("experts", "list", "--json").stdout)["trajectories"] == []
+    assert "deleted 0 sets" in invoke("experts", "clear", "--all").stdout  # nothing to ask about
 
 
 def test_compress__json_is_one_object_and_quiet_is_quiet(tmp_path):
@@ -174,6 +179,7 @@ def test_doctor__finds_this_machine_well():
     assert checks["cache"]
 
 
+CLEAR_DATA = ("cache", "clear", "--all")
 BAD = [
     (["compress", "digitz", "--ipc", 1], 2, "did you mean 'digits'"),
     (["compress", "digits", "--ipc", 1, "--method", "mttt"], 2, "did you mean 'mtt'?"),
@@ -191,8 +197,10 @@ BAD = [
         2,
         "distill.inner_steps='many' does not fit",
     ),
-    (["compress", "digits", "--ipc", 1, "--set", "distill.horizon=true"], 2, "fit: expected a number, not true"),
+    (["compress", "digits", "--ipc", 1, "--set", "distill.inner_steps=true"], 2, "fit: expected a number, not true"),
     (["compress", "digits", "--ipc", 1, "--set", "evaluate.lengths=[100, yes]"], 2, "not true or false"),
+    (["compress", "digits", "--ipc", 1, "--set", "distill.gate=off"], 2, "a number, or null for none, not true"),
+    (["compress", "digits", "--ipc", 1, "--set", "distill.gate=none"], 2, "null stands for none"),
     (["compress", "digits", "--ipc", 1, "--set", "seed=1", "--set", "seed=2"], 2, "twice"),
     (["compress", "digits", "--ipc", 1, "--set", "method=ast"], 2, "--set says method=ast, but --method is mtt"),
     (["compress", "digits", "--ipc", 1, "--set", "distill.lr_img=.inf"], 2, "does not fit"),
@@ -219,7 +227,6 @@ BAD = [
     (["info", "absent"], 4, "not a distillkit artifact"),
     (["experts", "show", "absent"], 4, "no expert trajectories"),
     (["experts", "clear"], 2, "a fingerprint, or --all"),
-    (["experts", "clear", "--all"], 2, "There is no terminal to ask on; --yes"),
 ]
 
 

@@ -124,6 +124,15 @@ def test_run__repeats_to_the_byte_and_trains(method, tiny, tmp_path, monkeypatch
         assert all(0 <= accuracy <= 1 for accuracy in row["accuracies"])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_gate_of_gradients__is_on_in_quick_presets_that_match_trajectories_of_photographs(method):
+    quick = compose("cifar10", 10, method, "quick", "cpu").settings.distill
+    assert quick.gate_norm == (4.0 if "trajectories" in needs(quick) else None)
+    assert compose("digits", 10, method, "quick", "cpu").settings.distill.gate_norm is None
+    if METHODS[method].published(Problem("cifar10", 10, "cpu")) is not None:
+        assert compose("cifar10", 10, method, "paper", "cpu").settings.distill.gate_norm is None
+
+
 def test_ast__published_rows_have_the_parts_of_the_authors_commands():
     first = compose("cifar10", 10, "ast", "paper", "cuda").settings
     assert (first.distill.init, first.distill.inner_scale, first.distill.perturbation) == (

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from distillkit import storage
 from distillkit.distill.labels import HardLabels, SoftLabels, label_part
 from distillkit.distill.loop import DistillTask, distill, outer_step, start_state
 from distillkit.distill.matching import depth_masked, loss_masked, matching_part, normalised_parameter_distance
@@ -330,17 +331,20 @@ def test_gate__steps_above_the_threshold_change_nothing_and_are_counted():
 
 
 class Scripted:
-    """An objective whose image gradient is a unit one times the next of ``norms``."""
+    """An objective whose image gradient is a unit one times the next of ``norms``, and whose loss is the next of
+    ``losses``, 0.5 by default.
+    """
 
     labels = HardLabels()
 
-    def __init__(self, norms):
-        self.norms, self.unit = norms, torch.full((4, 1, 8, 8), 1 / 16)
+    def __init__(self, norms, losses=()):
+        self.norms, self.losses, self.unit = norms, losses, torch.full((4, 1, 8, 8), 1 / 16)
 
     def gradient(self, state, numbers):
-        norm = self.norms[numbers[0]]
+        step = numbers[0]
+        norm, loss = self.norms[step], self.losses[step] if self.losses else 0.5
         return Hypergradient(
-            loss=torch.tensor(0.5), images=norm * self.unit, labels=None, lr=torch.tensor(norm, dtype=torch.float32)
+            loss=torch.tensor(loss), images=norm * self.unit, labels=None, lr=torch.tensor(norm, dtype=torch.float32)
         )
 
 
@@ -361,6 +365,7 @@ def test_gate_norm__a_wild_gradient_changes_nothing_and_raises_the_bound_no_furt
     distill(DistillTask(settings, scripted, outer_optimizer(settings)), s, watcher)
     assert torch.allclose(s.images, before - travelled([1.0, 3.5, 4.0, 1.0]) * scripted.unit, atol=1e-5)
     assert (s.wild, s.gated, s.skipped, s.step) == (1, 0, 0, 5)
+    assert [record.wild for record in watcher.records] == [0, 1, 1, 1, 1]
     mean = 1.0
     for norm in (3.0, 3.5, 4.0, 1.0):
         mean = 0.9 * mean + 0.1 * norm
@@ -379,6 +384,50 @@ def test_gate_norm__begins_at_the_first_gradient_that_is_not_nought_and_goes_on_
     s.save(tmp_path / "checkpoint.safetensors")
     loaded = OuterState.load(tmp_path / "checkpoint.safetensors", "cpu")
     assert (loaded.wild, loaded.usual_norm) == (s.wild, s.usual_norm)
+
+
+def test_gate_norm__steps_that_were_skipped_for_another_reason_do_not_move_the_mean():
+    settings = DistillSettings(outer_steps=4, gate=1.0, gate_norm=2.0, lr_lr=1e-4)
+    scripted = Scripted([1.0, 1.9, math.inf, 1.5], losses=[0.5, 3.0, 0.5, 0.5])
+    s = state()
+    distill(DistillTask(settings, scripted, outer_optimizer(settings)), s, Watcher())
+    assert (s.gated, s.skipped, s.wild) == (1, 1, 0)
+    assert s.usual_norm == pytest.approx(0.9 + 0.15)
+
+
+def test_gate_norm__a_wild_step_leaves_the_average_too():
+    settings = DistillSettings(outer_steps=2, gate_norm=2.0, ema=0.5, lr_img=1.0, lr_lr=1e-4)
+    scripted, s = Scripted([1.0, 9.0]), state()
+    before = s.images.clone()
+    distill(DistillTask(settings, scripted, outer_optimizer(settings)), s, Watcher())
+    assert s.wild == 1
+    assert torch.allclose(s.average, before - 0.5 * scripted.unit, atol=1e-6)  # as after the first step
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3])
+def test_gate_norm__a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path, stopped):
+    norms, settings = [1.0, 9.0, 2.1, 2.0, 1.0], DistillSettings(outer_steps=5, gate_norm=2.0, lr_img=1.0, lr_lr=1e-4)
+    whole = state()
+    distill(DistillTask(settings, Scripted(norms), outer_optimizer(settings)), whole, Watcher())
+    first = state()
+    short = settings.model_copy(update={"outer_steps": stopped})
+    distill(DistillTask(short, Scripted(norms), outer_optimizer(short)), first, Watcher())
+    first.save(tmp_path / "checkpoint.safetensors")
+    rest = OuterState.load(tmp_path / "checkpoint.safetensors", "cpu")
+    distill(DistillTask(settings, Scripted(norms), outer_optimizer(settings)), rest, Watcher())
+    assert (rest.wild, rest.usual_norm, rest.lr) == (whole.wild, whole.usual_norm, whole.lr)
+    assert torch.equal(rest.images, whole.images)
+    assert whole.wild == 1
+
+
+def test_state__of_a_checkpoint_from_before_there_was_a_gate_of_gradients(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    state().save(path)
+    tensors, numbers = storage.read_tensors(path)
+    older = {key: value for key, value in numbers.items() if key not in ("wild", "usual_norm")}
+    storage.write_tensors(path, tensors, older, sealed=True)
+    loaded = OuterState.load(path, "cpu")
+    assert (loaded.wild, loaded.usual_norm) == (0, None)
 
 
 def test_masks__by_hand():

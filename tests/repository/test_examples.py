@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from distillkit import load_distilled
+from distillkit import compress, load_distilled
 from distillkit.sharing.push import PushOptions, push
 from tests.helpers import TINY
 
@@ -330,6 +330,18 @@ def test_wild_gradients__are_found_by_the_law_of_the_gate(copy, tmp_path, monkey
         [4, pytest.approx(5 / (0.9 * 1.2 + 0.12))],
         [5, pytest.approx(6 / (0.9 * 1.2 + 0.36))],
     ]
+
+
+def test_wild_gradients__of_a_run_are_those_that_it_skipped(tmp_path, monkeypatch):
+    changes = {"distill.gate_norm": 1.01, "distill.outer_steps": 12, "distill.select_every": 12}
+    compress("digits", ipc=1, preset="smoke", settings={**TINY, **changes}, out=tmp_path / "set", device="cpu")
+    in_this_process(monkeypatch, "benchmarks/wild_gradients.py", tmp_path / "set", "--out", tmp_path / "wild")
+    (row,) = json.loads((tmp_path / "wild.json").read_text())
+    metrics = map(json.loads, (tmp_path / "set" / "run" / "metrics.jsonl").read_text().splitlines())
+    counts = {line["step"]: line["wild"] for line in metrics if "wild" in line}
+    skipped = [step for step, count in counts.items() if count > counts.get(step - 1, 0)]
+    assert [step for step, _ in row["wild"]] == skipped != []
+    assert row["bound"] == 1.01
 
 
 def test_network_pool__a_row_for_each_student_and_for_all(tmp_path, monkeypatch):

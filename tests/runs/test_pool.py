@@ -143,6 +143,13 @@ def test_pools_that_cannot_be(tmp_path, tiny, method, pool, message):
     assert not (tmp_path / "a").exists()
 
 
+def test_gradients_of_several_networks_are_not_measured_by_one_mean(tmp_path, settings):
+    """Those of one may be ten times as long as those of the other, which then would learn alone."""
+    with pytest.raises(ConfigError, match=r"whose gradients differ in length: `distill.gate_norm=null`"):
+        run(tmp_path / "a", "dsa", {**settings, "distill.gate_norm": 4.0}, TWO)
+    assert not (tmp_path / "a").exists()
+
+
 def test_pooled__turns_by_hand():
     pooled = Pooled((None, None, None), 2)
     assert [pooled.turn(step) for step in range(8)] == [0, 0, 1, 1, 2, 2, 0, 0]

@@ -134,6 +134,12 @@ def test_evaluate__networks(ds, networks):
         tune(ds, "convnet", TuneOptions(networks=networks))
 
 
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), True, "10m"])
+def test_tune__seconds_are_looked_at_before_data_are(ds, seconds):
+    with pytest.raises(ConfigError, match="`seconds` must be positive and finite"):
+        tune(ds, "convnet", TuneOptions(seconds=seconds))
+
+
 def test_evaluate__one_architecture_by_its_name(ds):
     assert set(evaluate(ds, "convnet", networks=1, device="cpu")) == {"convnet"}
 
