@@ -316,7 +316,7 @@ def test_timm_names__are_sorted_by_what_they_do_and_none_is_tried_twice(tmp_path
 @pytest.mark.study
 def test_wild_gradients__are_found_by_the_law_of_the_gate(copy, tmp_path, monkeypatch, capsys):
     norms = [1.0, 40.0, 1.2, 5.0, 6.0]  # usual before each: -, 1, 1.3, 1.29, 1.661 of norms that count 1, 4, 1.2, 5
-    steps = [{"step": step, "gradient_norm": norm} for step, norm in enumerate(norms, 1)]
+    steps = [{"step": step, "loss": 0.5, "gradient_norm": norm} for step, norm in enumerate(norms, 1)]
     rows = [{"step": 0, "validation_accuracy": 0.25}, *steps, {"step": 5, "validation_accuracy": 0.5}]
     (copy / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     in_this_process(monkeypatch, "benchmarks/wild_gradients.py", copy, "--out", tmp_path / "wild")
@@ -333,7 +333,8 @@ def test_wild_gradients__are_found_by_the_law_of_the_gate(copy, tmp_path, monkey
 
 
 def test_wild_gradients__of_a_run_are_those_that_it_skipped(tmp_path, monkeypatch):
-    changes = {"distill.gate_norm": 1.01, "distill.outer_steps": 12, "distill.select_every": 12}
+    still = {"distill.lr_img": 1e-9, "distill.lr_lr": 0.0, "seed": 2}  # only the segments differ in length
+    changes = {**still, "distill.gate_norm": 1.01, "distill.outer_steps": 8, "distill.select_every": 8}
     compress("digits", ipc=1, preset="smoke", settings={**TINY, **changes}, out=tmp_path / "set", device="cpu")
     in_this_process(monkeypatch, "benchmarks/wild_gradients.py", tmp_path / "set", "--out", tmp_path / "wild")
     (row,) = json.loads((tmp_path / "wild.json").read_text())
