@@ -309,6 +309,10 @@ def test_verb__lists_and_clears_decoded_sets(class_folders, tmp_path):
     listed = json.loads(CliRunner().invoke(app, ["cache", "list", "--json"]).stdout)["sets"]
     assert {one["source"] for one in listed} == {str(kept), str(lost), "-"}
     assert "made from" in CliRunner().invoke(app, ["cache", "list"]).stdout
+    unasked = CliRunner().invoke(app, ["cache", "clear", "--unused"])
+    assert unasked.exit_code == 2
+    assert "there is no terminal to ask on: Delete 2 decoded data sets" in unasked.stderr
+    assert len(cached.cached_sets()) == 3
     assert CliRunner().invoke(app, ["cache", "clear", "--unused", "--yes"]).exit_code == 0
     assert [one.source for one in cached.cached_sets()] == [str(kept)]
     again = CliRunner().invoke(app, ["cache", "clear", "--unused"])  # nothing is left to be asked about

@@ -308,7 +308,8 @@ def test_artifact__of_a_folder_holds_no_path_of_this_machine(tmp_path):
 def test_out__a_larger_budget_is_another_run_that_can_begin_with_these_images(tmp_path):
     made = make(tmp_path / "a")
     longer = {"distill.outer_steps": 6}
-    with pytest.raises(ConfigError, match=r"differs in settings\.distill\.outer_steps; to go on from its images, `dis"):
+    words = r"differs in settings\.distill\.outer_steps \(4 there, 6 here\); to go on from its images, `distill\.init"
+    with pytest.raises(ConfigError, match=words):
         make(tmp_path / "a", settings=longer)
     with pytest.raises(ConfigError) as refused:
         make(tmp_path / "a", settings={"network.width": 8})
