@@ -282,8 +282,8 @@ class DistillSettings(Section):
     """Skip outer steps whose matching loss exceeds this (DATM); null: none."""
     gate_norm: float | None = Field(None, gt=1)
     """Skip outer steps whose gradient of the images is longer than this many times the usual, a running mean over
-    about ten steps in which no norm counts for more; null: none. Where students are about to diverge, one gradient in
-    hundreds is forty times as long, and moving by it undoes what was learned."""
+    about ten steps in which no norm counts for more; null: none. At ten images a class, one
+    gradient in hundreds was tens of times as long, and moving by it undid what was learned."""
     mask: str = "none"
     """Parameters that matching ignores: ``depth`` the first ones (PAD), ``loss`` those of the smallest error."""
     mask_ratio: float = Field(0.0, ge=0, lt=1)
