@@ -51,7 +51,7 @@ from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settled_threads
 from distillkit.stages.time_budget import with_sizes, within_budget
 from distillkit.stages.workplace import workplace
-from distillkit.training.given import seed_number, whole
+from distillkit.training.given import seed_number, whole, yes_or_no
 
 
 @made_on_the_host
@@ -104,7 +104,7 @@ def compress(
         ConfigError: ``dataset`` is no name or path, or settings do not fit.
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
-    dataset = _spelled(dataset)
+    dataset, replace = _spelled(dataset), yes_or_no("replace", replace)
     place = world.place(resolve_device(device))
     layers = [*overrides, *([SettingsLayer("argument", settings, asked=True)] if settings else [])]
     method = method or default_method(dataset, ipc, preset, layers)
@@ -314,6 +314,7 @@ def import_files(
         DataError: the files hold no distilled set.
         ConfigError: what they lost was not said, or does not fit.
     """
+    replace = yes_or_no("replace", replace)
     files = read_field_files(paths, experiment, with_lr=lost.lr is None and not lost.search)
     made_by = provenance(kind, title, files)
     lost = told_beside(paths, lost)
@@ -377,7 +378,8 @@ def evaluate(
         StopRequest() if stop is None else stop,  # an unset request is false
         world,
     )
-    trials = contest.trials([architectures] if isinstance(architectures, str) else architectures, common_recipe)
+    names, common = [architectures] if isinstance(architectures, str) else architectures, common_recipe
+    trials = contest.trials(names, yes_or_no("common_recipe", common))
     return contest.reports(trials, contest.exam(dataset, data_root), keep)
 
 

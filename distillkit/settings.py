@@ -36,6 +36,11 @@ def _plain_kinds(annotation: Any) -> set[type]:
     return {annotation} if not inner else {kind for one in inner for kind in _plain_kinds(one)}
 
 
+def _is_flag(value: Any) -> bool:
+    """Python's or numpy's truth value; numpy is not imported for it."""
+    return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
+
+
 class Section(BaseModel):
     """Immutable settings; an unknown key is an error."""
 
@@ -51,7 +56,7 @@ class Section(BaseModel):
         if bool in kinds or not kinds & {int, float}:
             return value
         nothing = type(None) in kinds
-        if any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple | set) else (value,))):
+        if any(_is_flag(one) for one in (value if isinstance(value, list | tuple | set) else (value,))):
             raise ValueError(f"expected a number{', or null for none' if nothing else ''}, not true or false")
         if nothing and str not in kinds and isinstance(value, str) and value.lower() in ("none", "never"):
             raise ValueError("null stands for none")

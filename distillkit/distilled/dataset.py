@@ -45,7 +45,7 @@ from distillkit.settings import NetworkSettings
 from distillkit.sharing.pull import copy_files
 from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, in_training_form
-from distillkit.training.given import check_outputs, device_of, seed_number, whole
+from distillkit.training.given import check_outputs, device_of, seed_number, whole, yes_or_no
 from distillkit.training.loader import TensorLoader
 
 
@@ -159,10 +159,10 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         size, place = whole("batch_size", batch_size) or int(self.recipe["batch_size"]), resolve_device(str(device))
         images, targets = self.images.to(place), self._chosen(hard_labels).to(place)
-        return TensorLoader(images, targets, size, shuffle, seed_number(seed))
+        return TensorLoader(images, targets, size, yes_or_no("shuffle", shuffle), seed_number(seed))
 
     def _chosen(self, hard_labels: bool) -> Tensor:
-        return self.class_ids if hard_labels else self._targets
+        return self.class_ids if yes_or_no("hard_labels", hard_labels) else self._targets
 
     def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
         """The loss that fits the targets, probabilities or class ids: cross-entropy, mean over the batch."""
@@ -213,11 +213,12 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         place = resolve_device(str(device)) if device is not None else device_of(model)
         seed = seed_number(seed)
         chosen = self.recipe_for(model) if recipe is None else given_recipe(recipe)
-        how = recipe_from_json(overridden(chosen, lr, epochs, batch_size, augment))
+        how = recipe_from_json(overridden(chosen, lr, epochs, batch_size, yes_or_no("augment", augment)))
         check_can_train(model, self.images, self.num_classes, place, how.batch_size)
         found = batch_statistics(model, self.image_shape, min(len(self), how.batch_size))
         if found is not None and found.are_few and architecture_of(model) not in self.recipes:
             warn_of_batch_norm(found)
+        amp, compiled = yes_or_no("amp", amp), yes_or_no("compiled", compiled)
         seen = in_training_form(model, place, amp=amp, compiled=compiled)
         targets = training_targets(self._chosen(hard_labels), how, self.num_classes)
         train(seen, self.images.to(place), targets.to(place), how, seed, progress)
@@ -233,6 +234,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """``network`` as this set can train it: a timm network whose normalisation nobody chose (``keep``: somebody
         did) has its batch normalisation replaced where there are few images. The note says so, or is None.
         """
+        keep = yes_or_no("keep", keep)
         seen = min(len(self), int(self.recipe["batch_size"]))
         return (network, None) if keep else fitting_network(network, self.image_shape, self.num_classes, seen)
 
@@ -368,7 +370,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ConfigError: unknown format, or the folder holds something and ``replace`` is False.
             StorageError: it cannot be written.
         """
-        return export(self._artifact, format, Path(folder), replace=replace)
+        return export(self._artifact, format, Path(folder), replace=yes_or_no("replace", replace))
 
     def push_to_hub(
         self,
@@ -398,6 +400,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             StorageError: the files that were loaded are gone or others by now.
             DistillkitError: as ``distillkit.sharing.push.push`` says.
         """
-        options = PushOptions(private, revision, tag, create_pr, commit_message, replace)
+        alone = None if private is None else yes_or_no("private", private)
+        create_pr, replace = yes_or_no("create_pr", create_pr), yes_or_no("replace", replace)
+        options = PushOptions(alone, revision, tag, create_pr, commit_message, replace)
         folder = whole_folder(self._artifact, self._origin, self.revision)
         return push(folder, repo_id, options, token, update_folder=self._origin is None)

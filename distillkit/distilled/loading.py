@@ -12,6 +12,7 @@ from distillkit.errors import ConfigError
 from distillkit.hub.address import is_folder, looks_like_address, parse_address
 from distillkit.hub.client import Cache
 from distillkit.sharing.pull import fetch
+from distillkit.training.given import yes_or_no
 
 
 @made_on_the_host
@@ -37,7 +38,7 @@ def load_distilled(
 
     Raises:
         ArtifactError: not an artifact, damaged, or of a newer format.
-        ConfigError: not an address, or a revision of a folder.
+        ConfigError: not an address, a revision of a folder, or something else than True or False.
         AuthError: a wrong token.
         NotFoundError: no such repository (or a private one), or no such revision.
         NetworkError: the Hub is out of reach and the cache does not have it.
@@ -46,6 +47,7 @@ def load_distilled(
         if revision is not None:
             raise ConfigError(f"{source} is a folder and has no revisions; leave out revision={revision!r}")
         return DistilledDataset(read_artifact(Path(source)))
-    origin = Origin(parse_address(source, revision), Cache(token, cache_dir, local_files_only, force_download))
+    offline, anew = yes_or_no("local_files_only", local_files_only), yes_or_no("force_download", force_download)
+    origin = Origin(parse_address(source, revision), Cache(token, cache_dir, offline, anew))
     fetched = fetch(origin.address, origin.cache)
     return DistilledDataset(fetched.artifact, fetched.commit, origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -49,14 +50,28 @@ def given_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it has not the form of recipe.json.
     """
     try:
-        RecipeFile.model_validate(recipe)
+        plain = json.dumps(recipe, default=_plain_number)
+        RecipeFile.model_validate_json(plain, strict=True)  # as a file is read: no truth value passes for a number
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "all of it"
         raise ConfigError(
             f"the recipe has not the form of recipe.json ({place}: {first['msg'].lower()}); ds.recipe has it"
         ) from error
-    return dict(recipe)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the recipe has not the form of recipe.json ({error}); ds.recipe has it") from error
+    return dict(json.loads(plain))
+
+
+def _plain_number(value: Any) -> Any:
+    """A number of numpy or torch, as JSON writes it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if getattr(value, "ndim", None) != 0:
+        raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+    return value.item()
 
 
 def check_can_train(model: nn.Module, images: Tensor, num_classes: int, place: torch.device, batch_size: int) -> None:

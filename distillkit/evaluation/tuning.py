@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from distillkit.data.augment import CutMix, parse_augmentation
+from distillkit.data.registry import DSA_NO_FLIP
 from distillkit.errors import ConfigError
+from distillkit.settings import DSA
 from distillkit.training.batches import batch_sizes
 from distillkit.training.recipe import AdamW, Recipe, Sgd, cross_entropy, shuffle
 
@@ -29,7 +31,7 @@ PROMISING = 1
 """Of the first candidates, so many are tried with ``USUAL_STEPS``; two or three found nothing better
 (``examples/benchmarks/search_budget.py``)."""
 LARGEST_BATCH = 256
-MOST_CANDIDATES = 8 + PROMISING + 3 + 2
+MOST_CANDIDATES = 8 + PROMISING + 4 + 2
 """Optimisers with their rates, the promising of them, augmentations, other lengths."""
 
 
@@ -123,6 +125,11 @@ def usual_augmentation(strategy: str) -> str:
     return "crop+flip" if "flip" in strategy.split("_") else "crop+rotate" if "rotate" in strategy else "crop+scale"
 
 
+def strong_augmentation(strategy: str) -> str:
+    """All operations of DSA; the flip as far as the set's own strategy has it."""
+    return DSA if "flip" in strategy.split("_") else DSA_NO_FLIP
+
+
 def search(
     score: Score,
     strategy: str,
@@ -199,6 +206,7 @@ def _augmentations(ranked: Sequence[Tried], strategy: str) -> Iterator[Candidate
     longer = [one for one in ranked if one.candidate.steps == USUAL_STEPS]
     best = (longer or ranked)[0].candidate
     yield replace(best, augmentation=usual_augmentation(strategy))
+    yield replace(best, augmentation=strong_augmentation(strategy))  # ``rat``'s own is weak
     yield replace(best, cutmix=True)
     yield replace(best, augmentation=usual_augmentation(strategy), cutmix=True)
 

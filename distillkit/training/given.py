@@ -6,6 +6,7 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,17 @@ def whole(name: str, value: Any, least: int = 1) -> int | None:
         sign = "positive" if least == 1 else f"{least} or more"
         raise ConfigError(f"{name} must be {sign}, a whole number, got {value!r}")
     return int(value)
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """``value`` as it is: True or False (numpy's count too).
+
+    Raises:
+        ConfigError: it is something else; the text ``"no"`` would count as true.
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise ConfigError(f"{name} must be True or False, got {value!r}")
 
 
 def seed_number(value: Any) -> int:

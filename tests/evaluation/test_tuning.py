@@ -14,6 +14,7 @@ from distillkit import load_distilled, prepare_model, storage
 from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import is_published, recipe_file
 from distillkit.data.augment import ComposedAugmentation, CutMix, parse_augmentation
+from distillkit.data.registry import DSA_NO_FLIP
 from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning, Interrupted
 from distillkit.evaluation import tuning
 from distillkit.evaluation.recipe import recipe_from_json, recipe_words
@@ -22,6 +23,7 @@ from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
 from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
+from distillkit.settings import DSA
 from distillkit.sharing.pull import plan_pull, pull
 from distillkit.sharing.push import PushOptions, push
 from distillkit.stages import tune as tune_stage
@@ -57,9 +59,9 @@ def test_search__goes_from_optimisers_in_few_steps_to_augmentations_in_more_to_l
     tried = search(Clock(monkeypatch).score(accuracy), "crop_flip", 1000)
     assert tried[0].candidate == Candidate("sgd", 0.01, 1000, "crop_flip", True)
     assert [one.accuracy for one in tried] == sorted((one.accuracy for one in tried), reverse=True)
-    assert len({one.candidate for one in tried}) == len(tried) == tuning.MOST_CANDIDATES == 8 + 1 + 3 + 2
-    assert sorted(one.candidate.steps for one in tried) == [30] * 8 + [100] + [300] * 4 + [1000]
-    assert {one.candidate.augmentation for one in tried} == {"crop_flip", "crop+flip"}
+    assert len({one.candidate for one in tried}) == len(tried) == tuning.MOST_CANDIDATES == 8 + 1 + 4 + 2
+    assert sorted(one.candidate.steps for one in tried) == [30] * 8 + [100] + [300] * 5 + [1000]
+    assert {one.candidate.augmentation for one in tried} == {"crop_flip", "crop+flip", DSA}
 
 
 def test_search__keeps_to_its_time_and_says_what_it_left_out(monkeypatch):
@@ -68,7 +70,7 @@ def test_search__keeps_to_its_time_and_says_what_it_left_out(monkeypatch):
     assert clock.now <= 10.0
     assert len(tried) == 8 + 1 + 1 + 1  # in 2.4, 3, 3 and 1 second
     assert notes == [
-        "no time for 2 candidates; give more `seconds` to try all",
+        "no time for 3 candidates; give more `seconds` to try all",
         "no time for a candidate; give more `seconds` to try all",
     ]
     first = search(Clock(monkeypatch).score(accuracy), "none", 0.001)
@@ -100,6 +102,13 @@ def test_candidate__its_recipe_is_the_one_that_the_file_says():
 def test_usual_augmentation__flips_what_the_set_flips():
     assert tuning.usual_augmentation("color_crop_cutout_flip_scale_rotate") == "crop+flip"
     assert "flip" not in tuning.usual_augmentation("color_crop_cutout_scale_rotate")
+
+
+def test_strong_augmentation__all_of_dsa_and_nothing_twice_where_the_set_has_it(monkeypatch):
+    assert tuning.strong_augmentation("flip_rotate") == DSA
+    assert tuning.strong_augmentation("rotate") == DSA_NO_FLIP
+    tried = search(Clock(monkeypatch).score(accuracy), DSA, 1000)
+    assert len(tried) == tuning.MOST_CANDIDATES - 1
 
 
 def test_composed__applies_all_in_order():

@@ -1,7 +1,9 @@
 """Models and numbers that callers hand in: refused in one sentence before anything is computed, or taken."""
 
+import inspect
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,7 @@ from torch import nn
 import distillkit
 from distillkit import evaluate, load_distilled
 from distillkit.errors import ConfigError, DivergenceError
+from distillkit.settings import NetworkSettings
 from distillkit.stages.tune import TuneOptions, tune
 
 
@@ -64,6 +67,7 @@ def test_models_that_cannot_be_trained(ds):
         ({}, r"\(architecture: field required\); ds.recipe has it"),
         ({"lr": "x"}, "has not the form of recipe.json"),
         ([], r"\(all of it: "),
+        ({"lr": {1}}, r"\(set is nothing that JSON has\)"),
     ],
 )
 def test_recipes_that_are_none(ds, recipe, message):
@@ -92,12 +96,66 @@ def test_train__numbers(ds, arguments, message):
     assert torch.equal(model.linear.weight, before)
 
 
-def test_train__takes_numbers_of_numpy(ds):
-    import numpy as np
+def test_recipes_in_which_a_truth_value_stands_for_a_number(ds):
+    given = {**ds.recipe, "optimizer": {**ds.recipe["optimizer"], "momentum": False}}
+    with pytest.raises(ConfigError, match=r"\(optimizer\.momentum: input should be a valid number\)"):
+        ds.train(plain(), recipe=given)
 
+
+def test_recipes_with_numbers_of_numpy(ds):
+    epochs = {**ds.recipe["schedule"], "epochs": np.int64(1), "lr_drop_epochs": ()}
+    ds.train(plain(), recipe={**ds.recipe, "lr": np.float32(0.01), "schedule": epochs})
+
+
+FLAGGED = {
+    "compress": lambda ds, folder: (distillkit.compress, {"dataset": "digits", "ipc": 1, "preset": "smoke"}),
+    "evaluate": lambda ds, folder: (evaluate, {"artifact": ds}),
+    "fitting": lambda ds, folder: (ds.fitting, {"network": NetworkSettings()}),
+    "export": lambda ds, folder: (ds.export, {"format": "pt", "folder": folder}),
+    "import_files": lambda ds, folder: (
+        distillkit.import_files,
+        {"paths": [folder], "kind": "pt", "dataset": "digits", "lost": None},
+    ),
+    "load_distilled": lambda ds, folder: (load_distilled, {"source": "org/name"}),
+    "loader": lambda ds, folder: (ds.loader, {}),
+    "push_to_hub": lambda ds, folder: (ds.push_to_hub, {"repo_id": "org/name"}),
+    "train": lambda ds, folder: (ds.train, {"model": plain()}),
+}
+"""Everything public that takes a truth value, with the least of other arguments."""
+
+
+def flags_of(call):
+    """Names of the parameters that are truth values."""
+    parameters = inspect.signature(call).parameters
+    return [name for name, one in parameters.items() if one.annotation in ("bool", "bool | None")]
+
+
+@pytest.mark.parametrize("name", FLAGGED)
+def test_flags__the_text_no_is_not_taken_for_yes(ds, tmp_path, name):
+    """Of each parameter that is annotated as a truth value: what is not True or False is refused, by its name."""
+    call, others = FLAGGED[name](ds, tmp_path / "none")
+    for flag in flags_of(call):
+        with pytest.raises(ConfigError, match=f"^{flag} must be True or False, got 'no'"):
+            call(**others, **{flag: "no"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_flags__every_function_with_one_is_tested():
+    owners = (distillkit, distillkit.DistilledDataset)
+    every = [getattr(owner, name) for owner in owners for name in dir(owner) if not name.startswith("_")]
+    found = {one.__name__ for one in every if inspect.isfunction(one) and flags_of(one)}
+    assert found - {"stop_on_signals"} == set(FLAGGED)  # which a program that was launched calls, with no word of a user
+
+
+def test_train__takes_numbers_of_numpy(ds):
     calls = []
     ds.train(
-        plain(), epochs=np.int64(2), lr=np.float32(0.01), seed=np.int32(1), progress=lambda *given: calls.append(given)
+        plain(),
+        epochs=np.int64(2),
+        lr=np.float32(0.01),
+        seed=np.int32(1),
+        augment=np.bool_(False),
+        progress=lambda *given: calls.append(given),
     )
     assert [epoch for epoch, _ in calls] == [0, 1]
     assert all(isinstance(loss, float) for _, loss in calls)
