@@ -101,6 +101,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: ``taskset``, a batch system or a container may leave it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def hardware(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":

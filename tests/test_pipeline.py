@@ -21,7 +21,8 @@ from distillkit.pipeline import save_reports
 from distillkit.progress import Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
-from distillkit.settings import NetworkSettings
+from distillkit.settings import DistillSettings, NetworkSettings
+from distillkit.stages.distillation import what_to_warn_of
 from distillkit.stages.tune import tune
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 from tests.helpers import TINY, Notes, StopAfter, run, same_bytes, sketch
@@ -458,6 +459,25 @@ def test_compress__says_so_when_most_gradients_are_wild(tmp_path, tiny):
     words = "2 of 3 steps were skipped, since their gradients were longer than distill.gate_norm=1.001 times the usual"
     assert any(words in note for note in notes.notes)
     assert any(words in warning for warning in ds.results["selection"]["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({"gated": 5}, []),
+        (
+            {"gated": 3, "wild": 3},
+            ["3 of 10 steps were skipped, since their loss", "3 of 10 steps were skipped, since th"],
+        ),
+        ({"skipped": 9, "wild": 1}, ["9 of 10 steps had no finite loss"]),
+    ],
+)
+def test_warnings__steps_lost_for_several_reasons_are_counted_together(counts, told):
+    """More than half of ten steps, whatever each was lost to; a reason of few of them is not told."""
+    settings, images = DistillSettings(gate=1.0, gate_norm=4.0), torch.zeros(1, 1, 2, 2)
+    state = OuterState(images, torch.ones(1, 1), torch.zeros(1), "hard", settings.lr_init, step=10, **counts)
+    found = what_to_warn_of(settings, state, 10)
+    assert [line[: len(start)] for line, start in zip(found, told, strict=True)] == told
 
 
 def test_headline__is_named_as_arch_names_it(tmp_path):

@@ -26,6 +26,7 @@ from distillkit.data.form import beyond, form_of_all
 from distillkit.data.listing import escaped
 from distillkit.data.locate import Location
 from distillkit.data.raw import RawDataset, RawSplit
+from distillkit.environment import usable_cores
 from distillkit.errors import DamagedError, DataError, StorageError
 from distillkit.progress import Progress
 from distillkit.settings import DatasetSettings
@@ -172,7 +173,7 @@ def _corrupt(broken: Broken) -> DataError:
 @contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
     """Threads that drop what they have not begun when the block is left by an error or a signal."""
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         yield pool
     finally:

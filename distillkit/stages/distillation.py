@@ -105,7 +105,7 @@ def distill_set(
     state = _all_steps(run, prepared, folder, task, state)
     best = state.best
     assert best is not None  # the loop selects at its last step
-    warnings = _warnings(run.settings.distill, state, len(prepared.data.validation))
+    warnings = what_to_warn_of(run.settings.distill, state, len(prepared.data.validation))
     for warning in warnings:
         run.progress.note(warning)
     return best.synthetic, _selection(run, prepared, state, best) | ({"warnings": warnings} if warnings else {})
@@ -156,32 +156,33 @@ def _pool_json(run: Run, state: OuterState) -> list[dict[str, Any]]:
     ]
 
 
-def _warnings(settings: DistillSettings, state: OuterState, held_out: int) -> list[str]:
+def what_to_warn_of(settings: DistillSettings, state: OuterState, held_out: int) -> list[str]:
     """Sentences about a run that learned nothing, or hardly anything, for the terminal and the card; none usually."""
-    gate, warnings = settings.gate, []
-    if gate is not None and state.gated > state.step / 2:
-        warnings.append(
-            f"{state.gated} of {state.step} steps were skipped, since their loss exceeded "
-            f"distill.gate={gate:g}; raise it, or lower distill.lr_init"
-        )
-    if state.wild > state.step / 2:
-        warnings.append(
-            f"{state.wild} of {state.step} steps were skipped, since their gradients were longer than "
-            f"distill.gate_norm={settings.gate_norm:g} times the usual; raise it"
-        )
+    warnings = _wasted(settings, state)
     if state.best is not None and state.best.step == 0:
         warnings.append(
             "no step was better on validation data than the initial images: these are kept, nothing was learned"
         )
     if state.best is not None and state.best.accuracy == 1:
         warnings.append(f"networks trained on the set recognise {beyond_telling(held_out)}")
-    if state.skipped > state.step / 2:
-        warnings.append(
-            f"{state.skipped} of {state.step} steps had no finite loss and changed nothing; lower distill.lr_img"
-        )
     if settings.init != ARTIFACT and state.lr < settings.lr_init / COLLAPSED:
         warnings.append(f"the learning rate fell from {settings.lr_init:g} to {state.lr:.2g}; lower distill.lr_lr")
     return warnings
+
+
+def _wasted(settings: DistillSettings, state: OuterState) -> list[str]:
+    """Why more than half of the steps changed nothing, if so: each reason that a quarter of those steps had."""
+    why = {
+        f"were skipped, since their loss exceeded distill.gate={settings.gate}; raise it, or lower "
+        "distill.lr_init": state.gated,
+        f"were skipped, since their gradients were longer than distill.gate_norm={settings.gate_norm} times the "
+        "usual; raise it": state.wild,
+        "had no finite loss and changed nothing; lower distill.lr_img": state.skipped,
+    }
+    wasted = sum(why.values())
+    if wasted <= state.step / 2:
+        return []
+    return [f"{count} of {state.step} steps {reason}" for reason, count in why.items() if count >= wasted / 4]
 
 
 def distill_task(

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from distillkit.environment import usable_cores
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 
@@ -59,15 +60,17 @@ def threads_for(
 
 @contextmanager
 def _at_most(asked: int | None, flop_of_a_step: Callable[[], float]) -> Iterator[None]:
-    """As many as were ``asked`` for, else as the environment says, else as a step wants of those that there are now,
-    which are given back.
+    """As many as were ``asked`` for, else as the environment says, else as a step wants of those that there are now;
+    unless they were asked for, no more than the cores that the process may use. Afterwards as many as before.
     """
     before = torch.get_num_threads()
     try:
         if asked is not None:
             torch.set_num_threads(asked)
-        elif "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(fitting_threads(flop_of_a_step(), before))
+        else:  # threads that share a core wait for each other, in circles, for ten times the time of one
+            most = min(before, usable_cores())
+            told = "OMP_NUM_THREADS" in os.environ
+            torch.set_num_threads(most if told else fitting_threads(flop_of_a_step(), most))
         yield
     finally:
         torch.set_num_threads(before)

@@ -18,6 +18,7 @@ def counted(monkeypatch):
     found = []
     monkeypatch.setattr(torch, "set_num_threads", found.append)
     monkeypatch.setattr(torch, "get_num_threads", lambda: found[-1] if found else 8)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return found
 
@@ -42,7 +43,23 @@ def test_what_somebody_says_is_taken(counted, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     settled()
     settled(threads=5)
-    assert counted == [3, 3, 8, 8, 8, 5, 5, 8]
+    assert [counted[0], counted[-3], counted[3]] == [3, 5, 8]
+    assert set(counted) == {3, 5, 8}
+
+
+def test_threads_do_not_share_a_core_unless_somebody_wants_them_to(counted, monkeypatch):
+    """The environment says 8, ``taskset`` leaves two cores: eight would wait for each other in circles."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    settled()
+    assert counted == [2, 2, 8]
+    counted.clear()
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    settled(**{"network.width": 64, "experts.batch_size": 256})
+    assert counted == [2, 2, 8]
+    counted.clear()
+    settled(threads=5)
+    assert counted[0] == 5
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -144,7 +144,7 @@ def test_flags__every_function_with_one_is_tested():
     owners = (distillkit, distillkit.DistilledDataset)
     every = [getattr(owner, name) for owner in owners for name in dir(owner) if not name.startswith("_")]
     found = {one.__name__ for one in every if inspect.isfunction(one) and flags_of(one)}
-    assert found - {"stop_on_signals"} == set(FLAGGED)  # which a program that was launched calls, with no word of a user
+    assert found - {"stop_on_signals"} == set(FLAGGED)  # of programs that are launched
 
 
 def test_train__takes_numbers_of_numpy(ds):
