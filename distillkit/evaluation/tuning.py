@@ -138,7 +138,7 @@ def search(
     known: Sequence[Tried] = (),
     keep: Callable[[Sequence[Tried]], None] = lambda tried: None,
 ) -> list[Tried]:
-    """All candidates that were tried within ``seconds``, the best one first.
+    """All candidates that were tried within ``seconds``, and those known before, the best one first.
 
     Args:
         score: of a candidate.
@@ -176,7 +176,7 @@ def search(
         if left_out:
             many = "a candidate" if left_out == 1 else f"{left_out} candidates"
             note(f"no time for {many}; give more `seconds` to try all")
-    return _ranked(tried)
+    return _ranked([*tried, *(one for one in scored.values() if one not in tried)])
 
 
 def _ranked(tried: Sequence[Tried]) -> list[Tried]:

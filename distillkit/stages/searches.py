@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,19 @@ def tried_before(path: Path) -> list[Tried]:
     try:
         return [Tried.from_json(one) for one in storage.read_sealed_json(path)]
     except (StorageError, TypeError, KeyError, AttributeError):
+        return []
+
+
+def tried_for(recipe: Mapping[str, Any] | None, network: NetworkSettings, scored: Mapping[str, Any]) -> list[Tried]:
+    """The candidates that a recipe of an artifact was the best of, if they were scored as ``scored`` says."""
+    if recipe is None or recipe["architecture"] != network.model_dump(mode="json"):
+        return []
+    chosen_by = recipe.get("chosen_by", {})
+    if any(chosen_by.get(name, 0 if name == "seed" else None) != value for name, value in scored.items()):
+        return []  # recipes of before name no seed: it was the default
+    try:
+        return [Tried.from_json(one) for one in chosen_by["tried"]]
+    except (TypeError, KeyError, AttributeError):
         return []
 
 

@@ -27,7 +27,7 @@ from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.settings import NetworkSettings
-from distillkit.stages.searches import keep_tried, search_file, tried_before
+from distillkit.stages.searches import keep_tried, search_file, tried_before, tried_for
 from distillkit.stages.threads import threads_for
 from distillkit.stages.training_form import fresh_networks
 from distillkit.training.given import positive, seed_number, whole
@@ -175,15 +175,26 @@ def name_on(ds: DistilledDataset, architecture: str) -> str:
 def keep_recipe(folder: Path, tuned: Tuned) -> None:
     """Write a recipe into an artifact's folder, with its row in the results and the card.
 
+    A row of before keeps its baselines where there are no new ones, and its accuracies where the recipe is the same and
+    more networks measured it.
+
     Raises:
         StorageError: it cannot be written.
     """
 
     def with_recipe(artifact: Artifact) -> Change:
-        rows = {**artifact.results.get("tuned", {}), tuned.architecture: tuned.row()}
+        before = artifact.results.get("tuned", {})
+        rows = {**before, tuned.architecture: _row_after(before.get(tuned.architecture), tuned.row())}
         return Change({**artifact.results, "tuned": rows}, {tuned.architecture: tuned.recipe})
 
     change_artifact(folder, with_recipe)
+
+
+def _row_after(before: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, Any]:
+    if before is None:
+        return row
+    best = before if before["recipe"] == row["recipe"] and before["n"] > row["n"] else row
+    return {**best, "baselines": {**before.get("baselines", {}), **row["baselines"]}}
 
 
 def _some(images: ImageSet, asked: TuneOptions) -> ImageSet:
@@ -230,10 +241,13 @@ class _Bench:
         """The recipe that validation images prefer, measured on test images; and the baselines that are asked for."""
         ds, place = self.ds, self.place
         seen = _exam(ds, _some(data.validation, self.asked), place)
-        tried = self.searched("set", seen, lambda index: TrainingSet(ds.images.to(place), ds.targets.to(place)))
+        name = architecture_name(self.network, _own_network(ds))
+        how = self._chosen_by(data.info.validation_split, len(seen.labels))
+        before = tried_for(ds.recipes.get(name), self.network, how)
+        training = TrainingSet(ds.images.to(place), ds.targets.to(place))
+        tried = self.searched("set", seen, lambda index: training, before)
         seconds = sum(one.seconds for one in tried)
         test = _exam(ds, data.test, place)
-        training = TrainingSet(ds.images.to(place), ds.targets.to(place))
         report = self.measured("set", tried[0].candidate, test, lambda index: training)
         baselines: dict[str, EvalReport] = {}
         for kind in self.asked.baselines:
@@ -241,25 +255,26 @@ class _Bench:
             best = self.searched(kind, seen, subset)[0]
             self.listener.note(f"{kind}: {best.candidate.words}")
             baselines[kind] = self.measured(kind, best.candidate, test, subset)
-        name = architecture_name(self.network, _own_network(ds))
-        recipe = self._recipe_json(name, tried, data.info.validation_split, len(seen.labels))
-        return Tuned(name, recipe, tuple(tried), report, baselines, seconds)
+        return Tuned(name, self._recipe_json(name, tried, how), tuple(tried), report, baselines, seconds)
 
-    def _recipe_json(self, name: str, tried: Sequence[Tried], split: str, images: int) -> dict[str, Any]:
-        """The best of the recipes that were ``tried``, and on what they were, in the form of ``recipe.json``."""
+    def _chosen_by(self, split: str, images: int) -> dict[str, Any]:
+        """What a candidate's score depends on, beside the set and the network."""
+        return {"split": split, "images": images, "networks": self.asked.scorers, "seed": self.asked.seed}
+
+    def _recipe_json(self, name: str, tried: Sequence[Tried], how: dict[str, Any]) -> dict[str, Any]:
+        """The best of the recipes that were ``tried``, and ``how`` they were, in the form of ``recipe.json``."""
         return tried[0].candidate.to_json(len(self.ds)) | {
             "architecture": self.network.model_dump(mode="json"),
             "tuned_for": name,
-            "chosen_by": {
-                "split": split,
-                "images": images,
-                "networks": self.asked.scorers,
-                "tried": [one.to_json() for one in tried],
-            },
+            "chosen_by": {**how, "tried": [one.to_json() for one in tried]},
         }
 
-    def searched(self, row: str, exam: Examination, training: Callable[[int], TrainingSet]) -> Sequence[Tried]:
-        """Candidates for what ``row`` is of by their validation accuracy, best first."""
+    def searched(
+        self, row: str, exam: Examination, training: Callable[[int], TrainingSet], before: Sequence[Tried] = ()
+    ) -> Sequence[Tried]:
+        """Candidates for what ``row`` is of by their validation accuracy, best first; ``before``, tried for the recipe
+        that the artifact has, are among them.
+        """
         self.listener.stage("searching a recipe", MOST_CANDIDATES * self.asked.scorers)
 
         def score(candidate: Candidate) -> float:
@@ -276,7 +291,8 @@ class _Bench:
             seed=self.asked.seed,
             device=self.place.type,
         )
-        if known := tried_before(path):
+        known = [*before, *tried_before(path)]  # of a candidate that is in both, what this machine found
+        if known := list({one.candidate: one for one in known}.values()):
             self.listener.note(f"{row}: {counted(len(known), 'candidate')} tried before")
 
         def keep(tried: Sequence[Tried]) -> None:

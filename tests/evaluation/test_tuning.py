@@ -220,6 +220,30 @@ def test_tune__keeps_a_recipe_with_what_it_was_found_by(tuned):
     assert (folder / "README.md").read_text() == render_card(both.config, both.recipe, both.results)
 
 
+def test_tune__a_short_search_does_not_take_the_place_of_a_better_recipe(tuned):
+    """Candidates of the recipe that the set has count where they were scored alike; nothing measured is lost."""
+    folder, first = tuned
+    shutil.rmtree(storage.cache_root() / "searches")  # as on another machine
+    before, short = load_distilled(folder), TuneOptions(0.001, 1, 1, 30)
+    found = tune(before, "mlp", short)
+    assert found.tried == first.tried
+    keep_recipe(folder, found)
+    after = load_distilled(folder)
+    assert after.recipes == before.recipes
+    assert after.results["tuned"] == before.results["tuned"]  # two networks, and both baselines
+    other = tune(before, "mlp", TuneOptions(0.001, 1, 1, 10))  # asked of other images
+    assert len(other.tried) == 1
+    keep_recipe(folder, other)
+    assert set(load_distilled(folder).results["tuned"]["mlp"]["baselines"]) == {"random", "kmeans"}
+
+
+def test_search__of_what_is_known_the_best_is_taken_though_no_stage_would_try_it():
+    best = Tried(Candidate("sgd", 0.02, 50, "turn"), 0.9, 1.0)
+    tried = search(lambda candidate: 0.5, "flip", 60.0, known=[best])
+    assert tried[0] is best
+    assert len(tried) == tuning.MOST_CANDIDATES + 1
+
+
 def test_search__begins_with_what_was_tried_before():
     def value(candidate):
         asked.append(candidate)
