@@ -27,8 +27,10 @@ def read(folder):
     )
     stored = load_file(folder / "distilled.safetensors")
     space = load_file(folder / "preprocess.safetensors")
-    if config["dtype"] == "uint8" or "mean" not in space or recipe["optimizer"]["name"] != "sgd":
-        raise SystemExit("this example is for standardised float images and SGD; load_distilled takes them all")
+    if config["dtype"] == "uint8" or "mean" not in space or recipe["optimizer"]["name"] not in ("sgd", "adam"):
+        raise SystemExit(
+            "this example is for sets of digits, standardised floats, SGD or Adam; load_distilled takes them all"
+        )
     labels = stored["labels"].float()
     if config["label_kind"] == "logits":
         labels = labels.softmax(1)
@@ -109,14 +111,16 @@ DSA = {"color": color, "crop": crop, "cutout": cutout, "scale": scale, "rotate":
 
 
 def train(model, images, labels, recipe):
-    """SGD as the recipe says; each lower learning rate comes with a fresh optimiser."""
+    """SGD or Adam as the recipe says; each lower learning rate comes with a fresh optimiser."""
     operations = recipe["augmentation"].get("strategy", "none").split("_")
     how, schedule, lr = recipe["optimizer"], recipe["schedule"], recipe["lr"]
     for epoch in range(schedule["epochs"]):
         if epoch in schedule["lr_drop_epochs"]:
             lr *= schedule["lr_drop_factor"]
         if epoch == 0 or epoch in schedule["lr_drop_epochs"]:
-            optimizer = torch.optim.SGD(model.parameters(), lr, how["momentum"], weight_decay=how["weight_decay"])
+            optimizer = torch.optim.Adam(model.parameters(), lr)
+            if how["name"] == "sgd":
+                optimizer = torch.optim.SGD(model.parameters(), lr, how["momentum"], weight_decay=how["weight_decay"])
         for batch in torch.randperm(len(images)).split(recipe["batch_size"]):
             operation = DSA[operations[torch.randint(len(operations), ())]]
             x = operation(images[batch], torch.rand(3, len(batch)))

@@ -28,6 +28,10 @@ files = ("distill_config.json", "recipe.json", "preprocess.safetensors")
 config_file, recipe_file, space_file = (hf_hub_download(arguments.repo, name, repo_type="dataset") for name in files)
 with open(config_file) as config_text, open(recipe_file) as recipe_text:  # noqa: PTH123
     config, recipe, space = json.load(config_text), json.load(recipe_text), load_file(space_file)
+if "mean" not in space:
+    raise SystemExit(
+        "this set is whitened, which timm's loaders do not do: distillkit.load_distilled(NAME).train(model)"
+    )
 (channels, size, _), view = config["image_shape"], config["uint8_range"]
 low, reach = view["low"], view["high"] - view["low"]
 mean, std = ((space["mean"] - low) / reach).tolist(), (space["std"] / reach).tolist()

@@ -266,9 +266,12 @@ def other_models(about: ArtifactConfig) -> str:
     norm = ', norm="instance"' if BatchStatistics(images, resnet_side(height) ** 2).are_few else ""
     form = f"num_classes={about.num_classes}, image_size={height}, channels={channels}{norm}"
     call = f'prepare_model("resnet18", {form})'
-    few = (
-        f", with other normalisation than that of batches, which {counted(images, 'image')} train badly" if norm else ""
-    )
+    few = ""
+    if norm:
+        few = (
+            f", with other normalisation than that of batches, whose statistics {counted(images, 'image')} may be too "
+            'few for (photographs: try `norm="keep"` as well)'
+        )
     return f"Any torch module takes its place; `distillkit.{call}` gives one of timm, and what was changed in it{few}."
 
 
@@ -327,6 +330,8 @@ def _architecture_limit(how: RecipeFile, measured: ResultsFile) -> list[str]:
     others = {name: row for name, row in measured.architectures.items() if name != main_row(how, measured)}
     if main is None or not others:
         name = plain(main_row(how, measured))
+        if measured.tuned:
+            return ["Another network than those of the tables usually reaches less: measure before relying on it."]
         return [f"Measured on {name} alone. Another architecture usually reaches less: measure before relying on it."]
     lost = [f"{plain(name)} {signed(100 * (others[name].mean - main.mean))}" for name in sorted(others)]
     return [f"Other architectures, in points of accuracy against {plain(main_row(how, measured))}: {', '.join(lost)}."]

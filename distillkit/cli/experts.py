@@ -12,7 +12,7 @@ from distillkit.cli import options as opt
 from distillkit.cli.running import running
 from distillkit.errors import ConfigError, DistillkitError, NotFoundError
 
-experts = typer.Typer(no_args_is_help=True, help="Train, list, show and clear the cached expert trajectories.")
+experts = typer.Typer(no_args_is_help=True, help="Train, list, show, share (push, pull) and clear expert trajectories.")
 Fingerprint = Annotated[str, typer.Argument(help="As 'experts list' prints it; its beginning is enough.")]
 
 

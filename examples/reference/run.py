@@ -260,9 +260,19 @@ def make_card(args, problem, method):
         if shown or (small and not photographs):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(folder / name, target / name)
+    card = target / "README.md"
     if photographs:
-        card = target / "README.md"
         card.write_text(re.sub(r"!\[[^]]*\]\(preview.png\)\n\n", "", card.read_text()))
+    if not (target / FILES.tensors).is_file():
+        card.write_text(without_images(card.read_text()))
+
+
+def without_images(card):
+    """A card whose images are not beside it says so, and not how they are loaded."""
+    words = (
+        "Only the card and the figures are kept here, not the images: the command under *How it was made* makes them."
+    )
+    return re.sub(r"## Use it\n.*?(?=## Results\n)", f"**{words}**\n\n", card, flags=re.DOTALL)
 
 
 def likeness(folder, data_root):

@@ -30,5 +30,12 @@ def test_card__shows_its_accuracy_and_no_picture_that_is_not_there(folder):
     assert all((folder / name).is_file() for name in ("preview.png", "curves.png") if f"]({name})" in card)
 
 
+@pytest.mark.parametrize("folder", [folder for folder in ALL if folder not in WHOLE], ids=lambda folder: folder.name)
+def test_card__of_a_set_that_is_not_here_says_so(folder):
+    card = (folder / "README.md").read_text()
+    assert "Only the card and the figures are kept here, not the images" in card
+    assert "load_distilled" not in card
+
+
 def test_cards__are_there():
     assert WHOLE

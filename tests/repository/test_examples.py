@@ -20,7 +20,7 @@ from tests.helpers import TINY
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-CARD = ROOT / "cards" / "digits-ipc1-mtt"
+CARDS = ROOT / "cards"
 
 
 def run(name, *arguments, **environment):
@@ -31,13 +31,21 @@ def run(name, *arguments, **environment):
     return result.stdout
 
 
-def test_plain_torch__reaches_the_card_within_two_standard_deviations():
+@pytest.mark.parametrize("name", ["digits-ipc1-mtt", "digits-ipc10-rat"])  # by SGD, by Adam
+def test_plain_torch__reaches_the_card_within_two_standard_deviations(name):
     source = (EXAMPLES / "train_plain_torch.py").read_text()
     assert "distillkit" not in re.findall(r"^(?:import|from) (\w+)", source, re.M)
-    mean, std = re.match(r"([\d.]+) ± ([\d.]+)", run("train_plain_torch.py", CARD)).groups()
-    promised = json.loads((CARD / "results.json").read_text())["architectures"]["convnet"]
+    mean, std = re.match(r"([\d.]+) ± ([\d.]+)", run("train_plain_torch.py", CARDS / name)).groups()
+    promised = json.loads((CARDS / name / "results.json").read_text())["architectures"]["convnet"]
     assert abs(float(mean) - 100 * promised["mean"]) <= 2 * max(float(std), 100 * promised["std"])
     assert float(mean) > 80  # far above random images of the same number
+
+
+def test_plain_torch__says_what_it_does_not_read():
+    line = [sys.executable, str(EXAMPLES / "train_plain_torch.py"), str(CARDS / "cifar10-ipc1-rat")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("this example is for sets of digits")
 
 
 def test_train_timm__two_networks(made):
@@ -70,6 +78,15 @@ def test_train_timm_hfds__from_the_hub(hub, copy, tmp_path, labels):
     )
     first, last = (float(value) for value in re.findall(r"loss ([\d.]+)", shown))
     assert last < first
+
+
+def test_train_timm_hfds__refuses_what_is_whitened(hub, tmp_path):
+    push(CARDS / "cifar10-ipc1-rat", "org/whitened", PushOptions(), update_folder=False)
+    settings = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    line = [sys.executable, str(EXAMPLES / "train_timm_hfds.py"), "org/whitened"]
+    done = subprocess.run(line, env=settings, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "this set is whitened" in done.stderr
 
 
 @pytest.mark.study
