@@ -29,9 +29,7 @@ config_file, recipe_file, space_file = (hf_hub_download(arguments.repo, name, re
 with open(config_file) as config_text, open(recipe_file) as recipe_text:  # noqa: PTH123
     config, recipe, space = json.load(config_text), json.load(recipe_text), load_file(space_file)
 if "mean" not in space:
-    raise SystemExit(
-        "this set is whitened, which timm's loaders do not do: distillkit.load_distilled(NAME).train(model)"
-    )
+    raise SystemExit("this set is whitened, which timm's loaders cannot; load_distilled(NAME).train(model) can")
 (channels, size, _), view = config["image_shape"], config["uint8_range"]
 low, reach = view["low"], view["high"] - view["low"]
 mean, std = ((space["mean"] - low) / reach).tolist(), (space["std"] / reach).tolist()

@@ -390,7 +390,9 @@ def test_tuned__searches_what_is_missing_and_draws_what_is_there(copy, tmp_path,
 
 def test_strides__a_line_of_each_normalisation(tmp_path, monkeypatch):
     few = ["--models", "test_resnet", "--norms", "keep", "instance", "--steps", 2, "--networks", 1, "--images", 40]
-    in_this_process(monkeypatch, "benchmarks/strides.py", CARD, *few, "--out", tmp_path / "strides")
+    in_this_process(
+        monkeypatch, "benchmarks/strides.py", CARDS / "digits-ipc1-mtt", *few, "--out", tmp_path / "strides"
+    )
     rows = json.loads((tmp_path / "strides.json").read_text())["rows"]
     assert [(row["norm"], row["ours"]) for row in rows] == [
         ("keep", False),
