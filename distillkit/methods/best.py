@@ -40,7 +40,7 @@ BEST = Method(
     quick=quick,
     published_problems=datm.DATM.published_problems,
     protocol=datm.PROTOCOL,
-    when="photographs at ten images a class and more, from minutes of a CPU on (soft labels)",
+    when="photographs at five images a class and more, in minutes of a CPU (soft labels)",
     citation=f"{mct.MCT.citation}\n\n{datm.CITATION}",
 )
 METHODS = (BEST,)

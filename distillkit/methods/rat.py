@@ -173,7 +173,7 @@ RAT = Method(
     smoke={"distill.horizon": 5, "distill.student": None},
     published_problems=tuple(f"{name} at ipc {ipc}" for name, ipc in PAPER_ROWS),
     protocol={"distill.select_every": 250, "distill.select_networks": 8},  # every 25 epochs of ten steps
-    when="photographs at one image a class, or a GPU: no experts, all of the time goes into the set",
+    when="photographs at few images a class, or with half an hour or a GPU: no experts, all time goes into the set",
     citation=CITATION,
 )
 METHODS = (RAT,)
