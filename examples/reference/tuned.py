@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SETS = ("cifar10-ipc1-rat", "digits-ipc1-mtt", "digits-ipc10-mtt", "cifar10-ipc10-rat")
+SETS = ("cifar10-ipc1-rat", "digits-ipc1-mtt", "digits-ipc10-mtt", "digits-ipc10-rat", "cifar10-ipc10-rat")
 NETWORKS = {
     "alexnet": "AlexNet",
     "lenet": "LeNet",
