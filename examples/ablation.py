@@ -148,7 +148,7 @@ def command(args, name, seed):
 
 
 def usable_cores():
-    """That this process may use: two threads that wait for each other on one core take ten times the time of one."""
+    """That this process may use: two threads on one core wait for each other in circles, several times the time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -67,7 +67,7 @@ def _at_most(asked: int | None, flop_of_a_step: Callable[[], float]) -> Iterator
     try:
         if asked is not None:
             torch.set_num_threads(asked)
-        else:  # threads that share a core wait for each other, in circles, for ten times the time of one
+        else:  # threads that share a core wait for each other in circles: an epoch took six times as long
             most = min(before, usable_cores())
             told = "OMP_NUM_THREADS" in os.environ
             torch.set_num_threads(most if told else fitting_threads(flop_of_a_step(), most))
