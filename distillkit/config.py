@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -61,7 +64,7 @@ def default_method(dataset: str, ipc: int, preset: str, layers: Sequence[Setting
     """The method where nobody chose one: what learned most in about the same minutes of a CPU core (docs/methods.md),
     of published settings the oldest, which is also what the user's ``layers`` mean where they set up experts.
     """
-    _check_ipc(ipc)
+    ipc = whole_ipc(ipc)
     given = {key: value for layer in layers for key, value in layer.values.items()}
     asked, budget = {key.partition(".")[0] for key in given}, given.get("time_budget")
     if preset == "paper" or asked & {"experts", "trajectories"}:
@@ -72,11 +75,54 @@ def default_method(dataset: str, ipc: int, preset: str, layers: Sequence[Setting
     return "rat" if ipc < FROM_HERE_LABELS or is_long else "best"
 
 
-def _check_ipc(ipc: Any) -> None:
-    if isinstance(ipc, bool) or not isinstance(ipc, int):
+def whole_ipc(ipc: Any) -> int:
+    """Images a class as a plain number.
+
+    Raises:
+        ConfigError: it is no whole number of 1 or more.
+    """
+    if isinstance(ipc, bool) or not isinstance(ipc, Integral):
         raise ConfigError(f"`ipc` must be a whole number, got {ipc!r}")
     if ipc < 1:
         raise ConfigError(f"`ipc` must be 1 or more, got {ipc}")
+    return int(ipc)
+
+
+def given_layer(settings: Any) -> SettingsLayer:
+    """The layer of the settings that a caller gives by dotted key; numbers and arrays of numpy or torch become plain.
+
+    Raises:
+        ConfigError: they are no such mapping, or a value is nothing that a settings file could hold.
+    """
+    if not isinstance(settings, Mapping) or not all(isinstance(key, str) for key in settings):
+        raise ConfigError(f"`settings` must be a dict by dotted key, {{'distill.outer_steps': 100}}, got {settings!r}")
+    return SettingsLayer("argument", {key: _plain_given(key, value) for key, value in settings.items()}, asked=True)
+
+
+def _plain_given(key: str, value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Path):
+        value = str(value)
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key} is a {type(value).__name__}, which no setting takes") from error
+    return value
+
+
+def check_layers(overrides: Any) -> None:
+    """Are these layers of settings?
+
+    Raises:
+        ConfigError: no.
+    """
+    if isinstance(overrides, Sequence) and all(isinstance(one, SettingsLayer) for one in overrides):
+        return
+    raise ConfigError(
+        f"`overrides` is a {type(overrides).__name__}, expected a list of SettingsLayer; settings by dotted key go "
+        "into `settings`"
+    )
 
 
 def find_method(method: str | Method) -> Method:
@@ -107,8 +153,7 @@ def compose(
     Raises:
         ConfigError: an unknown method, preset or key, or a value that does not fit.
     """
-    _check_ipc(ipc)
-    record = find_method(method)
+    ipc, record = whole_ipc(ipc), find_method(method)
     dataset, revision = spelled(dataset)
     known = DATASETS.get(dataset)
     problem = Problem(dataset, ipc, device, known.num_classes if known else None)

@@ -25,6 +25,8 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ConfigError: unknown, or not on this machine.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"`device` is a {type(name).__name__}, expected auto, cpu, cuda or cuda:1")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -19,12 +19,13 @@ from distillkit.artifact.change import Change, change_artifact
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.artifact.schema import ArtifactConfig
-from distillkit.config import compose, default_method
+from distillkit.config import check_layers, compose, default_method, given_layer
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.distributed import ALONE, World
 from distillkit.environment import made_on_the_host, resolve_device, versions
 from distillkit.errors import ArtifactError, ConfigError
+from distillkit.evaluation.choice import as_tuned
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
@@ -33,7 +34,7 @@ from distillkit.precision import candidates
 from distillkit.progress import Progress, Silent
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.run_folder import RunFolder
-from distillkit.settings import DatasetSettings
+from distillkit.settings import DatasetSettings, NetworkSettings
 from distillkit.sharing.validate import check_files
 from distillkit.stages.checks import check_distillation, check_searches, needs_experts
 from distillkit.stages.contest import Contest
@@ -51,7 +52,7 @@ from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settled_threads
 from distillkit.stages.time_budget import with_sizes, within_budget
 from distillkit.stages.workplace import workplace
-from distillkit.training.given import seed_number, whole, yes_or_no
+from distillkit.training.given import of_kind, seed_number, whole, yes_or_no
 
 
 @made_on_the_host
@@ -105,8 +106,12 @@ def compress(
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
     dataset, replace = _spelled(dataset), yes_or_no("replace", replace)
+    _check_arguments(method=method, preset=preset, out=out, stop=stop, command=command)
+    _check_listener(progress)
+    of_kind("to_tune", to_tune, (str, list, tuple), "one architecture or a list of them")
+    check_layers(overrides)
     place = world.place(resolve_device(device))
-    layers = [*overrides, *([SettingsLayer("argument", settings, asked=True)] if settings else [])]
+    layers = [*overrides, *([given_layer(settings)] if settings is not None else [])]
     method = method or default_method(dataset, ipc, preset, layers)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
@@ -115,6 +120,36 @@ def compress(
     check_searches(composed.settings, names)
     run = make_run(composed, place, progress, stop, words, tracker, world, names)
     return run_all(run, folder, replace=replace)
+
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "method": ((str, Method), "a name, or a Method"),
+    "preset": ((str,), "smoke, quick or paper"),
+    "out": ((str, Path), "a folder"),
+    "stop": ((StopRequest,), "a distillkit.StopRequest"),
+    "command": ((str,), "the words of a command line"),
+}
+
+
+def _check_arguments(**given: Any) -> None:
+    """Refuse what is of another kind, None excepted but for the preset, before anything is computed.
+
+    Raises:
+        ConfigError: which argument it is, and what was expected.
+    """
+    for name, value in given.items():
+        if value is not None or name == "preset":
+            of_kind(name, value, *_KINDS[name])
+
+
+def _check_listener(progress: Any) -> None:
+    """Refuse what hears nothing.
+
+    Raises:
+        ConfigError: it is no listener.
+    """
+    if progress is not None and not all(hasattr(progress, name) for name in ("stage", "advance", "note")):
+        raise ConfigError(f"`progress` is a {type(progress).__name__}, expected a listener (distillkit.Progress)")
 
 
 def _spelled(dataset: str | Path) -> str:
@@ -378,14 +413,19 @@ def evaluate(
         StopRequest() if stop is None else stop,  # an unset request is false
         world,
     )
-    names, common = [architectures] if isinstance(architectures, str) else architectures, common_recipe
-    trials = contest.trials(names, yes_or_no("common_recipe", common))
+    of_kind("architectures", architectures, (str, list, tuple), "one architecture or a list of them")
+    names = [architectures] if isinstance(architectures, str) else architectures
+    trials = contest.trials(names, yes_or_no("common_recipe", common_recipe))
     return contest.reports(trials, contest.exam(dataset, data_root), keep)
 
 
-def measured_before(results: dict[str, Any], architectures: Iterable[str]) -> list[str]:
-    """Those of ``architectures`` that an artifact's ``results`` have already, which are never overwritten."""
-    return [name for name in architectures if name in results["architectures"]]
+def measured_before(results: dict[str, Any], recipe: dict[str, Any], architectures: Iterable[str]) -> list[str]:
+    """Those of ``architectures``, however they are spelled, that an artifact's ``results`` have already, which are
+    never overwritten; ``recipe`` says what ``convnet`` alone stands for.
+    """
+    own = NetworkSettings.model_validate(recipe["architecture"])
+    before = {as_tuned(name, own) for name in results["architectures"]}
+    return [name for name in architectures if as_tuned(name, own) in before]
 
 
 def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
@@ -397,7 +437,7 @@ def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:
 
     def with_rows(artifact: Artifact) -> Change:
         before = artifact.results
-        if taken := measured_before(before, reports):
+        if taken := measured_before(before, artifact.recipe, reports):
             raise ConfigError(f"{folder} has results for {', '.join(taken)} already, which are not overwritten")
         rows = {name: report.to_json() for name, report in reports.items()}
         return Change({**before, "architectures": {**before["architectures"], **rows}})

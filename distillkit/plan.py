@@ -9,6 +9,7 @@ from distillkit.data.load import survey
 from distillkit.stages.checks import check_distillation
 from distillkit.stages.context import Prepared, Run, kept_of_each, prepare, prepared_from
 from distillkit.stages.costs import dealt_costs, measured_costs, stage_costs
+from distillkit.stages.initial_set import check_artifact
 from distillkit.stages.probe import check_networks
 from distillkit.stages.room import sizes
 from distillkit.stages.threads import settled_threads
@@ -31,6 +32,7 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
         _tell_of_decoding(run, decoding)
         prepared = prepared_from(run, surveyed.data) if surveyed else prepare(run)
     check_networks(run, prepared)
+    check_artifact(run, prepared)
     with settled_threads(run, prepared):
         costs = measured_costs(run, prepared)
     if run.settings.time_budget is not None:

@@ -36,11 +36,6 @@ def _plain_kinds(annotation: Any) -> set[type]:
     return {annotation} if not inner else {kind for one in inner for kind in _plain_kinds(one)}
 
 
-def _is_flag(value: Any) -> bool:
-    """Python's or numpy's truth value; numpy is not imported for it."""
-    return isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")
-
-
 class Section(BaseModel):
     """Immutable settings; an unknown key is an error."""
 
@@ -56,7 +51,7 @@ class Section(BaseModel):
         if bool in kinds or not kinds & {int, float}:
             return value
         nothing = type(None) in kinds
-        if any(_is_flag(one) for one in (value if isinstance(value, list | tuple | set) else (value,))):
+        if any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple | set) else (value,))):
             raise ValueError(f"expected a number{', or null for none' if nothing else ''}, not true or false")
         if nothing and str not in kinds and isinstance(value, str) and value.lower() in ("none", "never"):
             raise ValueError("null stands for none")
@@ -126,9 +121,9 @@ class DatasetSettings(Section):
     """Per-channel mean and standard deviation, ZCA whitening (papers: CIFAR), ``unit-zca`` (RaT-BPTT: each image minus
     its mean and to unit length, then ZCA), ``unit-dct`` (the same by spatial frequency: a thousandth of the bytes,
     images of any size), or [0, 1] pixels as they are."""
-    mean: tuple[float, ...] | None = None
+    mean: tuple[Annotated[float, Field(ge=-1e3, le=1e3)], ...] | None = None
     """Channel means of pixels in [0, 1] to standardise with; default: those of the training images."""
-    std: tuple[float, ...] | None = None
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e3)], ...] | None = None
     """Channel standard deviations to standardise with; default: those of the training images."""
     zca_eps: float = Field(0.1, gt=0)
     """Added to the eigenvalues of the covariance of [0, 1] pixels; ``unit-zca`` and

@@ -248,6 +248,9 @@ def test_evaluate__data_of_other_classes_are_refused_before_images_are_decoded(w
 def test_save_reports__does_not_overwrite_and_renews_the_card(whole):
     with pytest.raises(ConfigError, match="has results for convnet already"):
         save_reports(whole, {"convnet": EvalReport((0.5,), {"lr": 0.1})})
+    own = load_distilled(whole).recipe["architecture"]
+    with pytest.raises(ConfigError, match="has results for convnet:width="):  # the same by another name
+        save_reports(whole, {f"convnet:width={own['width']}": EvalReport((0.5,), {"lr": 0.1})})
     save_reports(whole, {"timm/x": EvalReport((0.5,), {"lr": 0.1})})
     assert "timm/x | 50.0" in (whole / "README.md").read_text()
 

@@ -214,7 +214,7 @@ def list_(as_json: opt.Json = False, debug: opt.Debug = False) -> None:
 @console.guarded
 def show(
     fingerprint: Fingerprint,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for experts.json and the plot experts.png.")] = None,
+    out: Annotated[Path | None, opt.out("Folder for experts.json and the plot experts.png.")] = None,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:

@@ -41,7 +41,7 @@ def import_files(
         int | None, typer.Option("--experiment", min=0, help="Which of several in a res_*.pt; the first is 0.")
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Of the method, for the card.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Artifact folder.")] = None,
+    out: Annotated[Path | None, opt.out("Artifact folder.")] = None,
     preset: opt.Preset = "quick",
     settings: opt.Set = None,
     config: opt.ConfigFile = None,
@@ -129,7 +129,7 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 def export(
     artifact: opt.Artifact,
     format: Annotated[str, typer.Option("--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    out: Annotated[Path, opt.out("Folder to write.")],
     token: opt.Token = None,
     replace: opt.Yes = False,
     as_json: opt.Json = False,

@@ -91,7 +91,7 @@ def _check_new(ds: DistilledDataset, artifact: str, architectures: list[str]) ->
     from distillkit import pipeline, storage
 
     storage.check_writable(Path(artifact))
-    if taken := pipeline.measured_before(ds.results, architectures):
+    if taken := pipeline.measured_before(ds.results, ds.recipe, architectures):
         raise ConfigError(f"{artifact} has results for {', '.join(taken)} already; leave out --save, or that --arch")
 
 
@@ -148,7 +148,7 @@ def tune(
     from distillkit.stages.tune import VALIDATED, Baseline, TuneOptions, keep_recipe
     from distillkit.stages.tune import tune as tuned_recipe
 
-    beside = tuple(name for name in baselines.split(",") if name)
+    beside = tuple(name.strip() for name in baselines.split(",") if name.strip())
     if unknown := [name for name in beside if name not in get_args(Baseline)]:
         raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or both")
     options = TuneOptions(opt.seconds_of(seconds), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
@@ -159,10 +159,13 @@ def tune(
             ds, arch, options, dataset=dataset, device=device, data_root=data_root, progress=progress, stop=stop
         )
     try:
-        keep_recipe(artifact, found)
+        replaced = keep_recipe(artifact, found)
     except DistillkitError as error:  # a figure that was measured is told, whatever happened to the folder
         words = f"{found.tried[0].candidate.words}: {console.percent(found.report)} %"
         raise type(error)(f"{error}; found and not kept, for {found.architecture}: {words}") from error
+    if replaced is not None and not quiet:
+        was = f"{replaced['recipe']} ({100 * replaced['mean']:.1f} % of the test images)"
+        console.errors.print(f"in place of the recipe that the set had: {was}", markup=False)
     if as_json:
         console.print_json({"artifact": str(artifact), "architecture": found.architecture, **found.row()})
     else:

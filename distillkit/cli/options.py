@@ -24,6 +24,20 @@ Dataset = Annotated[
         autocompletion=completion.datasets,
     ),
 ]
+
+
+def _named(word: str) -> Path:
+    """A folder to write; an empty word, of an unset variable of the shell, would be the working folder."""
+    if not word.strip():
+        raise typer.BadParameter("it is empty; '.' is the working folder")
+    return Path(word)
+
+
+def out(words: str) -> Any:
+    """``--out`` of a command: the folder that it writes."""
+    return typer.Option("--out", parser=_named, metavar="FOLDER", help=words)
+
+
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]
 Artifact = Annotated[
     str,
@@ -105,7 +119,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Replace what is there wi
 
 
 # of ``compress`` alone
-NewFolder = Annotated[Path | None, typer.Option("--out", help="Default runs/<dataset>-ipc<N>-<method>.")]
+NewFolder = Annotated[Path | None, out("Default runs/<dataset>-ipc<N>-<method>.")]
 TimeBudget = Annotated[
     str | None,
     typer.Option("--time-budget", metavar="TIME", help="Fit experts and distillation into 90s, 20m, 1h30m."),

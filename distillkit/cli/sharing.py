@@ -93,7 +93,7 @@ def push(
 @console.guarded
 def pull(
     address: Annotated[str, typer.Argument(help="org/name, org/name@revision, or the address of its page.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder; default the repository's name.")] = None,
+    out: Annotated[Path | None, opt.out("Folder; default the repository's name.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit; default main.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched; fetch nothing.")] = False,
     token: opt.Token = None,

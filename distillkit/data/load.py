@@ -22,6 +22,7 @@ from distillkit.data import decode, sources, splits
 from distillkit.data.decoding import content_hash, decode_into, decoded_images, facts_of
 from distillkit.data.form import form_of_all
 from distillkit.data.labels import check_same_classes, chosen_classes, named_classes
+from distillkit.data.labels import some as listed
 from distillkit.data.locate import Location
 from distillkit.data.tables import release_unused
 from distillkit.errors import DamagedError, DataError
@@ -261,6 +262,8 @@ def _split(decoded: Decoded, location: Location, settings: DatasetSettings, each
         test = whole.subset(taken)
         test_split = f"none given: {settings.test_fraction:.0%} of {facts['train_split']}, stratified, seed {seed}"
     limit, notes = _limit(settings, len(classes), each), list(facts["notes"])
+    if absent := [name for name, count in zip(classes, test.class_counts(), strict=True) if not count]:
+        notes.append(f"no test image is of class {listed(absent)}: test accuracies are of the others")
     if limit is not None and limit < len(kept):
         notes.append(f"{limit:,} of the {len(kept):,} training images are used (`dataset.max_train`)")
     if limit is not None:

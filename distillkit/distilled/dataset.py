@@ -21,7 +21,7 @@ from distillkit.data.inputs import Inputs, LazyInputs, inputs_of
 from distillkit.data.load import BOTH, load_data
 from distillkit.data.preprocess import to_inputs
 from distillkit.distilled.files import Origin, whole_folder
-from distillkit.distilled.real_images import check_pixels, from_pillow, with_ids_of
+from distillkit.distilled.real_images import check_images, check_pixels, from_pillow, with_ids_of
 from distillkit.distilled.training import (
     check_can_train,
     given_recipe,
@@ -45,7 +45,15 @@ from distillkit.settings import NetworkSettings
 from distillkit.sharing.pull import copy_files
 from distillkit.sharing.push import PushOptions, PushReport, push
 from distillkit.training.fit import accuracy, in_training_form
-from distillkit.training.given import check_outputs, device_of, seed_number, whole, yes_or_no
+from distillkit.training.given import (
+    callable_or_none,
+    check_outputs,
+    device_of,
+    of_kind,
+    seed_number,
+    whole,
+    yes_or_no,
+)
 from distillkit.training.loader import TensorLoader
 
 
@@ -108,6 +116,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             resize = self.config["settings"]["dataset"].get("resize", "crop")
             values = self.config["source"].get("grey_range")
             images = from_pillow(images, self.image_shape, resize, tuple(values) if values else None)
+        check_images(images)
         check_pixels(images.dtype, images.shape, self.image_shape)
         batch = images if images.dim() == 4 else images[None]
         inputs = to_inputs(self._artifact.preprocess, batch, images.device)
@@ -128,7 +137,12 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """One DSA draw of the recipe on ``images`` [B, C, H, W]; as they are if the recipe has no augmentation.
 
         ``generator`` may be one of any device; draws are made on the CPU.
+
+        Raises:
+            ConfigError: no float tensor of four dimensions.
         """
+        if not isinstance(images, Tensor) or images.dim() != 4 or not images.dtype.is_floating_point:
+            raise ConfigError("augment expects inputs float [B, C, H, W], as ds.preprocess and ds.loader give them")
         augmentation = parse_augmentation(self.recipe["augmentation"].get("strategy", "none"))
         if augmentation is None:
             return images
@@ -212,6 +226,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         place = resolve_device(str(device)) if device is not None else device_of(model)
         seed = seed_number(seed)
+        callable_or_none("progress", progress)
         chosen = self.recipe_for(model) if recipe is None else given_recipe(recipe)
         how = recipe_from_json(overridden(chosen, lr, epochs, batch_size, yes_or_no("augment", augment)))
         check_can_train(model, self.images, self.num_classes, place, how.batch_size)
@@ -227,6 +242,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
     @made_on_the_host
     def recipe_for(self, model: nn.Module | str) -> dict[str, Any]:
         """The recipe that ``train`` takes for a model, or an architecture by name, in the form of ``recipe.json``."""
+        of_kind("model", model, (nn.Module, str), "a network (torch.nn.Module), or the name of one")
         return choose_recipe(model, self.recipe, self.recipes, self.image_shape, self.num_classes, len(self))
 
     @made_on_the_host

@@ -12,7 +12,7 @@ from distillkit.errors import ConfigError
 from distillkit.hub.address import is_folder, looks_like_address, parse_address
 from distillkit.hub.client import Cache
 from distillkit.sharing.pull import fetch
-from distillkit.training.given import yes_or_no
+from distillkit.training.given import of_kind, yes_or_no
 
 
 @made_on_the_host
@@ -43,6 +43,7 @@ def load_distilled(
         NotFoundError: no such repository (or a private one), or no such revision.
         NetworkError: the Hub is out of reach and the cache does not have it.
     """
+    of_kind("source", source, (str, Path), "a folder, org/name or hf://datasets/org/name")
     if isinstance(source, Path) or is_folder(source) or not looks_like_address(source):
         if revision is not None:
             raise ConfigError(f"{source} is a folder and has no revisions; leave out revision={revision!r}")

@@ -14,13 +14,26 @@ from distillkit.errors import ConfigError
 from distillkit.records import ImageSet
 
 
+def check_images(images: object) -> None:
+    """Are these a tensor?
+
+    Raises:
+        ConfigError: no; what makes one.
+    """
+    if not isinstance(images, Tensor):
+        raise ConfigError(
+            f"preprocess expects a uint8 tensor or one Pillow image, got a {type(images).__name__}; "
+            "torch.from_numpy(ARRAY) makes a tensor of an array, PIL.Image.open(FILE) an image of a file"
+        )
+
+
 def check_pixels(dtype: torch.dtype, shape: Sequence[int], image_shape: tuple[int, int, int]) -> None:
     """Are these uint8 images [..., C, H, W] of ``image_shape``?
 
     Raises:
         ConfigError: no.
     """
-    if dtype != torch.uint8 or tuple(shape[-3:]) != image_shape:
+    if dtype != torch.uint8 or tuple(shape[-3:]) != image_shape or len(shape) > 4:
         raise ConfigError(f"preprocess expects uint8 images of shape {image_shape}, got {dtype} {tuple(shape)}")
 
 

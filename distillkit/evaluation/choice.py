@@ -46,7 +46,7 @@ def choose_recipe(
     network = NetworkSettings.model_validate(own["architecture"]).model_copy(update={"pool": ()})
     name = model if isinstance(model, str) else architecture_of(model)
     if name is not None:
-        name = _as_tuned(name, network)
+        name = as_tuned(name, network)
         if name in others:
             return others[name]
         if name == architecture_name(network, network):
@@ -63,7 +63,7 @@ def choose_recipe(
     return default_recipe(kind, strategy, size) | {"architecture": own["architecture"]}
 
 
-def _as_tuned(architecture: str, own: NetworkSettings) -> str:
+def as_tuned(architecture: str, own: NetworkSettings) -> str:
     """What the recipe of an architecture is called, however it is spelled; a name of other origin stays."""
     try:
         return architecture_name(parse_architecture(architecture, own), own)

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -141,13 +142,19 @@ def check_timm_name(name: str) -> None:
         close = ", ".join(get_close_matches(name, timm.list_models(), 5))
         hint = f"similar names: {close}" if close else "timm.list_models() lists them"
         raise ConfigError(f"timm has no network {name!r}; {hint}")
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        plain, _, tag = name.partition(".")
+        known = ", ".join(one.partition(".")[2] for one in timm.list_pretrained(f"{plain}.*")) or "none"
+        raise ConfigError(f"timm's {plain} has no tag {tag!r}; its tags: {known}; or leave it out") from error
 
 
 def _check_given(name: object, **numbers: object) -> None:
     if not isinstance(name, str):
         raise ConfigError(f"`name` is a {type(name).__name__}, expected the name of one of timm's networks")
     for what, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ConfigError(f"`{what}` must be a whole number of 1 or more, got {value!r}")
 
 

@@ -24,6 +24,12 @@ OF_ANY_RUN = ("experts.seed", "experts.together", "experts.compile")
 """Settings of experts that any run accepts: scripts give them to every method alike, and they change no set."""
 SGD_ALONE = ("evaluate.momentum", "evaluate.weight_decay", "evaluate.momentum_after_drop")
 PAPERS_ALONE = ("evaluate.recipe",)
+OF_PREPROCESSING = {
+    "dataset.zca_eps": ("zca", "unit-zca", "unit-dct"),
+    "dataset.mean": ("standardise",),
+    "dataset.std": ("standardise",),
+}
+"""Settings of the data set that some ways of preprocessing read."""
 _EXPERT_SEAMS: tuple[Seam[Any], ...] = (*EXPERT_SEAMS, FORMS)
 
 
@@ -53,6 +59,7 @@ def effective_keys(settings: RunSettings) -> set[str]:
             read.add(key)
     unread = {key for key in SGD_ALONE if settings.evaluate.optimizer != "sgd"}
     unread |= {key for key in PAPERS_ALONE if settings.preset != "paper"}
+    unread |= {key for key, names in OF_PREPROCESSING.items() if settings.dataset.preprocessing not in names}
     return read - unread
 
 
@@ -86,6 +93,9 @@ def _reason(key: str, settings: RunSettings) -> str:
         return f"it is SGD's, and networks are trained by {settings.evaluate.optimizer} (evaluate.optimizer)"
     if key in PAPERS_ALONE:
         return f"papers differ in it, and preset {settings.preset} has one recipe"
+    if key in OF_PREPROCESSING:
+        words = "|".join(OF_PREPROCESSING[key])
+        return f"it is read with dataset.preprocessing={words}, and this run has {settings.dataset.preprocessing}"
     section = key.partition(".")[0]
     readers: Mapping[str, list[str]] = defaultdict(list)
     for seam, name, part in all_parts((*LEARNING_SEAMS, *_EXPERT_SEAMS)):

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from distillkit.settings import NetworkSettings
 from distillkit.stages.searches import keep_tried, search_file, tried_before, tried_for
 from distillkit.stages.threads import threads_for
 from distillkit.stages.training_form import fresh_networks
-from distillkit.training.given import positive, seed_number, whole
+from distillkit.training.given import of_kind, positive, seed_number, whole
 from distillkit.words import counted
 
 Baseline = Literal["random", "kmeans"]
@@ -103,6 +103,7 @@ def tune(
         ConfigError: an unknown architecture, no validation images, no time, or a folder that was not named.
         DataError: the data set is not the one that was distilled.
     """
+    of_kind("architecture", architecture, str, "the name of one network")
     asked, listener = _checked(options or TuneOptions()), Silent() if progress is None else progress
     request, place = StopRequest() if stop is None else stop, resolve_device(device)
     network = _network(ds, architecture, place, listener)
@@ -158,6 +159,10 @@ def _check_room(ds: DistilledDataset, name: str) -> None:
 
 
 def _checked(options: TuneOptions) -> TuneOptions:
+    of_kind("options", options, TuneOptions, "TuneOptions(seconds=...)")
+    of_kind("baselines", options.baselines, (list, tuple), f"some of {get_args(Baseline)}")
+    if unknown := [name for name in options.baselines if name not in get_args(Baseline)]:
+        raise ConfigError(f"baseline {unknown[0]!r} is unknown; known: {', '.join(get_args(Baseline))}")
     for name in ("networks", "scorers", "validated"):
         whole(name, getattr(options, name))
     positive("`seconds`", options.seconds)
@@ -172,8 +177,9 @@ def name_on(ds: DistilledDataset, architecture: str) -> str:
     return architecture_name(network, own)
 
 
-def keep_recipe(folder: Path, tuned: Tuned) -> None:
-    """Write a recipe into an artifact's folder, with its row in the results and the card.
+def keep_recipe(folder: Path, tuned: Tuned) -> dict[str, Any] | None:
+    """Write a recipe into an artifact's folder, with its row in the results and the card. Returns the row of another
+    recipe that it takes the place of, None where there was none.
 
     A row of before keeps its baselines where there are no new ones, and its accuracies where the recipe is the same and
     more networks measured it.
@@ -181,13 +187,18 @@ def keep_recipe(folder: Path, tuned: Tuned) -> None:
     Raises:
         StorageError: it cannot be written.
     """
+    replaced: dict[str, Any] | None = None
 
     def with_recipe(artifact: Artifact) -> Change:
-        before = artifact.results.get("tuned", {})
-        rows = {**before, tuned.architecture: _row_after(before.get(tuned.architecture), tuned.row())}
+        nonlocal replaced
+        before, row = artifact.results.get("tuned", {}), tuned.row()
+        there = before.get(tuned.architecture)
+        replaced = there if there is not None and there["recipe"] != row["recipe"] else None
+        rows = {**before, tuned.architecture: _row_after(there, row)}
         return Change({**artifact.results, "tuned": rows}, {tuned.architecture: tuned.recipe})
 
     change_artifact(folder, with_recipe)
+    return replaced
 
 
 def _row_after(before: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, Any]:

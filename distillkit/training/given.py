@@ -13,6 +13,26 @@ from torch import Tensor, nn
 from distillkit.errors import ConfigError
 
 
+def of_kind(name: str, value: Any, kinds: type | tuple[type, ...], words: str) -> None:
+    """Is ``value`` an instance of ``kinds``, which ``words`` name?
+
+    Raises:
+        ConfigError: no.
+    """
+    if not isinstance(value, kinds):
+        raise ConfigError(f"`{name}` is a {type(value).__name__}, expected {words}")
+
+
+def callable_or_none(name: str, value: Any) -> None:
+    """Is ``value`` something to call, or None?
+
+    Raises:
+        ConfigError: no.
+    """
+    if value is not None and not callable(value):
+        raise ConfigError(f"`{name}` is a {type(value).__name__}, expected a function, or None")
+
+
 def positive(name: str, value: Any) -> float | None:
     """``value`` as a number above 0, or None as it is.
 

@@ -180,6 +180,8 @@ def test_doctor__finds_this_machine_well():
 
 
 BAD = [
+    (["compress", "digits", "--ipc", 1, "--out", ""], 2, "it is empty; '.' is the working folder"),
+    (["compress", "digits", "--ipc", 1, "--set", "dataset.std=[1e-45]"], 2, "greater than or equal to 0.000001"),
     (["compress", "digitz", "--ipc", 1], 2, "did you mean 'digits'"),
     (["compress", "digits", "--ipc", 1, "--method", "mttt"], 2, "did you mean 'mtt'?"),
     (["compress", "digits", "--ipc", 1, "--precision", "bf61"], 2, "did you mean 'bf16'?"),

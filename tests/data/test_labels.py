@@ -146,6 +146,13 @@ def test_classes__without_training_images_are_left_out_and_said(tmp_path):
     assert data.test.labels.tolist() == [0, 1]
     assert "classes without training images are left out: 'b', 'd'" in said(data)
     assert "2 of 4 images of split 'test' are of classes that are not used ('b')" in said(data)
+    assert "no test image" not in said(data)
+
+
+def test_classes__without_test_images_are_said(tmp_path):
+    data = load(declared(tmp_path, [0, 1, 2] * 6, [0, 1, 1]))
+    assert data.classes == ("a", "b", "c")
+    assert "no test image is of class 'c': test accuracies are of the others" in said(data)
 
 
 def test_classes__of_a_folder_only_in_test_are_left_out_and_said(tmp_path):

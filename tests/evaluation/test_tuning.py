@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import warnings
+from dataclasses import replace
 
 import pytest
 import timm
@@ -197,7 +198,7 @@ def tuned(copy, fast):
     """A copy of the tiny artifact with a recipe for a field network, its baselines tuned alike."""
     options = TuneOptions(60.0, 2, 1, 30, ("random", "kmeans"))
     found = tune(load_distilled(copy), "mlp", options)
-    keep_recipe(copy, found)
+    assert keep_recipe(copy, found) is None
     return copy, found
 
 
@@ -233,7 +234,8 @@ def test_tune__a_short_search_does_not_take_the_place_of_a_better_recipe(tuned):
     assert after.results["tuned"] == before.results["tuned"]  # two networks, and both baselines
     other = tune(before, "mlp", TuneOptions(0.001, 1, 1, 10))  # asked of other images
     assert len(other.tried) == 1
-    keep_recipe(folder, other)
+    worse = replace(other, tried=(replace(other.tried[0], candidate=Candidate("sgd", 0.5, 1, "none")),))
+    assert keep_recipe(folder, worse)["recipe"] == first.tried[0].candidate.words  # which the command line tells
     assert set(load_distilled(folder).results["tuned"]["mlp"]["baselines"]) == {"random", "kmeans"}
 
 

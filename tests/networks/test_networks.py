@@ -125,6 +125,10 @@ def test_plain_activations__are_the_same_and_have_a_second_derivative():
         ({"channels": 0}, "`channels` must be a whole number"),
         ({"image_size": (8, 8)}, r"`image_size` must be a whole number of 1 or more, got \(8, 8\)"),
         ({"name": None}, "`name` is a NoneType"),
+        (
+            {"name": "resnet10t.nosuchtag"},
+            r"timm's resnet10t has no tag 'nosuchtag'; its tags: c3_in1k; or leave it out",
+        ),
         ({"name": "zzzzzz"}, r"timm has no network 'zzzzzz'; timm.list_models\(\) lists them"),
     ],
 )

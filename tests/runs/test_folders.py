@@ -8,8 +8,12 @@ import torch
 from PIL import Image
 
 from distillkit import compress, load_distilled
+from distillkit.config import compose
 from distillkit.errors import ConfigError, DistillkitError
+from distillkit.methods import SettingsLayer
+from distillkit.plan import make_plan
 from distillkit.run_folder import RunFolder
+from distillkit.stages.context import make_run
 from tests.helpers import TINY
 
 
@@ -294,6 +298,13 @@ def test_a_run_that_was_refused_at_its_beginning_does_not_stand_in_the_way(tmp_p
     assert make(tmp_path / "a").config["method"] == "mtt"
     with pytest.raises(ConfigError, match="holds another run"):  # one that has results still does
         make(tmp_path / "a", settings={"distill.outer_steps": 3})
+
+
+def test_plan__of_a_run_that_could_not_begin_is_refused_as_the_run_is(tmp_path):
+    settings = {**TINY, "distill.init": "artifact", "distill.init_from": str(tmp_path / "nowhere")}
+    layers = [SettingsLayer("test", settings)]
+    with pytest.raises(DistillkitError, match="nowhere is not a distillkit artifact"):
+        make_plan(make_run(compose("digits", 1, "rat", "smoke", "cpu", layers), torch.device("cpu")))
 
 
 def test_artifact__of_a_folder_holds_no_path_of_this_machine(tmp_path):

@@ -28,6 +28,7 @@ WITHOUT_EFFECT = {
     "distill.lr_img": (3.0, "random", "method random learns nothing"),
     "distill.inner_steps": (7, "dm", "distill.objective=unroll"),
     "distill.init_from": ("x", "rat", "distill.init=artifact, and this run has"),
+    "dataset.zca_eps": (0.3, "mtt", "dataset.preprocessing=zca|unit-zca|unit-dct, and this run has standardise"),
     "experts.remove_epochs": ((2, 3), "dsa", "distill.real_order=easy-to-hard, and this run has"),
 }
 

@@ -13,6 +13,7 @@ from distillkit import evaluate, load_distilled
 from distillkit.errors import ConfigError, DivergenceError
 from distillkit.settings import NetworkSettings
 from distillkit.stages.tune import TuneOptions, tune
+from tests.helpers import TINY
 
 
 class Answers(nn.Module):
@@ -145,6 +146,72 @@ def test_flags__every_function_with_one_is_tested():
     every = [getattr(owner, name) for owner in owners for name in dir(owner) if not name.startswith("_")]
     found = {one.__name__ for one in every if inspect.isfunction(one) and flags_of(one)}
     assert found - {"stop_on_signals"} == set(FLAGGED)  # of programs that are launched
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"settings": "x=1"}, "`settings` must be a dict by dotted key, .*got 'x=1'"),
+        ({"settings": {5: 1}}, "`settings` must be a dict by dotted key"),
+        ({"settings": {"dataset.classes": {"0", "1"}}}, "dataset.classes is a set, which no setting takes"),
+        ({"settings": {"distill.inner_steps": np.True_}}, "expected a number, not true or false"),
+        ({"overrides": {"evaluate.baselines": []}}, "`overrides` is a dict, expected a list of SettingsLayer"),
+        ({"overrides": None}, "`overrides` is a NoneType"),
+        ({"ipc": 1.0}, "`ipc` must be a whole number, got 1.0"),
+        ({"method": 5}, "`method` is a int, expected a name, or a Method"),
+        ({"preset": None}, "`preset` is a NoneType, expected smoke, quick or paper"),
+        ({"out": 5}, "`out` is a int, expected a folder"),
+        ({"device": None}, "`device` is a NoneType, expected auto"),
+        ({"progress": print}, "`progress` is a builtin_function_or_method, expected a listener"),
+        ({"stop": 5}, "`stop` is a int, expected a distillkit.StopRequest"),
+        ({"command": 5}, "`command` is a int"),
+        ({"to_tune": 5}, "`to_tune` is a int, expected one architecture or a list"),
+    ],
+)
+def test_compress__arguments_of_another_kind(tmp_path, given, message):
+    with pytest.raises(ConfigError, match=message):
+        distillkit.compress(**{"dataset": "digits", "ipc": 1, "preset": "smoke", "out": tmp_path / "a"} | given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_compress__numbers_and_arrays_of_numpy_and_torch(tmp_path):
+    settings = {
+        **TINY,
+        "evaluate.networks": np.int64(1),
+        "evaluate.epochs": torch.tensor(2),
+        "distill.lr_init": np.float32(0.5),
+        "dataset.classes": np.array(["3", "1"]),
+        "evaluate.baselines": [],
+    }
+    ds = distillkit.compress(
+        "digits", ipc=np.int64(1), method="random", preset="smoke", out=tmp_path / "a", settings=settings
+    )
+    assert (ds.classes, len(ds), ds.results["architectures"]["convnet"]["n"]) == (("3", "1"), 2, 1)
+    assert '--set \'dataset.classes=["3", "1"]\'' in ds.config["command"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ds: load_distilled(None), "`source` is a NoneType, expected a folder, org/name"),
+        (lambda ds: load_distilled(b"x"), "`source` is a bytes"),
+        (lambda ds: ds.recipe_for(None), "`model` is a NoneType, expected a network"),
+        (lambda ds: evaluate(ds, None), "`architectures` is a NoneType"),
+        (lambda ds: ds.train(plain(), progress=3), "`progress` is a int, expected a function"),
+        (lambda ds: tune(ds, None), "`architecture` is a NoneType, expected the name of one network"),
+        (lambda ds: tune(ds, "mlp", "10m"), "`options` is a str, expected TuneOptions"),
+        (lambda ds: tune(ds, "mlp", TuneOptions(1, baselines="random")), "`baselines` is a str, expected some of"),
+        (lambda ds: tune(ds, "mlp", TuneOptions(1, baselines=("foo",))), "baseline 'foo' is unknown; known: random, k"),
+        (lambda ds: ds.preprocess(np.zeros((1, 8, 8), np.uint8)), "uint8 tensor or one Pillow image, got a ndarray"),
+        (lambda ds: ds.preprocess("x.png"), "got a str; .*PIL.Image.open"),
+        (lambda ds: ds.preprocess(torch.zeros(2, 2, 1, 8, 8, dtype=torch.uint8)), "uint8 images of shape"),
+        (lambda ds: ds.augment(ds[0][0]), r"augment expects inputs float \[B, C, H, W\]"),
+        (lambda ds: ds.augment(np.zeros((1, 1, 8, 8))), "augment expects inputs float"),
+    ],
+)
+def test_a_set__arguments_of_another_kind(ds, call, message):
+    with pytest.raises(ConfigError, match=message):
+        call(ds)
 
 
 def test_train__takes_numbers_of_numpy(ds):
