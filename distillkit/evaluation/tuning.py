@@ -107,13 +107,28 @@ class Tried:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Tried:
-        """The inverse.
+        """The inverse, of what may come from anybody.
 
         Raises:
-            KeyError, TypeError: it is none.
+            KeyError, TypeError, ValueError, ConfigError: it is none.
         """
-        own = {key: one for key, one in value.items() if key not in ("accuracy", "seconds")}
-        return Tried(Candidate(**own), float(value["accuracy"]), float(value["seconds"]))
+        found = Tried(
+            Candidate(
+                str(value["optimizer"]),
+                float(value["lr"]),
+                int(value["steps"]),
+                str(value["augmentation"]),
+                value["cutmix"] is True,
+            ),
+            float(value["accuracy"]),
+            float(value["seconds"]),
+        )
+        parse_augmentation(found.candidate.augmentation)
+        numbers = (found.candidate.lr, found.candidate.steps, found.seconds)
+        fits = 0 <= found.accuracy <= 1 and all(0 < one < 1e9 for one in numbers)
+        if found.candidate.optimizer not in LRS or not fits:
+            raise ValueError(f"{value} is no candidate")
+        return found
 
 
 Score = Callable[[Candidate], float]

@@ -9,7 +9,7 @@ from typing import Any
 from distillkit import storage
 from distillkit.distilled import DistilledDataset
 from distillkit.environment import versions
-from distillkit.errors import StorageError
+from distillkit.errors import ConfigError, StorageError
 from distillkit.evaluation.tuning import Tried
 from distillkit.settings import NetworkSettings
 
@@ -38,8 +38,8 @@ def search_file(ds: DistilledDataset, network: NetworkSettings, row: str, **scor
 def tried_before(path: Path) -> list[Tried]:
     """The candidates of a file; none where it is missing, damaged or of another version."""
     try:
-        return [Tried.from_json(one) for one in storage.read_sealed_json(path)]
-    except (StorageError, TypeError, KeyError, AttributeError):
+        return _read(storage.read_sealed_json(path))
+    except StorageError:
         return []
 
 
@@ -50,9 +50,13 @@ def tried_for(recipe: Mapping[str, Any] | None, network: NetworkSettings, scored
     chosen_by = recipe.get("chosen_by", {})
     if any(chosen_by.get(name, 0 if name == "seed" else None) != value for name, value in scored.items()):
         return []  # recipes of before name no seed: it was the default
+    return _read(chosen_by.get("tried"))
+
+
+def _read(found: Any) -> list[Tried]:
     try:
-        return [Tried.from_json(one) for one in chosen_by["tried"]]
-    except (TypeError, KeyError, AttributeError):
+        return [Tried.from_json(one) for one in found]
+    except (ConfigError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return []
 
 

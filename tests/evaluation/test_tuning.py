@@ -24,10 +24,11 @@ from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
 from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
-from distillkit.settings import DSA
+from distillkit.settings import DSA, NetworkSettings
 from distillkit.sharing.pull import plan_pull, pull
 from distillkit.sharing.push import PushOptions, push
 from distillkit.stages import tune as tune_stage
+from distillkit.stages.searches import tried_for
 from distillkit.stages.tune import TuneOptions, keep_recipe, name_on, tune
 from distillkit.training.fit import fit
 from distillkit.training.stack import Stack, TrainingForm, fit_stack
@@ -239,6 +240,32 @@ def test_tune__a_short_search_does_not_take_the_place_of_a_better_recipe(tuned):
     assert set(load_distilled(folder).results["tuned"]["mlp"]["baselines"]) == {"random", "kmeans"}
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"accuracy": 2.0},
+        {"accuracy": float("nan")},
+        {"lr": "x"},
+        {"lr": None},
+        {"steps": 1e309},
+        {"optimizer": "x"},
+        {"seconds": -1},
+        {"augmentation": "turn"},
+        {"augmentation": None},
+    ],
+)
+def test_tune__what_a_strange_artifact_says_was_tried_is_passed_over(tuned, changed):
+    folder, _ = tuned
+    recipe = load_distilled(folder).recipes["mlp"]
+    network = NetworkSettings.model_validate(recipe["architecture"])
+    how = {name: one for name, one in recipe["chosen_by"].items() if name != "tried"}
+    assert len(tried_for(recipe, network, how)) > 1
+    assert tried_for(recipe, network, {**how, "images": 7}) == []
+    assert tried_for(None, network, how) == []
+    one = recipe["chosen_by"]["tried"][0]
+    assert tried_for({**recipe, "chosen_by": {**how, "tried": [{**one, **changed}]}}, network, how) == []
+
+
 def test_search__of_what_is_known_the_best_is_taken_though_no_stage_would_try_it():
     best = Tried(Candidate("sgd", 0.02, 50, "turn"), 0.9, 1.0)
     tried = search(lambda candidate: 0.5, "flip", 60.0, known=[best])
@@ -249,7 +276,7 @@ def test_search__of_what_is_known_the_best_is_taken_though_no_stage_would_try_it
 def test_search__begins_with_what_was_tried_before():
     def value(candidate):
         asked.append(candidate)
-        return 1 / (1 + abs(candidate.lr - 0.01)) + candidate.steps / 1e6
+        return 0.9 / (1 + abs(candidate.lr - 0.01)) + candidate.steps / 1e6
 
     kept, asked = [], []
     whole = search(value, "flip", 60.0, keep=lambda tried: kept.append(list(tried)))
