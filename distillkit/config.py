@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -100,15 +100,23 @@ def given_layer(settings: Any) -> SettingsLayer:
 
 
 def _plain_given(key: str, value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Path):
-        value = str(value)
+    """As JSON has it: numbers and arrays of numpy or torch become Python's, paths text.
+
+    Raises:
+        ConfigError: it is something else, or holds it.
+    """
+
+    def plain(part: Any) -> Any:
+        if hasattr(part, "tolist"):
+            return part.tolist()
+        if isinstance(part, os.PathLike):
+            return os.fspath(part)
+        raise ConfigError(f"{key} has a {type(part).__name__}, which no setting takes")
+
     try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key} is a {type(value).__name__}, which no setting takes") from error
-    return value
+        return json.loads(json.dumps(value, default=plain))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{key} is nothing that a settings file could hold: {error}") from error
 
 
 def check_layers(overrides: Any) -> None:

@@ -19,12 +19,14 @@ from distillkit.version import __version__
 from distillkit.words import counted
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``.
+def resolve_device(name: str | torch.device) -> torch.device:
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1``, or such a device.
 
     Raises:
         ConfigError: unknown, or not on this machine.
     """
+    if isinstance(name, torch.device):
+        name = str(name)
     if not isinstance(name, str):
         raise ConfigError(f"`device` is a {type(name).__name__}, expected auto, cpu, cuda or cuda:1")
     if name == "auto":
@@ -104,7 +106,9 @@ def versions() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: ``taskset``, a batch system or a container may leave it fewer than there are."""
+    """Cores that this process may run on: ``taskset`` or a batch system may leave it fewer than there are.
+    Shares of time, as containers have them, are not seen.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

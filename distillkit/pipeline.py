@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Method, SettingsLayer
 from distillkit.precision import candidates
-from distillkit.progress import Progress, Silent
+from distillkit.progress import Progress, Silent, check_listener
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.run_folder import RunFolder
 from distillkit.settings import DatasetSettings, NetworkSettings
@@ -52,7 +53,7 @@ from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settled_threads
 from distillkit.stages.time_budget import with_sizes, within_budget
 from distillkit.stages.workplace import workplace
-from distillkit.training.given import of_kind, seed_number, whole, yes_or_no
+from distillkit.training.given import callable_or_none, of_kind, seed_number, whole, yes_or_no
 
 
 @made_on_the_host
@@ -107,8 +108,7 @@ def compress(
     """
     dataset, replace = _spelled(dataset), yes_or_no("replace", replace)
     _check_arguments(method=method, preset=preset, out=out, stop=stop, command=command)
-    _check_listener(progress)
-    of_kind("to_tune", to_tune, (str, list, tuple), "one architecture or a list of them")
+    check_listener(progress)
     check_layers(overrides)
     place = world.place(resolve_device(device))
     layers = [*overrides, *([given_layer(settings)] if settings is not None else [])]
@@ -116,7 +116,7 @@ def compress(
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
-    names = (to_tune,) if isinstance(to_tune, str) else tuple(to_tune)
+    names = tuple(_named(to_tune))
     check_searches(composed.settings, names)
     run = make_run(composed, place, progress, stop, words, tracker, world, names)
     return run_all(run, folder, replace=replace)
@@ -125,7 +125,7 @@ def compress(
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "method": ((str, Method), "a name, or a Method"),
     "preset": ((str,), "smoke, quick or paper"),
-    "out": ((str, Path), "a folder"),
+    "out": ((str, os.PathLike), "a folder"),
     "stop": ((StopRequest,), "a distillkit.StopRequest"),
     "command": ((str,), "the words of a command line"),
 }
@@ -142,14 +142,16 @@ def _check_arguments(**given: Any) -> None:
             of_kind(name, value, *_KINDS[name])
 
 
-def _check_listener(progress: Any) -> None:
-    """Refuse what hears nothing.
+def _named(value: Any) -> list[str]:
+    """One architecture, or each of several.
 
     Raises:
-        ConfigError: it is no listener.
+        ConfigError: they are no names.
     """
-    if progress is not None and not all(hasattr(progress, name) for name in ("stage", "advance", "note")):
-        raise ConfigError(f"`progress` is a {type(progress).__name__}, expected a listener (distillkit.Progress)")
+    names = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
+    for name in names:
+        of_kind("architectures", name, str, "one architecture or a list of them")
+    return names
 
 
 def _spelled(dataset: str | Path) -> str:
@@ -350,6 +352,8 @@ def import_files(
         ConfigError: what they lost was not said, or does not fit.
     """
     replace = yes_or_no("replace", replace)
+    _check_arguments(out=out, stop=stop, preset=preset)
+    check_listener(progress)
     files = read_field_files(paths, experiment, with_lr=lost.lr is None and not lost.search)
     made_by = provenance(kind, title, files)
     lost = told_beside(paths, lost)
@@ -403,7 +407,11 @@ def evaluate(
         DataError: the data set is not what it was when it was distilled.
         ArtifactError: no artifact.
     """
-    networks, seed, place = whole("networks", networks) or 1, seed_number(seed), world.place(resolve_device(device))
+    networks, seed, names = whole("networks", networks) or 1, seed_number(seed), _named(architectures)
+    _check_arguments(stop=stop)
+    check_listener(progress)
+    callable_or_none("keep", keep)
+    place = world.place(resolve_device(device))
     contest = Contest(
         artifact if isinstance(artifact, DistilledDataset) else load_distilled(artifact),
         networks,
@@ -413,8 +421,6 @@ def evaluate(
         StopRequest() if stop is None else stop,  # an unset request is false
         world,
     )
-    of_kind("architectures", architectures, (str, list, tuple), "one architecture or a list of them")
-    names = [architectures] if isinstance(architectures, str) else architectures
     trials = contest.trials(names, yes_or_no("common_recipe", common_recipe))
     return contest.reports(trials, contest.exam(dataset, data_root), keep)
 
@@ -426,6 +432,16 @@ def measured_before(results: dict[str, Any], recipe: dict[str, Any], architectur
     own = NetworkSettings.model_validate(recipe["architecture"])
     before = {as_tuned(name, own) for name in results["architectures"]}
     return [name for name in architectures if as_tuned(name, own) in before]
+
+
+def named_twice(recipe: dict[str, Any], architectures: Iterable[str]) -> str | None:
+    """The first of ``architectures`` that is one named before, however it is spelled; None if each is another."""
+    own, seen = NetworkSettings.model_validate(recipe["architecture"]), set()
+    for name in architectures:
+        if as_tuned(name, own) in seen:
+            return name
+        seen.add(as_tuned(name, own))
+    return None
 
 
 def save_reports(folder: Path, reports: dict[str, EvalReport]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from distillkit.errors import ConfigError
+
 
 class Progress(Protocol):
     """A listener of one run. Stages follow one another; inside a stage ``advance`` counts towards ``total``."""
@@ -50,3 +52,13 @@ class Overheard:
     def note(self, message: str) -> None:
         """Passed on."""
         self.listener.note(message)
+
+
+def check_listener(progress: object) -> None:
+    """Is ``progress`` a listener, or None?
+
+    Raises:
+        ConfigError: no.
+    """
+    if progress is not None and not all(hasattr(progress, name) for name in ("stage", "advance", "note")):
+        raise ConfigError(f"`progress` is a {type(progress).__name__}, expected a listener (distillkit.Progress)")

@@ -465,7 +465,8 @@ class RunSettings(Section):
     deterministic: bool = False
     """On a GPU, repeat to the byte at some cost in time; without it repetitions differ by the rounding of sums."""
     threads: int | None = Field(None, ge=1)
-    """Threads of a CPU; default: as OMP_NUM_THREADS says, else one for small training steps, all cores for large."""
+    """Threads of a CPU; default: as OMP_NUM_THREADS says, up to the cores that the process may use, else one for small
+    training steps, all cores for large."""
     time_budget: float | None = Field(None, gt=0)
     """Seconds into which experts and distillation are fitted: fewer experts and outer steps than asked for, if need
     be, by step times measured when the run begins."""

@@ -27,7 +27,9 @@ def read(folder):
     )
     stored = load_file(folder / "distilled.safetensors")
     space = load_file(folder / "preprocess.safetensors")
-    if config["dtype"] == "uint8" or "mean" not in space or recipe["optimizer"]["name"] not in ("sgd", "adam"):
+    known = set(recipe["augmentation"].get("strategy", "none").split("_")) <= set(DSA)
+    standard = config["dtype"] != "uint8" and "mean" in space and config["image_shape"] == [1, 8, 8]
+    if not (known and standard and recipe["optimizer"]["name"] in ("sgd", "adam")):
         raise SystemExit(
             "this example is for sets of digits, standardised floats, SGD or Adam; load_distilled takes them all"
         )

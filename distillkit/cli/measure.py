@@ -90,6 +90,8 @@ def _check_local(artifact: str) -> None:
 def _check_new(ds: DistilledDataset, artifact: str, architectures: list[str]) -> None:
     from distillkit import pipeline, storage
 
+    if again := pipeline.named_twice(ds.recipe, architectures):
+        raise ConfigError(f"--arch {again} is a network that another --arch names; leave one of them out")
     storage.check_writable(Path(artifact))
     if taken := pipeline.measured_before(ds.results, ds.recipe, architectures):
         raise ConfigError(f"{artifact} has results for {', '.join(taken)} already; leave out --save, or that --arch")

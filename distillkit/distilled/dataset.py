@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         """
         if not isinstance(images, Tensor) or images.dim() != 4 or not images.dtype.is_floating_point:
             raise ConfigError("augment expects inputs float [B, C, H, W], as ds.preprocess and ds.loader give them")
+        of_kind("generator", generator, (torch.Generator, type(None)), "a torch.Generator, or None")
         augmentation = parse_augmentation(self.recipe["augmentation"].get("strategy", "none"))
         if augmentation is None:
             return images
@@ -386,6 +388,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ConfigError: unknown format, or the folder holds something and ``replace`` is False.
             StorageError: it cannot be written.
         """
+        of_kind("folder", folder, (str, os.PathLike), "a folder")
         return export(self._artifact, format, Path(folder), replace=yes_or_no("replace", replace))
 
     def push_to_hub(
@@ -416,6 +419,9 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             StorageError: the files that were loaded are gone or others by now.
             DistillkitError: as ``distillkit.sharing.push.push`` says.
         """
+        for name, value in (("revision", revision), ("tag", tag), ("commit_message", commit_message)):
+            of_kind(name, value, (str, type(None)), "text, or None")
+        of_kind("repo_id", repo_id, str, "org/name")
         alone = None if private is None else yes_or_no("private", private)
         create_pr, replace = yes_or_no("create_pr", create_pr), yes_or_no("replace", replace)
         options = PushOptions(alone, revision, tag, create_pr, commit_message, replace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from distillkit.artifact.read import read_artifact
@@ -43,7 +44,10 @@ def load_distilled(
         NotFoundError: no such repository (or a private one), or no such revision.
         NetworkError: the Hub is out of reach and the cache does not have it.
     """
-    of_kind("source", source, (str, Path), "a folder, org/name or hf://datasets/org/name")
+    of_kind("source", source, (str, os.PathLike), "a folder, org/name or hf://datasets/org/name")
+    if revision is not None:
+        of_kind("revision", revision, str, "a branch, a tag or a commit")
+    source = source if isinstance(source, str) else Path(source)
     if isinstance(source, Path) or is_folder(source) or not looks_like_address(source):
         if revision is not None:
             raise ConfigError(f"{source} is a folder and has no revisions; leave out revision={revision!r}")

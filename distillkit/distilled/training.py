@@ -50,7 +50,7 @@ def given_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it has not the form of recipe.json.
     """
     try:
-        plain = json.dumps(recipe, default=_plain_number)
+        plain = json.dumps(recipe, default=_plain)
         RecipeFile.model_validate_json(plain, strict=True)  # as a file is read: no truth value passes for a number
     except ValidationError as error:
         first = error.errors()[0]
@@ -63,15 +63,17 @@ def given_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(plain))
 
 
-def _plain_number(value: Any) -> Any:
-    """A number of numpy or torch, as JSON writes it.
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy or torch, and mappings, as JSON writes them.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is none of these.
     """
-    if getattr(value, "ndim", None) != 0:
-        raise TypeError(f"{type(value).__name__} is nothing that JSON has")
-    return value.item()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON has")
 
 
 def check_can_train(model: nn.Module, images: Tensor, num_classes: int, place: torch.device, batch_size: int) -> None:

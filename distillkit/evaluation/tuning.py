@@ -8,6 +8,7 @@ numbers of steps. It knows a score alone, so a baseline of real images is tuned 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -124,9 +125,9 @@ class Tried:
             float(value["seconds"]),
         )
         parse_augmentation(found.candidate.augmentation)
-        numbers = (found.candidate.lr, found.candidate.steps, found.seconds)
-        fits = 0 <= found.accuracy <= 1 and all(0 < one < 1e9 for one in numbers)
-        if found.candidate.optimizer not in LRS or not fits:
+        one = found.candidate
+        fits = one.optimizer in LRS and 0 < one.lr <= 10 and 0 < one.steps <= max(*STEPS, USUAL_STEPS)
+        if not fits or not 0 <= found.accuracy <= 1 or not 0 < found.seconds < math.inf:
             raise ValueError(f"{value} is no candidate")
         return found
 
@@ -153,7 +154,7 @@ def search(
     known: Sequence[Tried] = (),
     keep: Callable[[Sequence[Tried]], None] = lambda tried: None,
 ) -> list[Tried]:
-    """All candidates that were tried within ``seconds``, and those known before, the best one first.
+    """All candidates that were tried within ``seconds``, and those known to this machine, the best one first.
 
     Args:
         score: of a candidate.
@@ -161,7 +162,7 @@ def search(
         seconds: a candidate is not begun if it would take longer than what is left, by what the others took; the first
             one is always tried.
         note: who hears what is left out.
-        known: candidates that were tried before, which are not tried again.
+        known: candidates that this machine tried before, which are not tried again.
         keep: who hears, after each new one, of all that are known by then.
 
     Raises:
@@ -192,6 +193,19 @@ def search(
             many = "a candidate" if left_out == 1 else f"{left_out} candidates"
             note(f"no time for {many}; give more `seconds` to try all")
     return _ranked([*tried, *(one for one in scored.values() if one not in tried)])
+
+
+def challenged(tried: Sequence[Tried], claimed: Sequence[Tried], score: Score) -> list[Tried]:
+    """``tried``, and the best of those that somebody else ``claimed`` where it would be the first of all: it is scored
+    here before it may be.
+    """
+    mine = {one.candidate for one in tried}
+    others = _ranked([one for one in claimed if one.candidate not in mine])
+    if not others or (tried and others[0].accuracy <= tried[0].accuracy):
+        return [*tried]
+    begin, candidate = time.monotonic(), others[0].candidate
+    accuracy = score(candidate)
+    return _ranked([*tried, Tried(candidate, accuracy, time.monotonic() - begin)])
 
 
 def _ranked(tried: Sequence[Tried]) -> list[Tried]:

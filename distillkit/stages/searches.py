@@ -44,10 +44,12 @@ def tried_before(path: Path) -> list[Tried]:
 
 
 def tried_for(recipe: Mapping[str, Any] | None, network: NetworkSettings, scored: Mapping[str, Any]) -> list[Tried]:
-    """The candidates that a recipe of an artifact was the best of, if they were scored as ``scored`` says."""
+    """The candidates that a recipe of an artifact says it was the best of, if they were scored as ``scored`` says."""
     if recipe is None or recipe["architecture"] != network.model_dump(mode="json"):
         return []
     chosen_by = recipe.get("chosen_by", {})
+    if not isinstance(chosen_by, Mapping):
+        return []
     if any(chosen_by.get(name, 0 if name == "seed" else None) != value for name, value in scored.items()):
         return []  # recipes of before name no seed: it was the default
     return _read(chosen_by.get("tried"))

@@ -33,8 +33,9 @@ def sample_flop(model: nn.Module, image_shape: tuple[int, int, int]) -> float:
 
 @contextmanager
 def settled_threads(run: Run, prepared: Prepared) -> Iterator[None]:
-    """Meanwhile, as many threads as ``threads`` asks for; else as OMP_NUM_THREADS says; else one for small steps and
-    one for each core for large ones; in every process of the run as many as in the first. Nothing changes on a GPU.
+    """Meanwhile, as many threads as ``threads`` asks for; else as OMP_NUM_THREADS says, up to the cores that there are
+    for it; else one for small steps and one for each core for large ones; in every process of the run as many as in the
+    first. Nothing changes on a GPU.
     """
     if run.device.type != "cpu":
         yield

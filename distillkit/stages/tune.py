@@ -20,11 +20,11 @@ from distillkit.distilled import DistilledDataset
 from distillkit.environment import resolve_device
 from distillkit.errors import ConfigError, DataError, StorageError
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
-from distillkit.evaluation.tuning import MOST_CANDIDATES, Candidate, Tried, search
+from distillkit.evaluation.tuning import MOST_CANDIDATES, Candidate, Tried, challenged, search
 from distillkit.interrupt import StopRequest
 from distillkit.networks.build import architecture_name, build_network, check_memory, parse_architecture
 from distillkit.precision import arithmetic, steady
-from distillkit.progress import Progress, Silent
+from distillkit.progress import Progress, Silent, check_listener
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.settings import NetworkSettings
 from distillkit.stages.searches import keep_tried, search_file, tried_before, tried_for
@@ -103,7 +103,9 @@ def tune(
         ConfigError: an unknown architecture, no validation images, no time, or a folder that was not named.
         DataError: the data set is not the one that was distilled.
     """
+    of_kind("ds", ds, DistilledDataset, "a loaded set: load_distilled(FOLDER)")
     of_kind("architecture", architecture, str, "the name of one network")
+    check_listener(progress)
     asked, listener = _checked(options or TuneOptions()), Silent() if progress is None else progress
     request, place = StopRequest() if stop is None else stop, resolve_device(device)
     network = _network(ds, architecture, place, listener)
@@ -163,11 +165,14 @@ def _checked(options: TuneOptions) -> TuneOptions:
     of_kind("baselines", options.baselines, (list, tuple), f"some of {get_args(Baseline)}")
     if unknown := [name for name in options.baselines if name not in get_args(Baseline)]:
         raise ConfigError(f"baseline {unknown[0]!r} is unknown; known: {', '.join(get_args(Baseline))}")
-    for name in ("networks", "scorers", "validated"):
-        whole(name, getattr(options, name))
-    positive("`seconds`", options.seconds)
-    seed_number(options.seed)
-    return options
+    return TuneOptions(
+        positive("`seconds`", options.seconds) or TuneOptions.seconds,
+        whole("networks", options.networks) or TuneOptions.networks,
+        whole("scorers", options.scorers) or TuneOptions.scorers,
+        whole("validated", options.validated),
+        tuple(options.baselines),
+        seed_number(options.seed),
+    )
 
 
 def name_on(ds: DistilledDataset, architecture: str) -> str:
@@ -195,7 +200,8 @@ def keep_recipe(folder: Path, tuned: Tuned) -> dict[str, Any] | None:
         there = before.get(tuned.architecture)
         replaced = there if there is not None and there["recipe"] != row["recipe"] else None
         rows = {**before, tuned.architecture: _row_after(there, row)}
-        return Change({**artifact.results, "tuned": rows}, {tuned.architecture: tuned.recipe})
+        recipe = _recipe_after(artifact.recipes.get(tuned.architecture), tuned.recipe)
+        return Change({**artifact.results, "tuned": rows}, {tuned.architecture: recipe})
 
     change_artifact(folder, with_recipe)
     return replaced
@@ -205,7 +211,24 @@ def _row_after(before: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, 
     if before is None:
         return row
     best = before if before["recipe"] == row["recipe"] and before["n"] > row["n"] else row
-    return {**best, "baselines": {**before.get("baselines", {}), **row["baselines"]}}
+    baselines = dict(before.get("baselines", {}))
+    for name, report in row["baselines"].items():
+        if name not in baselines or report["n"] >= baselines[name]["n"]:
+            baselines[name] = report
+    return {**best, "baselines": baselines}
+
+
+def _recipe_after(before: dict[str, Any] | None, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of before if it is the same one and says of more candidates that were tried alike."""
+    if before is None:
+        return recipe
+    same = all(before[key] == value for key, value in recipe.items() if key != "chosen_by")
+    alike = tried_for(before, NetworkSettings.model_validate(recipe["architecture"]), _scored(recipe))
+    return before if same and len(alike) > len(recipe["chosen_by"]["tried"]) else recipe
+
+
+def _scored(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in recipe["chosen_by"].items() if key != "tried"}
 
 
 def _some(images: ImageSet, asked: TuneOptions) -> ImageSet:
@@ -283,8 +306,8 @@ class _Bench:
     def searched(
         self, row: str, exam: Examination, training: Callable[[int], TrainingSet], before: Sequence[Tried] = ()
     ) -> Sequence[Tried]:
-        """Candidates for what ``row`` is of by their validation accuracy, best first; ``before``, tried for the recipe
-        that the artifact has, are among them.
+        """Candidates for what ``row`` is of by their validation accuracy, best first. The best of those ``before``, by
+        what the artifact says of its recipe, is among them if it is as good here.
         """
         self.listener.stage("searching a recipe", MOST_CANDIDATES * self.asked.scorers)
 
@@ -302,8 +325,7 @@ class _Bench:
             seed=self.asked.seed,
             device=self.place.type,
         )
-        known = [*before, *tried_before(path)]  # of a candidate that is in both, what this machine found
-        if known := list({one.candidate: one for one in known}.values()):
+        if known := tried_before(path):
             self.listener.note(f"{row}: {counted(len(known), 'candidate')} tried before")
 
         def keep(tried: Sequence[Tried]) -> None:
@@ -311,7 +333,9 @@ class _Bench:
                 keep_tried(path, tried)
 
         strategy = str(self.ds.recipe["augmentation"].get("strategy", "none"))
-        return search(score, strategy, self.asked.seconds, self.listener.note, known, keep)
+        found = challenged(search(score, strategy, self.asked.seconds, self.listener.note, known, keep), before, score)
+        keep(found)
+        return found
 
     def measured(
         self, row: str, candidate: Candidate, exam: Examination, training: Callable[[int], TrainingSet]

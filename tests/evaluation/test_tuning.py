@@ -19,11 +19,12 @@ from distillkit.data.registry import DSA_NO_FLIP
 from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning, Interrupted
 from distillkit.evaluation import tuning
 from distillkit.evaluation.recipe import recipe_from_json, recipe_words
-from distillkit.evaluation.tuning import Candidate, Tried, search
+from distillkit.evaluation.tuning import Candidate, Tried, challenged, search
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
 from distillkit.interrupt import StopRequest
 from distillkit.networks.convnet import ConvNet
+from distillkit.records import EvalReport
 from distillkit.settings import DSA, NetworkSettings
 from distillkit.sharing.pull import plan_pull, pull
 from distillkit.sharing.push import PushOptions, push
@@ -228,7 +229,8 @@ def test_tune__a_short_search_does_not_take_the_place_of_a_better_recipe(tuned):
     shutil.rmtree(storage.cache_root() / "searches")  # as on another machine
     before, short = load_distilled(folder), TuneOptions(0.001, 1, 1, 30)
     found = tune(before, "mlp", short)
-    assert found.tried == first.tried
+    assert len(found.tried) <= 2  # one of its own, and the best of those before, which was scored again
+    assert found.tried[0].candidate == first.tried[0].candidate
     keep_recipe(folder, found)
     after = load_distilled(folder)
     assert after.recipes == before.recipes
@@ -238,6 +240,10 @@ def test_tune__a_short_search_does_not_take_the_place_of_a_better_recipe(tuned):
     worse = replace(other, tried=(replace(other.tried[0], candidate=Candidate("sgd", 0.5, 1, "none")),))
     assert keep_recipe(folder, worse)["recipe"] == first.tried[0].candidate.words  # which the command line tells
     assert set(load_distilled(folder).results["tuned"]["mlp"]["baselines"]) == {"random", "kmeans"}
+    fewer = replace(found, baselines={"random": EvalReport((0.99,), {"lr": 0.1})})  # of one network: of two is better
+    keep_recipe(folder, fewer)
+    kept = load_distilled(folder).results["tuned"]["mlp"]["baselines"]
+    assert kept["random"] == before.results["tuned"]["mlp"]["baselines"]["random"]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +254,8 @@ def test_tune__a_short_search_does_not_take_the_place_of_a_better_recipe(tuned):
         {"lr": "x"},
         {"lr": None},
         {"steps": 1e309},
+        {"steps": 900_000_000},
+        {"lr": 1e6},
         {"optimizer": "x"},
         {"seconds": -1},
         {"augmentation": "turn"},
@@ -262,8 +270,35 @@ def test_tune__what_a_strange_artifact_says_was_tried_is_passed_over(tuned, chan
     assert len(tried_for(recipe, network, how)) > 1
     assert tried_for(recipe, network, {**how, "images": 7}) == []
     assert tried_for(None, network, how) == []
+    for strange in ([1], "x", None, 5):
+        assert tried_for({**recipe, "chosen_by": strange}, network, how) == []
     one = recipe["chosen_by"]["tried"][0]
     assert tried_for({**recipe, "chosen_by": {**how, "tried": [{**one, **changed}]}}, network, how) == []
+
+
+def test_challenged__what_others_claim_is_scored_here_before_it_is_first():
+    own = [Tried(Candidate("sgd", 0.1, 30, "none"), 0.6, 1.0), Tried(Candidate("sgd", 0.03, 30, "none"), 0.5, 1.0)]
+    claims = [
+        Tried(Candidate("adamw", 1e-3, 300, "none"), 0.9, 9e8),
+        Tried(Candidate("sgd", 0.1, 30, "none"), 1.0, 1.0),
+    ]
+    asked = []
+
+    def score(candidate):
+        asked.append(candidate)
+        return 0.55
+
+    found = challenged(own, claims, score)
+    assert asked == [claims[0].candidate]
+    assert [(one.candidate, one.accuracy) for one in found] == [
+        (own[0].candidate, 0.6),
+        (claims[0].candidate, 0.55),
+        (own[1].candidate, 0.5),
+    ]
+    assert all(one.seconds < 1e8 for one in found)
+    assert challenged(own, [Tried(Candidate("adamw", 1e-3, 300, "none"), 0.6, 1.0)], score) == own
+    assert challenged(own, [], score) == own
+    assert len(asked) == 1
 
 
 def test_search__of_what_is_known_the_best_is_taken_though_no_stage_would_try_it():

@@ -2,6 +2,8 @@
 
 import inspect
 import shutil
+from collections import UserDict
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -104,8 +106,19 @@ def test_recipes_in_which_a_truth_value_stands_for_a_number(ds):
 
 
 def test_recipes_with_numbers_of_numpy(ds):
-    epochs = {**ds.recipe["schedule"], "epochs": np.int64(1), "lr_drop_epochs": ()}
-    ds.train(plain(), recipe={**ds.recipe, "lr": np.float32(0.01), "schedule": epochs})
+    epochs = {**ds.recipe["schedule"], "epochs": np.int64(1), "lr_drop_epochs": np.array([], int)}
+    ds.train(plain(), recipe=MappingProxyType({**ds.recipe, "lr": np.float32(0.01), "schedule": UserDict(epochs)}))
+
+
+def test_evaluate__architectures_of_any_iterable(ds, tmp_path):
+    found = evaluate(ds, (name for name in ["mlp"]), networks=1, device=torch.device("cpu"))
+    assert list(found) == ["mlp"]
+
+
+def test_tune__numbers_of_numpy(ds, tmp_path, monkeypatch):
+    monkeypatch.setattr("distillkit.evaluation.tuning.FIRST_STEPS", 2)
+    options = TuneOptions(np.float32(0.001), np.int64(1), np.int64(1), np.int64(20), (), np.int32(0))
+    assert tune(ds, "mlp", options).row()["n"] == 1
 
 
 FLAGGED = {
@@ -153,7 +166,7 @@ def test_flags__every_function_with_one_is_tested():
     [
         ({"settings": "x=1"}, "`settings` must be a dict by dotted key, .*got 'x=1'"),
         ({"settings": {5: 1}}, "`settings` must be a dict by dotted key"),
-        ({"settings": {"dataset.classes": {"0", "1"}}}, "dataset.classes is a set, which no setting takes"),
+        ({"settings": {"dataset.classes": {"0", "1"}}}, "dataset.classes has a set, which no setting takes"),
         ({"settings": {"distill.inner_steps": np.True_}}, "expected a number, not true or false"),
         ({"overrides": {"evaluate.baselines": []}}, "`overrides` is a dict, expected a list of SettingsLayer"),
         ({"overrides": None}, "`overrides` is a NoneType"),
@@ -165,7 +178,9 @@ def test_flags__every_function_with_one_is_tested():
         ({"progress": print}, "`progress` is a builtin_function_or_method, expected a listener"),
         ({"stop": 5}, "`stop` is a int, expected a distillkit.StopRequest"),
         ({"command": 5}, "`command` is a int"),
-        ({"to_tune": 5}, "`to_tune` is a int, expected one architecture or a list"),
+        ({"to_tune": 5}, "`architectures` is a int, expected one architecture or a list"),
+        ({"to_tune": [5]}, "`architectures` is a int"),
+        ({"settings": {"dataset.mean": [{1}]}}, "dataset.mean has a set, which no setting takes"),
     ],
 )
 def test_compress__arguments_of_another_kind(tmp_path, given, message):
@@ -181,10 +196,19 @@ def test_compress__numbers_and_arrays_of_numpy_and_torch(tmp_path):
         "evaluate.epochs": torch.tensor(2),
         "distill.lr_init": np.float32(0.5),
         "dataset.classes": np.array(["3", "1"]),
+        "dataset.mean": [np.float32(0.5)],
+        "dataset.std": torch.tensor([0.25]),
+        "dataset.data_root": tmp_path,
         "evaluate.baselines": [],
     }
     ds = distillkit.compress(
-        "digits", ipc=np.int64(1), method="random", preset="smoke", out=tmp_path / "a", settings=settings
+        "digits",
+        ipc=np.int64(1),
+        method="random",
+        preset="smoke",
+        out=tmp_path / "a",
+        device=torch.device("cpu"),
+        settings=settings,
     )
     assert (ds.classes, len(ds), ds.results["architectures"]["convnet"]["n"]) == (("3", "1"), 2, 1)
     assert '--set \'dataset.classes=["3", "1"]\'' in ds.config["command"]
@@ -197,6 +221,17 @@ def test_compress__numbers_and_arrays_of_numpy_and_torch(tmp_path):
         (lambda ds: load_distilled(b"x"), "`source` is a bytes"),
         (lambda ds: ds.recipe_for(None), "`model` is a NoneType, expected a network"),
         (lambda ds: evaluate(ds, None), "`architectures` is a NoneType"),
+        (lambda ds: evaluate(ds, [5]), "`architectures` is a int"),
+        (lambda ds: evaluate(ds, progress=print), "`progress` is a builtin_function_or_method"),
+        (lambda ds: evaluate(ds, stop=5), "`stop` is a int"),
+        (lambda ds: evaluate(ds, keep=5), "`keep` is a int, expected a function"),
+        (lambda ds: tune("folder", "mlp"), "`ds` is a str, expected a loaded set"),
+        (lambda ds: tune(ds, "mlp", progress=print), "`progress` is a builtin_function_or_method"),
+        (lambda ds: ds.push_to_hub(5), "`repo_id` is a int"),
+        (lambda ds: ds.push_to_hub("org/name", tag=5), "`tag` is a int"),
+        (lambda ds: ds.export("pt", 5), "`folder` is a int"),
+        (lambda ds: load_distilled("org/name", revision=5), "`revision` is a int"),
+        (lambda ds: ds.augment(ds[0][0][None], 5), "`generator` is a int"),
         (lambda ds: ds.train(plain(), progress=3), "`progress` is a int, expected a function"),
         (lambda ds: tune(ds, None), "`architecture` is a NoneType, expected the name of one network"),
         (lambda ds: tune(ds, "mlp", "10m"), "`options` is a str, expected TuneOptions"),
