@@ -170,6 +170,7 @@ def run(args, name, seed):
         "beside": {name: found["accuracies"] for name, found in beside.items() if found},
         "lr": ds.lr,
         "selection": ds.results["selection"],
+        "paper_protocol": ds.results.get("paper_protocol"),
         "seconds": seconds,
         "settings": ds.config["settings"],
         "hardware": ds.config["hardware"],
