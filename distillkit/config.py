@@ -128,7 +128,7 @@ def check_layers(overrides: Any) -> None:
     if isinstance(overrides, Sequence) and all(isinstance(one, SettingsLayer) for one in overrides):
         return
     raise ConfigError(
-        f"`overrides` is a {type(overrides).__name__}, expected a list of SettingsLayer; settings by dotted key go "
+        f"overrides is a {type(overrides).__name__}, expected a list of SettingsLayer; settings by dotted key go "
         "into `settings`"
     )
 

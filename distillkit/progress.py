@@ -61,4 +61,4 @@ def check_listener(progress: object) -> None:
         ConfigError: no.
     """
     if progress is not None and not all(hasattr(progress, name) for name in ("stage", "advance", "note")):
-        raise ConfigError(f"`progress` is a {type(progress).__name__}, expected a listener (distillkit.Progress)")
+        raise ConfigError(f"progress is a {type(progress).__name__}, expected a listener (distillkit.Progress)")
