@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -86,51 +84,6 @@ def whole_ipc(ipc: Any) -> int:
     if ipc < 1:
         raise ConfigError(f"`ipc` must be 1 or more, got {ipc}")
     return int(ipc)
-
-
-def given_layer(settings: Any) -> SettingsLayer:
-    """The layer of the settings that a caller gives by dotted key; numbers and arrays of numpy or torch become plain.
-
-    Raises:
-        ConfigError: they are no such mapping, or a value is nothing that a settings file could hold.
-    """
-    if not isinstance(settings, Mapping) or not all(isinstance(key, str) for key in settings):
-        raise ConfigError(f"`settings` must be a dict by dotted key, {{'distill.outer_steps': 100}}, got {settings!r}")
-    return SettingsLayer("argument", {key: _plain_given(key, value) for key, value in settings.items()}, asked=True)
-
-
-def _plain_given(key: str, value: Any) -> Any:
-    """As JSON has it: numbers and arrays of numpy or torch become Python's, paths text.
-
-    Raises:
-        ConfigError: it is something else, or holds it.
-    """
-
-    def plain(part: Any) -> Any:
-        if hasattr(part, "tolist"):
-            return part.tolist()
-        if isinstance(part, os.PathLike):
-            return os.fspath(part)
-        raise ConfigError(f"{key} has a {type(part).__name__}, which no setting takes")
-
-    try:
-        return json.loads(json.dumps(value, default=plain))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{key} is nothing that a settings file could hold: {error}") from error
-
-
-def check_layers(overrides: Any) -> None:
-    """Are these layers of settings?
-
-    Raises:
-        ConfigError: no.
-    """
-    if isinstance(overrides, Sequence) and all(isinstance(one, SettingsLayer) for one in overrides):
-        return
-    raise ConfigError(
-        f"overrides is a {type(overrides).__name__}, expected a list of SettingsLayer; settings by dotted key go "
-        "into `settings`"
-    )
 
 
 def find_method(method: str | Method) -> Method:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from distillkit import storage
+from distillkit.arguments import architectures_named, check_arguments, check_layers, given_layer
 from distillkit.artifact.change import Change, change_artifact
 from distillkit.artifact.layout import FILES
 from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.artifact.schema import ArtifactConfig
-from distillkit.config import check_layers, compose, default_method, given_layer
+from distillkit.config import compose, default_method
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.distributed import ALONE, World
@@ -53,7 +53,7 @@ from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settled_threads
 from distillkit.stages.time_budget import with_sizes, within_budget
 from distillkit.stages.workplace import workplace
-from distillkit.training.given import callable_or_none, of_kind, seed_number, whole, yes_or_no
+from distillkit.training.given import callable_or_none, seed_number, whole, yes_or_no
 
 
 @made_on_the_host
@@ -107,7 +107,7 @@ def compress(
         DistillkitError: see ``distillkit.errors``; the run can be continued by the same call.
     """
     dataset, replace = _spelled(dataset), yes_or_no("replace", replace)
-    _check_arguments(method=method, preset=preset, out=out, stop=stop, command=command)
+    check_arguments(method=method, preset=preset, out=out, stop=stop, command=command)
     check_listener(progress)
     check_layers(overrides)
     place = world.place(resolve_device(device))
@@ -116,42 +116,10 @@ def compress(
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
-    names = tuple(_named(to_tune))
+    names = tuple(architectures_named(to_tune))
     check_searches(composed.settings, names)
     run = make_run(composed, place, progress, stop, words, tracker, world, names)
     return run_all(run, folder, replace=replace)
-
-
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "method": ((str, Method), "a name, or a Method"),
-    "preset": ((str,), "smoke, quick or paper"),
-    "out": ((str, os.PathLike), "a folder"),
-    "stop": ((StopRequest,), "a distillkit.StopRequest"),
-    "command": ((str,), "the words of a command line"),
-}
-
-
-def _check_arguments(**given: Any) -> None:
-    """Refuse what is of another kind, None excepted but for the preset, before anything is computed.
-
-    Raises:
-        ConfigError: which argument it is, and what was expected.
-    """
-    for name, value in given.items():
-        if value is not None or name == "preset":
-            of_kind(name, value, *_KINDS[name])
-
-
-def _named(value: Any) -> list[str]:
-    """One architecture, or each of several.
-
-    Raises:
-        ConfigError: they are no names.
-    """
-    names = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else [value]
-    for name in names:
-        of_kind("architectures", name, str, "one architecture or a list of them")
-    return names
 
 
 def _spelled(dataset: str | Path) -> str:
@@ -352,7 +320,7 @@ def import_files(
         ConfigError: what they lost was not said, or does not fit.
     """
     replace = yes_or_no("replace", replace)
-    _check_arguments(out=out, stop=stop, preset=preset)
+    check_arguments(out=out, stop=stop, preset=preset)
     check_listener(progress)
     files = read_field_files(paths, experiment, with_lr=lost.lr is None and not lost.search)
     made_by = provenance(kind, title, files)
@@ -407,8 +375,8 @@ def evaluate(
         DataError: the data set is not what it was when it was distilled.
         ArtifactError: no artifact.
     """
-    networks, seed, names = whole("networks", networks) or 1, seed_number(seed), _named(architectures)
-    _check_arguments(stop=stop)
+    networks, seed, names = whole("networks", networks) or 1, seed_number(seed), architectures_named(architectures)
+    check_arguments(stop=stop)
     check_listener(progress)
     callable_or_none("keep", keep)
     place = world.place(resolve_device(device))
