@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import os
 import platform
 import sys
@@ -14,6 +15,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from distillkit.control_groups import core_limit
 from distillkit.errors import ConfigError
 from distillkit.version import __version__
 from distillkit.words import counted
@@ -86,16 +88,6 @@ def keep_freed_memory(device: torch.device) -> None:
         mallopt(top_pad, 64 << 20)
 
 
-def memory_bytes(device: torch.device) -> int | None:
-    """Bytes of memory of ``device``, or of the machine if that is a CPU; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return None
-
-
 def versions() -> dict[str, str]:
     """Versions of what computes, as far as it is installed."""
     found = {"distillkit": __version__, "python": platform.python_version()}
@@ -106,10 +98,12 @@ def versions() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: ``taskset`` or a batch system may leave it fewer than there are.
-    Shares of time, as containers have them, are not seen.
+    """Cores that this process may run on, or whose time it may use: ``taskset``, a batch system or a container may
+    leave it fewer than there are.
     """
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = core_limit()
+    return there if share is None else max(1, min(there, math.ceil(share)))
 
 
 def hardware(device: torch.device) -> str:

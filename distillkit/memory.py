@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from distillkit.control_groups import memory_limits
+
 
 def memory(device: torch.device) -> tuple[int | None, int | None]:
     """Bytes that a process may have on ``device``, and those that are free now; None where nobody says."""
@@ -15,11 +17,9 @@ def memory(device: torch.device) -> tuple[int | None, int | None]:
         return total, free
     said = _fields(Path("/proc/meminfo"))
     totals, frees = [said.get("MemTotal")], [said.get("MemAvailable")]
-    group = Path("/sys/fs/cgroup")
-    limit, used = _number(group / "memory.max"), _number(group / "memory.current")
-    if limit is not None:
-        totals.append(limit)
-        frees.append(limit - (used or 0))
+    for group in memory_limits():
+        totals.append(group.limit)
+        frees.append(group.limit - group.used)
     address_space = _address_space()
     if address_space is not None:
         totals.append(address_space)
@@ -48,13 +48,6 @@ def _fields(path: Path) -> dict[str, int]:
         return {}
     parts = [line.split() for line in lines if line.endswith(" kB")]
     return {part[0].rstrip(":"): int(part[1]) * 1024 for part in parts}
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # absent, or "max"
-        return None
 
 
 def _address_space() -> int | None:

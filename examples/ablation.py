@@ -31,6 +31,18 @@ SCHEDULED = {
     "experts.difficulty_networks": 3,
     "experts.difficulty_epochs": 3,
 }
+SHORT_MCT = {"experts.count": 6, "distill.outer_steps": 500, "distill.select_every": 125}
+SHORT_PAD = {
+    "experts.count": 6,
+    "experts.opinions": 1,
+    "experts.epochs": 40,
+    "experts.remove_epochs": [40, 40],
+    "experts.difficulty_networks": 2,
+    "experts.difficulty_epochs": 3,
+}
+"""What the runs of the papers' size changed: the study ``misses`` asks, with narrow networks, why they miss the
+papers.
+"""
 STUDIES = {
     "ast": {
         "random images": ("random", {"distill.outer_steps": 0}),
@@ -93,6 +105,13 @@ STUDIES = {
             "mtt",
             {"experts.count": 24, "distill.outer_steps": 1000, "dataset.validation_fraction": 0},
         ),
+    },
+    "misses": {
+        "MCT, images' lr 500 (the preset's)": ("mct", SHORT_MCT),
+        "images' lr 100": ("mct", {**SHORT_MCT, "distill.lr_img": 100}),
+        "images' lr 50": ("mct", {**SHORT_MCT, "distill.lr_img": 50}),
+        "PAD, 100 steps": ("pad", {**SHORT_PAD, "distill.outer_steps": 100, "distill.select_every": 50}),
+        "1,000 steps": ("pad", {**SHORT_PAD, "distill.outer_steps": 1000, "distill.select_every": 250}),
     },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),

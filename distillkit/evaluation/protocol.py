@@ -106,8 +106,9 @@ def evaluate_networks(
     after_epoch: Callable[[], None] = lambda: None,
     form: TrainingForm = ONE_BY_ONE,
     world: World = ALONE,
+    first: int = 0,
 ) -> EvalReport:
-    """Accuracies of networks 0 .. ``count`` - 1; ``after_network`` hears each, both listeners may raise to stop.
+    """Accuracies of networks ``first`` .. ``count`` - 1; ``after_network`` hears each, both may raise to stop.
 
     Every process of ``world`` trains its share of them, and all of them return the same.
 
@@ -120,7 +121,7 @@ def evaluate_networks(
 
     alone = form.plain or not stackable(build(0))
     size = 1 if alone else form.size
-    waiting = [group for place, group in enumerate(_split(range(count), size)) if world.owns(place)]
+    waiting = [group for place, group in enumerate(_split(range(first, count), size)) if world.owns(place)]
     found: dict[int, float] = {}
     while waiting:
         group = waiting.pop(0)
@@ -144,10 +145,11 @@ def evaluate_networks(
             found[index] = score
             after_network(score)
     everything = world.shared(found)
-    for index in range(count):
+    for index in range(first, count):
         if index not in found:
             after_network(everything[index])
-    return EvalReport(tuple(everything[index] for index in range(count)), {"lr": recipe.lr, "epochs": recipe.epochs})
+    accuracies = tuple(everything[index] for index in range(first, count))
+    return EvalReport(accuracies, {"lr": recipe.lr, "epochs": recipe.epochs})
 
 
 def _split(numbers: range, size: int) -> list[range]:

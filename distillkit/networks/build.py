@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from distillkit import rng
-from distillkit.environment import memory_bytes
 from distillkit.errors import ConfigError
+from distillkit.memory import memory
 from distillkit.networks.convnet import ConvNet, default_depth
 from distillkit.networks.field import FIELD, NORMED, build_field
 from distillkit.networks.timm_models import (
@@ -140,10 +140,10 @@ def check_memory(
     Raises:
         ConfigError: no.
     """
-    count, memory = parameter_count(settings, image_shape, num_classes), memory_bytes(device)
-    if count is None or memory is None:
+    count, (total, _) = parameter_count(settings, image_shape, num_classes), memory(device)
+    if count is None or total is None:
         return
-    needed, there = BYTES_OF_A_PARAMETER * count / 2**30, memory / 2**30
+    needed, there = BYTES_OF_A_PARAMETER * count / 2**30, total / 2**30
     if needed > there:
         raise ConfigError(
             f"network {architecture_name(settings)!r} does not fit into memory: {count:,} parameters and their "

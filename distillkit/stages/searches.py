@@ -1,4 +1,6 @@
-"""What searches of recipes have tried, in the cache: one that was stopped, or is given more time, begins with it."""
+"""What searches of recipes have tried and measured, in the cache: one that was stopped, or is given more time, begins
+with it.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from distillkit.settings import NetworkSettings
 
 
 def search_file(ds: DistilledDataset, network: NetworkSettings, row: str, **scored: Any) -> Path:
-    """Where the candidates are kept that were tried for ``network`` on ``row`` (the set, or real images beside it).
+    """Where it is kept what was tried or measured for ``network`` on ``row`` (the set, or real images beside it).
 
     Args:
         ds: the set.
         network: which is trained.
         row: ``set``, or a kind of real images.
-        scored: what else a score depends on.
+        scored: what else an accuracy depends on.
     """
     of = {
         "images": storage.digest_of(ds.images),
@@ -41,6 +43,16 @@ def tried_before(path: Path) -> list[Tried]:
         return _read(storage.read_sealed_json(path))
     except StorageError:
         return []
+
+
+def measured_before(path: Path) -> list[float]:
+    """The test accuracies of a file, of the first networks; none where it is missing, damaged or of another version."""
+    try:
+        found = storage.read_sealed_json(path)
+    except StorageError:
+        return []
+    fine = isinstance(found, list) and all(isinstance(one, float) and 0 <= one <= 1 for one in found)
+    return found if fine else []
 
 
 def tried_for(recipe: Mapping[str, Any] | None, network: NetworkSettings, scored: Mapping[str, Any]) -> list[Tried]:
@@ -69,3 +81,12 @@ def keep_tried(path: Path, tried: Sequence[Tried]) -> None:
         StorageError: the cache cannot be written.
     """
     storage.write_sealed_json(path, [one.to_json() for one in tried])
+
+
+def keep_measured(path: Path, accuracies: Sequence[float]) -> None:
+    """Write them.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    storage.write_sealed_json(path, list(accuracies))

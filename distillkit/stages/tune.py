@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,14 @@ from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent, check_listener
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.settings import NetworkSettings
-from distillkit.stages.searches import keep_tried, search_file, tried_before, tried_for
+from distillkit.stages.searches import (
+    keep_measured,
+    keep_tried,
+    measured_before,
+    search_file,
+    tried_before,
+    tried_for,
+)
 from distillkit.stages.threads import threads_for
 from distillkit.stages.training_form import fresh_networks
 from distillkit.training.given import of_kind, positive, seed_number, whole
@@ -316,15 +323,7 @@ class _Bench:
             self.listener.note(f"{candidate.words}: {100 * mean:.1f} % on validation images")
             return mean
 
-        path = search_file(
-            self.ds,
-            self.network,
-            row,
-            scorers=self.asked.scorers,
-            validated=self.asked.validated,
-            seed=self.asked.seed,
-            device=self.place.type,
-        )
+        path = self._file(row, scorers=self.asked.scorers, validated=self.asked.validated)
         if known := tried_before(path):
             self.listener.note(f"{row}: {counted(len(known), 'candidate')} tried before")
 
@@ -337,12 +336,31 @@ class _Bench:
         keep(found)
         return found
 
+    def _file(self, row: str, **of: Any) -> Path:
+        """Where it is kept what was found for ``row``."""
+        return search_file(self.ds, self.network, row, seed=self.asked.seed, device=self.place.type, **of)
+
     def measured(
         self, row: str, candidate: Candidate, exam: Examination, training: Callable[[int], TrainingSet]
     ) -> EvalReport:
-        """Test accuracies of fresh networks trained on what ``row`` is of."""
+        """Test accuracies of fresh networks trained on what ``row`` is of; of those that a search that was stopped had
+        measured, what it found.
+        """
         self.listener.stage(f"evaluating {row}", self.asked.networks)
-        return self._run(candidate, exam, training, "evaluate", self.asked.networks)
+        path = self._file(row, measured=asdict(candidate))
+        known = measured_before(path)
+        so_far: list[float] = []
+        if some := known[: self.asked.networks]:
+            self.listener.note(f"{row}: {counted(len(some), 'network')} measured before")
+
+        def keep(accuracy: float) -> None:
+            so_far.append(accuracy)
+            if len(so_far) <= len(known):
+                return
+            with contextlib.suppress(StorageError):
+                keep_measured(path, so_far)
+
+        return self._run(candidate, exam, training, "evaluate", self.asked.networks, keep, some)
 
     def _run(
         self,
@@ -351,6 +369,8 @@ class _Bench:
         training: Callable[[int], TrainingSet],
         use: str,
         count: int,
+        keep: Callable[[float], None] = lambda accuracy: None,
+        known: Sequence[float] = (),
     ) -> EvalReport:
         ds, seed = self.ds, self.asked.seed
         recipe = candidate.recipe(len(ds))
@@ -360,10 +380,11 @@ class _Bench:
 
         def after(accuracy: float) -> None:
             self.listener.advance(1, accuracy=accuracy)
+            keep(accuracy)
 
         def check() -> None:
             doing = "searched" if use == "tune" else "measured"
-            self.request.check(f"while a recipe was {doing}", "the next search begins with what was tried")
+            self.request.check(f"while a recipe was {doing}", "the next search begins with what was done")
 
         form = fresh_networks(self.place, recipe, len(ds), count, note=self.listener.note)
         batch = min(len(ds), recipe.batch_size)
@@ -371,4 +392,8 @@ class _Bench:
             arithmetic(steady("auto", self.place), self.place),
             threads_for(build(0), ds.image_shape, batch, self.place),
         ):
-            return evaluate_networks(build, training, exam, recipe, seed, count, after, check, form)
+            for one in known:
+                after(one)
+            first = len(known)
+            report = evaluate_networks(build, training, exam, recipe, seed, count, after, check, form, first=first)
+            return replace(report, accuracies=(*known, *report.accuracies))

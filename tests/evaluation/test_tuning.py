@@ -17,7 +17,7 @@ from distillkit.artifact.layout import is_published, recipe_file
 from distillkit.data.augment import ComposedAugmentation, CutMix, parse_augmentation
 from distillkit.data.registry import DSA_NO_FLIP
 from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning, Interrupted
-from distillkit.evaluation import tuning
+from distillkit.evaluation import protocol, tuning
 from distillkit.evaluation.recipe import recipe_from_json, recipe_words
 from distillkit.evaluation.tuning import Candidate, Tried, challenged, search
 from distillkit.hub.address import parse_address
@@ -212,7 +212,8 @@ def test_tune__keeps_a_recipe_with_what_it_was_found_by(tuned):
     assert set(ds.results["tuned"]["mlp"]["baselines"]) == {"random", "kmeans"}
     assert ds.recipes["mlp"]["chosen_by"]["images"] == 20  # two of each class are held out
     assert len(ds.results["tuned"]["mlp"]["accuracies"]) == 2
-    assert len(list((storage.cache_root() / "searches").iterdir())) == 3  # the set and both baselines have their own
+    kept = list((storage.cache_root() / "searches").iterdir())
+    assert len(kept) == 3 * 2  # candidates and measured networks, of the set and both baselines
     card = (folder / "README.md").read_text()
     assert "| `mlp` |" in card
     assert "random, tuned alike" in card
@@ -326,16 +327,16 @@ def test_search__begins_with_what_was_tried_before():
 def test_tune__stopped_while_it_measures_begins_with_what_was_tried(copy, fast, monkeypatch):
     ds, runs, run = load_distilled(copy), [], tune_stage._Bench._run
 
-    def watched(self, candidate, exam, training, use, count):
+    def watched(self, candidate, exam, training, use, *rest):
         runs.append(use)
         if use == stopped_at:
             stop.signal = signal.SIGINT
-        return run(self, candidate, exam, training, use, count)
+        return run(self, candidate, exam, training, use, *rest)
 
     monkeypatch.setattr(tune_stage._Bench, "_run", watched)
     options = TuneOptions(60.0, 1, 1, 10)
     stop, stopped_at = StopRequest(), "evaluate"
-    with pytest.raises(Interrupted, match="while a recipe was measured; the next search begins with what was tried"):
+    with pytest.raises(Interrupted, match="while a recipe was measured; the next search begins with what was done"):
         tune(ds, "mlp", options, stop=stop)
     searched, runs[:] = runs.count("tune"), []
     stop, stopped_at = StopRequest(), None
@@ -347,13 +348,47 @@ def test_tune__stopped_while_it_measures_begins_with_what_was_tried(copy, fast, 
     assert found.seconds == sum(one.seconds for one in found.tried) > 0
     runs[:] = []
     tune(ds, "mlp", TuneOptions(60.0, 1, 1, 10, seed=1))  # other networks
-    [file, _] = sorted((storage.cache_root() / "searches").iterdir(), key=lambda path: path.stat().st_mtime)
     assert runs.count("tune") == searched
-    file.write_text("[")
+    for path in (storage.cache_root() / "searches").iterdir():
+        path.write_text("[")
     runs[:] = []
     anew = tune(ds, "mlp", options)
     assert [one.candidate for one in anew.tried] == [one.candidate for one in found.tried]
     assert runs.count("tune") == searched
+
+
+def test_tune__stopped_between_two_networks_measures_those_that_are_left(copy, fast, monkeypatch):
+    ds, trained, train = load_distilled(copy), [], protocol.train_and_score
+
+    def watched(build, training, exam, recipe, seed, index, after_epoch):
+        if len(exam.labels) > 10:  # test images
+            trained.append((len(training.images), index))
+            if len(trained) == stopped_at:
+                stop.signal = signal.SIGINT
+        return train(build, training, exam, recipe, seed, index, after_epoch)
+
+    monkeypatch.setattr(protocol, "train_and_score", watched)
+    options = TuneOptions(60.0, 3, 1, 10, ("random",))
+    stopped_at = None
+    whole = tune(ds, "mlp", options)
+    everything, trained[:] = list(trained), []
+    shutil.rmtree(storage.cache_root() / "searches")
+    stop, stopped_at = StopRequest(), 5  # the second network of random images
+    with pytest.raises(Interrupted):
+        tune(ds, "mlp", options, stop=stop)
+    trained[:] = []
+    stop, stopped_at, notes = StopRequest(), None, Notes()
+    again = tune(ds, "mlp", options, stop=stop, progress=notes)
+    assert trained == everything[4:]
+    assert "set: 3 networks measured before" in notes.notes
+    assert "random: 1 network measured before" in notes.notes
+    assert again.report.accuracies == whole.report.accuracies
+    assert again.baselines["random"].accuracies == whole.baselines["random"].accuracies
+    fewer = tune(ds, "mlp", TuneOptions(60.0, 2, 1, 10, ("random",)))
+    assert fewer.report.accuracies == whole.report.accuracies[:2]
+    more = tune(ds, "mlp", TuneOptions(60.0, 4, 1, 10, ("random",)))
+    assert trained[2:] == [(len(ds), 3), (len(ds), 3)]
+    assert more.report.accuracies[:3] == whole.report.accuracies
 
 
 def test_train__takes_the_recipe_of_the_network_its_family_its_kind_or_the_headline(tuned):
