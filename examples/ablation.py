@@ -106,12 +106,21 @@ STUDIES = {
             {"experts.count": 24, "distill.outer_steps": 1000, "dataset.validation_fraction": 0},
         ),
     },
+    "gsam": {
+        "DATM, plain SGD": ("datm", {"experts.optimizer": "sgd"}),
+        "GSAM in float32": ("datm", {}),
+        "GSAM in bfloat16": ("datm", {"precision": "bf16"}),
+    },
     "misses": {
         "MCT, images' lr 500 (the preset's)": ("mct", SHORT_MCT),
         "images' lr 100": ("mct", {**SHORT_MCT, "distill.lr_img": 100}),
         "images' lr 50": ("mct", {**SHORT_MCT, "distill.lr_img": 50}),
         "PAD, 100 steps": ("pad", {**SHORT_PAD, "distill.outer_steps": 100, "distill.select_every": 50}),
         "1,000 steps": ("pad", {**SHORT_PAD, "distill.outer_steps": 1000, "distill.select_every": 250}),
+        "MCT, images' lr 500, truncated, as the authors": (
+            "mct",
+            {**SHORT_MCT, "distill.hypergradient": "truncated"},
+        ),
     },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),

@@ -9,7 +9,7 @@ radius, α gap weight, δ = 1e-12, |.| over all parameters together:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,20 @@ class GsamOptimizer(torch.optim.Optimizer):
         self._base.step()
         return loss
 
+    @torch.no_grad()
+    def flatness(self, gradient: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+        """g1 - g0, all that a step knows of how flat the loss is, where ``gradient`` gives that of the loss at the
+        parameters as they are; they are left as they were.
+        """
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        before, g0 = [p.clone() for p in parameters], _with_graph(gradient)
+        for parameter, epsilon in zip(parameters, self._perturbation(before, g0), strict=True):
+            parameter.add_(epsilon)
+        g1 = _with_graph(gradient)
+        for parameter, start in zip(parameters, before, strict=True):
+            parameter.copy_(start)
+        return [b - a for a, b in zip(g0, g1, strict=True)]
+
     def _perturbation(self, theta: list[Tensor], g0: list[Tensor]) -> list[Tensor]:
         scaled = [t.abs() * g for t, g in zip(theta, g0, strict=True)] if self._adaptive else g0
         factor = self._radius / (self._norm(scaled) + DELTA)
@@ -87,6 +101,11 @@ class GsamOptimizer(torch.optim.Optimizer):
         return value.view(-1, *[1] * (tensor.ndim - 1)) if self._stacked else value
 
 
+def _with_graph(gradient: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    with torch.enable_grad():
+        return [piece.detach() for piece in gradient()]
+
+
 def _gradient(parameter: Tensor) -> Tensor:
     gradient = parameter.grad
     assert gradient is not None
@@ -102,6 +121,6 @@ class Gsam:
     gap_weight: float
     adaptive: bool
 
-    def __call__(self, parameters: Iterable[nn.Parameter], lr: float, stacked: bool = False) -> torch.optim.Optimizer:
+    def __call__(self, parameters: Iterable[nn.Parameter], lr: float, stacked: bool = False) -> GsamOptimizer:
         """The optimiser."""
         return GsamOptimizer(self.base(parameters, lr), self.radius, self.gap_weight, self.adaptive, stacked)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillkit.experts.gsam import Gsam
 from distillkit.experts.recipe import expert_recipe
 from distillkit.precision import AGREEMENT, arithmetic, candidates, in_precision
+from distillkit.settings import ExpertSettings
 from distillkit.stages.context import Prepared, Run
 from distillkit.training.batches import batch_sizes
 from distillkit.training.recipe import Batch
@@ -24,7 +27,8 @@ NEGLIGIBLE = 0.01
 
 def expert_precision(run: Run, prepared: Prepared) -> str:
     """The precision asked for; for ``auto`` the fastest of the device whose gradient of the experts' loss agrees with
-    float32's at the initialisation of expert 0, on batches of real images of each size that an epoch has.
+    float32's at the initialisation of expert 0, on batches of real images of each size that an epoch has; under GSAM
+    also the difference of two gradients that it steps by.
 
     Decided once for ``prepared``: it is part of what the experts are. One that was asked for and does not agree is
     taken, and that is said.
@@ -39,12 +43,12 @@ def _chosen(run: Run, prepared: Prepared, allowed: tuple[str, ...]) -> str:
     if allowed[0] == "fp32":
         return "fp32"
     sizes = sorted(set(batch_sizes(len(prepared.train_labels), run.settings.experts.batch_size)))
-    exact = [_gradient(run, prepared, "fp32", size) for size in sizes]
+    exact = [_found(run, prepared, "fp32", size) for size in sizes]
     for precision in allowed:
         if precision == "fp32":
             break
-        found = [_gradient(run, prepared, precision, size) for size in sizes]
-        why = next(filter(None, (disagreement(*pair) for pair in zip(found, exact, strict=True))), None)
+        found = [_found(run, prepared, precision, size) for size in sizes]
+        why = next(filter(None, (_difference(*pair) for pair in zip(found, exact, strict=True))), None)
         if why is None:
             return precision
         if len(allowed) == 1:
@@ -52,6 +56,25 @@ def _chosen(run: Run, prepared: Prepared, allowed: tuple[str, ...]) -> str:
             return precision
         run.progress.note(f"networks that learn from real images do not compute in {precision}: {why}")
     return "fp32"
+
+
+Found = tuple[Sequence[Tensor], Sequence[Tensor]]
+"""The gradient, and what GSAM knows of flatness; nothing of the second where the optimiser is another."""
+
+
+def _difference(found: Found, exact: Found) -> str | None:
+    """How they differ, in words; None where they agree.
+
+    GSAM moves a weight by about a ten-thousandth of itself. bfloat16 resolves a 256th of it, TF32 a 1,024th, so both
+    move nothing or much too much, and what is left of the difference of the gradients is rounding.
+    """
+    why = disagreement(found[0], exact[0])
+    if why is not None or not exact[1]:
+        return why
+    cosine = float(F.cosine_similarity(_vector(found[1]), _vector(exact[1]), dim=0))
+    if cosine >= AGREEMENT:
+        return None
+    return f"the cosine to float32's of the difference of gradients that GSAM steps by is {cosine:.4f}"
 
 
 def disagreement(found: Sequence[Tensor], exact: Sequence[Tensor]) -> str | None:
@@ -79,15 +102,45 @@ def _vector(pieces: Sequence[Tensor]) -> Tensor:
     return torch.cat([piece.reshape(-1) for piece in pieces]).double()
 
 
-def _gradient(run: Run, prepared: Prepared, precision: str, size: int) -> tuple[Tensor, ...]:
+def _found(run: Run, prepared: Prepared, precision: str, size: int) -> Found:
+    return _gradient(run, prepared, precision, size), _flatness(run, prepared, precision, size)
+
+
+def _gradient(run: Run, prepared: Prepared, precision: str, size: int) -> Sequence[Tensor]:
     """Of the experts' loss on ``size`` images."""
-    settings = run.settings.experts.model_copy(update={"order": "shuffle"})
+    with _at_start(run, prepared, precision, size) as (_, gradient):
+        return gradient()
+
+
+def _flatness(run: Run, prepared: Prepared, precision: str, size: int) -> Sequence[Tensor]:
+    """What GSAM knows of it on ``size`` images."""
+    part = expert_recipe(_unranked(run), None).optimizer
+    if not isinstance(part, Gsam):
+        return ()
+    with _at_start(run, prepared, precision, size) as (model, gradient):
+        return part(model.parameters(), run.settings.experts.lr).flatness(gradient)
+
+
+@contextmanager
+def _at_start(
+    run: Run, prepared: Prepared, precision: str, size: int
+) -> Iterator[tuple[nn.Module, Callable[[], Sequence[Tensor]]]]:
+    """The first expert before its first step, and what gives the gradient of its loss on ``size`` images as it is."""
     model = in_precision(prepared.build(prepared.network, 0, "agreement")(0), precision).to(run.device)
     images, labels = prepared.train_images[:size], prepared.train_labels[:size]
-    with arithmetic(precision, run.device):
-        loss = expert_recipe(settings, None).loss(model, Batch(images, images, labels), 1.0)
+    loss = expert_recipe(_unranked(run), None).loss
+
+    def gradient() -> Sequence[Tensor]:
+        value = loss(model, Batch(images, images, labels), 1.0)
         _spoil_freed_memory(model)
-        return torch.autograd.grad(loss, list(model.parameters()))
+        return torch.autograd.grad(value, list(model.parameters()))
+
+    with arithmetic(precision, run.device):
+        yield model, gradient
+
+
+def _unranked(run: Run) -> ExpertSettings:
+    return run.settings.experts.model_copy(update={"order": "shuffle"})
 
 
 def _spoil_freed_memory(model: nn.Module) -> None:

@@ -120,3 +120,39 @@ def test_divergence__of_a_large_lr_is_an_error_of_ours_whatever_overflows(tmp_pa
 def test_advice__doubts_arithmetic_before_the_lr():
     assert advice_of("fp32") == "lower experts.lr"
     assert advice_of("bf16").startswith("it was trained in bf16: take `precision=fp32`")
+
+
+def flattened(pieces):
+    return torch.cat([piece.reshape(-1) for piece in pieces])
+
+
+def test_gsam__is_not_trained_where_its_perturbation_is_rounded_away(tiny, monkeypatch):
+    """The plain gradient agrees; the difference of two that flatness is known by is rounding alone."""
+    monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
+    run, prepared = asked(tiny, "auto", **{"experts.optimizer": "gsam"})
+    assert chooser.disagreement(*(chooser._gradient(run, prepared, kind, 64) for kind in ("bf16", "fp32"))) is None
+    assert chooser.expert_precision(run, prepared) == "fp32"
+    assert any("difference of gradients that GSAM steps by" in note for note in run.progress.notes)
+    run, prepared = asked(tiny, "bf16", **{"experts.optimizer": "gsam"})
+    assert chooser.expert_precision(run, prepared) == "bf16"
+    assert any("as asked, though the cosine to float32's of the difference" in note for note in run.progress.notes)
+
+
+def test_gsam__what_it_knows_of_flatness_is_the_difference_of_its_two_gradients(tiny):
+    run, prepared = asked(tiny, "fp32", **{"experts.optimizer": "gsam"})
+    found = flattened(chooser._flatness(run, prepared, "fp32", 64))
+    model = prepared.build(prepared.network, 0, "agreement")(0).double()
+    images, labels = prepared.train_images[:64].double(), prepared.train_labels[:64]
+
+    def gradient():
+        return torch.autograd.grad(torch.nn.functional.cross_entropy(model(images), labels), list(model.parameters()))
+
+    g0 = gradient()
+    scaled = flattened([p.abs() * g for p, g in zip(model.parameters(), g0, strict=True)])
+    factor = run.settings.experts.sharpness_radius / scaled.norm()
+    with torch.no_grad():
+        for parameter, piece in zip(model.parameters(), g0, strict=True):
+            parameter += factor * parameter.square() * piece
+    exact = flattened(gradient()) - flattened(g0)
+    assert torch.nn.functional.cosine_similarity(found.double(), exact, dim=0) > 0.99
+    assert found.norm() == pytest.approx(float(exact.norm()), rel=0.05)
