@@ -65,8 +65,9 @@ Found = tuple[Sequence[Tensor], Sequence[Tensor]]
 def _difference(found: Found, exact: Found) -> str | None:
     """How they differ, in words; None where they agree.
 
-    GSAM moves a weight by about a ten-thousandth of itself. bfloat16 resolves a 256th of it, TF32 a 1,024th, so both
-    move nothing or much too much, and what is left of the difference of the gradients is rounding.
+    GSAM moves a weight by a hundred-thousandth of itself or less. bfloat16 resolves a 256th of it, TF32 a 1,024th: most
+    weights move not at all, a few much too far, and the difference of the gradients is rounding
+    (``examples/benchmarks/gsam_precision.py``).
     """
     why = disagreement(found[0], exact[0])
     if why is not None or not exact[1]:
