@@ -117,10 +117,8 @@ STUDIES = {
         "images' lr 50": ("mct", {**SHORT_MCT, "distill.lr_img": 50}),
         "PAD, 100 steps": ("pad", {**SHORT_PAD, "distill.outer_steps": 100, "distill.select_every": 50}),
         "1,000 steps": ("pad", {**SHORT_PAD, "distill.outer_steps": 1000, "distill.select_every": 250}),
-        "MCT, images' lr 500, truncated, as the authors": (
-            "mct",
-            {**SHORT_MCT, "distill.hypergradient": "truncated"},
-        ),
+        "MCT, images' lr 500, truncated as the authors'": ("mct", {**SHORT_MCT, "distill.hypergradient": "truncated"}),
+        "MCT, images' lr 500, 3 experts": ("mct", {**SHORT_MCT, "experts.count": 3}),
     },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),

@@ -83,8 +83,8 @@ def table(rows, facts):
         f"GSAM's g1 - g0 against float64; {facts['dataset']}, ConvNetD3, one batch of 256 images, DATM's published "
         f"settings. {facts['hardware']}, torch {facts['versions']['torch']}.",
         "",
-        "| width | steps | a weight moves by (median) | precision | cosine of g0 | \\|g1 - g0\\| / \\|g0\\|, exact | here "
-        "| cosine of g1 - g0 |",
+        "| width | steps | a weight moves by (median) | precision | cosine of g0 | \\|g1 - g0\\| / \\|g0\\|, exact "
+        "| here | cosine of g1 - g0 |",
         "| --- " * 8 + "|",
     ]
     for row in rows:
