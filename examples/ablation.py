@@ -32,6 +32,7 @@ SCHEDULED = {
     "experts.difficulty_epochs": 3,
 }
 SHORT_MCT = {"experts.count": 6, "distill.outer_steps": 500, "distill.select_every": 125}
+AS_READ = {"evaluate.paper_protocol": True, "distill.select_every": 25, "distill.select_networks": 3}
 SHORT_PAD = {
     "experts.count": 6,
     "experts.opinions": 1,
@@ -119,6 +120,7 @@ STUDIES = {
         "1,000 steps": ("pad", {**SHORT_PAD, "distill.outer_steps": 1000, "distill.select_every": 250}),
         "MCT, images' lr 500, truncated as the authors'": ("mct", {**SHORT_MCT, "distill.hypergradient": "truncated"}),
         "MCT, images' lr 500, 3 experts": ("mct", {**SHORT_MCT, "experts.count": 3}),
+        "MCT, images' lr 500, read as papers read": ("mct", {**SHORT_MCT, **AS_READ}),
     },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),
