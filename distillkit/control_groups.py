@@ -1,7 +1,8 @@
 """What a container or a batch system leaves this process of the machine: limits of Linux' control groups.
 
-Files of both versions are read, of the group of the process and of all groups around it, as
-https://docs.kernel.org/admin-guide/cgroup-v2.html and https://docs.kernel.org/admin-guide/cgroup-v1/ describe them.
+Files of both versions, and of both at once, are read where systems mount them, of the group of the process and of all
+groups around it, as https://docs.kernel.org/admin-guide/cgroup-v2.html and
+https://docs.kernel.org/admin-guide/cgroup-v1/ describe them.
 Elsewhere than on Linux there are none, so nothing is limited.
 """
 
@@ -43,19 +44,20 @@ def memory_limits() -> list[MemoryLimit]:
 
 
 def _memory_limit(folder: Path) -> MemoryLimit | None:
-    limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
-    if limit is None:
-        limit, used = _number(folder / "memory.limit_in_bytes"), _number(folder / "memory.usage_in_bytes")
-    if limit is None or not 0 < limit < NO_LIMIT:
+    names = ("memory.max", "memory.high", "memory.limit_in_bytes")  # beyond the second the kernel slows a group down
+    limits = [limit for name in names if (limit := _number(folder / name)) is not None and 0 < limit < NO_LIMIT]
+    if not limits:
         return None
-    return MemoryLimit(limit, max(0, (used or 0) - _cached(folder / "memory.stat")))
+    used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes") or 0
+    return MemoryLimit(min(limits), max(0, used - _cached(folder / "memory.stat")))
 
 
 def _cached(path: Path) -> int:
-    """Bytes of files kept in memory that nobody used lately: the kernel drops them before it refuses memory."""
-    fields = dict(line.split(maxsplit=1) for line in _text(path).splitlines() if " " in line)
-    said = fields.get("total_inactive_file", fields.get("inactive_file", "0"))
-    return int(said) if said.isdigit() else 0
+    """Bytes of files kept in memory, which the kernel drops before it refuses memory."""
+    lines = [line.split() for line in _text(path).splitlines()]
+    fields = {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
+    kinds = ("inactive_file", "active_file", "slab_reclaimable")
+    return sum(fields.get(f"total_{kind}", fields.get(kind, 0)) for kind in kinds)
 
 
 def _groups(controller: str) -> Iterator[Path]:
@@ -66,12 +68,11 @@ def _groups(controller: str) -> Iterator[Path]:
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and controller not in controllers.split(","):
             continue
-        top = ROOT / controller if controllers else ROOT
         own = PurePosixPath(path.lstrip("/"))
+        tops = (ROOT / controller, ROOT / controllers) if controllers else (ROOT, ROOT / "unified")
         for group in (own, *own.parents):
-            folder = top / group
-            if ".." not in group.parts and folder.is_dir():
-                yield folder
+            if ".." not in group.parts:
+                yield from (folder for folder in dict.fromkeys(top / group for top in tops) if folder.is_dir())
 
 
 def _pair(path: Path) -> tuple[int | None, int | None]:

@@ -9,7 +9,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import ParamSpec, TypeVar
 
@@ -103,7 +103,18 @@ def usable_cores() -> int:
     """
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = core_limit()
-    return there if share is None else max(1, min(there, math.ceil(share)))
+    return there if share is None else max(1, min(there, math.floor(share)))
+
+
+@contextlib.contextmanager
+def usable_threads() -> Iterator[None]:
+    """Meanwhile, no more threads than there are cores for: the default of torch knows no shares of time."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(min(before, usable_cores()))
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def hardware(device: torch.device) -> str:

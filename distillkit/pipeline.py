@@ -42,7 +42,7 @@ from distillkit.stages.contest import Contest
 from distillkit.stages.context import Prepared, Run, make_run, overheard, prepare, run_identity
 from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
-from distillkit.stages.expert_precision import expert_precision
+from distillkit.stages.expert_precision import expert_precision, keep_expert_precision
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance, recipe_layer, told_beside
 from distillkit.stages.length import with_chosen_length
@@ -174,6 +174,7 @@ def _made(run: Run, prepared: Prepared, out: Path, replace: bool) -> DistilledDa
         finished = _finished(folder.out, run, prepared)
         if finished is not None:
             return finished
+        keep_expert_precision(run, prepared, folder.expert_precision())
         run = overheard(run, folder.keep_time)
         synthetic, selection = distilled(run, prepared, folder)
         run = with_chosen_length(run, selection)

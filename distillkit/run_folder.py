@@ -345,13 +345,20 @@ class RunFolder:
     # experts
 
     def save_experts_report(self, report: dict[str, Any]) -> None:
-        """Keep what became of the experts, and under ``pulled_from`` where they came from."""
+        """Keep what became of the experts, under ``pulled_from`` where they came from, and under ``precision`` in which
+        they were trained.
+        """
         self._write_own(RUN_FILES.experts, report)
 
     def expert_origins(self) -> list[str] | None:
         """The Hub revisions that the run's experts came from; None if its report is not there, or damaged."""
         found = self._read_own(RUN_FILES.experts).get("pulled_from")
         return found if isinstance(found, list) and all(isinstance(one, str) for one in found) else None
+
+    def expert_precision(self) -> str | None:
+        """In which arithmetic the run's experts were trained; None if its report is not there, damaged or older."""
+        found = self._read_own(RUN_FILES.experts).get("precision")
+        return found if isinstance(found, str) else None
 
     def _write_own(self, name: str, content: dict[str, Any]) -> None:
         """A JSON object that is a part of this run's result."""

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from distillkit import control_groups, environment
 from distillkit.control_groups import MemoryLimit, core_limit, memory_limits
@@ -11,7 +12,7 @@ from distillkit.control_groups import MemoryLimit, core_limit, memory_limits
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Writes what ``/proc/self/cgroup`` and files below ``/sys/fs/cgroup`` say."""
-    root, own = tmp_path / "sys", tmp_path / "own"
+    root, own = tmp_path / "sys" / "fs" / "cgroup", tmp_path / "own"
     monkeypatch.setattr(control_groups, "ROOT", root)
     monkeypatch.setattr(control_groups, "OWN_GROUPS", own)
 
@@ -30,7 +31,7 @@ def test_no_control_groups__no_limit(machine):
 
 
 def test_container_of_version_2__sees_its_limits_at_the_top(machine):
-    stat = "anon 700\nfile 500\ninactive_file 300\nactive_file 200\n"
+    stat = "anon 600\nfile 500\ninactive_file 200\nactive_file 80\nslab_reclaimable 20\nworkingset\n"
     files = {"cpu.max": "250000 100000\n", "memory.max": "4096\n", "memory.current": "1200\n", "memory.stat": stat}
     machine("0::/\n", files)
     assert core_limit() == 2.5
@@ -65,7 +66,7 @@ def test_version_1__has_a_folder_a_controller(machine):
         "cpu/cpu.cfs_period_us": "100000\n",
         "memory/docker/abc/memory.limit_in_bytes": "4096\n",
         "memory/docker/abc/memory.usage_in_bytes": "1200\n",
-        "memory/docker/abc/memory.stat": "inactive_file 5\ntotal_inactive_file 200\n",
+        "memory/docker/abc/memory.stat": "inactive_file 5\ntotal_inactive_file 150\ntotal_active_file 50\n",
         "memory/memory.limit_in_bytes": "9223372036854771712\n",
     }
     machine("4:memory:/docker/abc\n3:cpuset:/\n2:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n0::/\n", files)
@@ -79,20 +80,45 @@ def test_own_group_that_is_not_mounted__the_mounted_one_counts(machine):
     assert core_limit() == 0.5
 
 
+def test_both_versions_at_once__the_second_is_mounted_beside(machine):
+    machine("1:name=systemd:/a\n0::/a\n", {"unified/a/cpu.max": "300000 100000\n", "unified/a/memory.high": "4096\n"})
+    assert core_limit() == 3
+    assert memory_limits() == [MemoryLimit(4096, 0)]
+
+
+def test_controllers_that_are_mounted_together__under_both_names(machine):
+    files = {"cpu,cpuacct/a/cpu.cfs_quota_us": "150000\n", "cpu,cpuacct/a/cpu.cfs_period_us": "100000\n"}
+    machine("2:cpu,cpuacct:/a\n", files)
+    assert core_limit() == 1.5
+
+
 @pytest.mark.parametrize("text", ["", "nonsense", "max", "100000", "0 0", "-1 100000", "\0\xff"])
 def test_words_that_are_no_limit__limit_nothing(machine, text):
-    machine("0::/\n", {"cpu.max": text, "memory.max": "many"})
+    memory = {"memory.max": text.replace("100000", "many"), "memory.high": "0", "memory.stat": text}
+    machine("0::/\n", {"cpu.max": text, **memory})
     assert (core_limit(), memory_limits()) == (None, [])
 
 
 @pytest.mark.parametrize("text", ["", "0", "0:", "x\n0::/../..\n", "\0"])
 def test_list_of_groups_that_is_none__limits_nothing(machine, text):
-    machine(text, {"deep/cpu.max": "1 1"})
+    machine(text, {"../../cpu.max": "1 1", "../cpu.max": "1 1"})  # nothing above the mount is looked at
     assert core_limit() is None
 
 
-@pytest.mark.parametrize(("share", "cores"), [(None, 8), (0.5, 1), (2.5, 3), (64.0, 8)])
+@pytest.mark.parametrize(("share", "cores"), [(None, 8), (0.5, 1), (2.5, 2), (4.0, 4), (64.0, 8)])
 def test_usable_cores__are_those_whose_time_may_be_used(monkeypatch, share, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     monkeypatch.setattr(environment, "core_limit", lambda: share)
     assert environment.usable_cores() == cores
+
+
+def test_threads__are_no_more_than_the_share_pays_for(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    monkeypatch.setattr(environment, "usable_cores", lambda: 2)
+    try:
+        with environment.usable_threads():
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

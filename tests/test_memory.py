@@ -23,11 +23,10 @@ def test_system_without_the_module_resource__says_nothing_of_it(monkeypatch):
 
 
 def test_memory_of_a_control_group__is_all_there_is(monkeypatch):
-    there, free = memory.memory(torch.device("cpu"))
-    assert free < there
+    _, free = memory.memory(torch.device("cpu"))
     small = MemoryLimit(limit=2**28, used=2**27)
     monkeypatch.setattr(memory, "memory_limits", lambda: [MemoryLimit(2**60, 0), small])
-    assert memory.memory(torch.device("cpu")) == (2**28, min(free, 2**27))
+    assert memory.memory(torch.device("cpu")) == (2**28, min(free or 2**27, 2**27))
 
 
 def test_network_that_a_container_has_no_memory_for__is_refused(monkeypatch):

@@ -108,7 +108,7 @@ def evaluate_networks(
     world: World = ALONE,
     first: int = 0,
 ) -> EvalReport:
-    """Accuracies of networks ``first`` .. ``count`` - 1; ``after_network`` hears each, both may raise to stop.
+    """Accuracies of networks ``first`` .. ``count`` - 1; ``after_network`` hears each; listeners may raise to stop.
 
     Every process of ``world`` trains its share of them, and all of them return the same.
 

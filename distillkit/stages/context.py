@@ -18,7 +18,7 @@ from distillkit.data.preprocess import Preprocess, Standardise
 from distillkit.data.registry import DATASETS
 from distillkit.data.whitening import fitted
 from distillkit.distributed import ALONE, World
-from distillkit.environment import keep_freed_memory, repeatable
+from distillkit.environment import keep_freed_memory, repeatable, usable_threads
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
 from distillkit.interrupt import StopRequest
@@ -162,7 +162,8 @@ def prepared_from(run: Run, data: SourceData, fit_on: Callable[[SourceData], Pix
     check_ipc(data, settings)
     count = sum(len(part) for part in (data.train, data.validation, data.test))
     check_fits(settings.dataset.preprocessing, (count, *data.image_shape), run.device)
-    preprocess = fit_preprocess(settings.dataset, fit_on(data), _found_at(settings.dataset, data), run.progress)
+    with usable_threads():
+        preprocess = fit_preprocess(settings.dataset, fit_on(data), _found_at(settings.dataset, data), run.progress)
     network = settings.network.model_copy(update={"pool": ()})  # which is of students
     if network.name == "convnet" and network.depth is None:
         network = network.model_copy(update={"depth": default_depth(min(data.image_shape[1:]))})

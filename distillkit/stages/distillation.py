@@ -79,7 +79,8 @@ def _experts(run: Run, prepared: Prepared, folder: RunFolder) -> TrajectoryStore
 def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None:
     numbers = expert_reach(run.settings).trained
     report = expert_report([store.record(index) for index in numbers])
-    folder.save_experts_report({**report, "pulled_from": pulled_from(store, numbers)})
+    trained_in = store.setup.get("precision")
+    folder.save_experts_report({**report, "pulled_from": pulled_from(store, numbers), "precision": trained_in})
     curves = plots.experts_png({run.settings.method: report["experts"]})
     storage.write_bytes(folder.path / RUN_FILES.experts_picture, curves)
     if is_ranked(store.setup["recipe"]["order"]):

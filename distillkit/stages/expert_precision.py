@@ -23,6 +23,8 @@ PIECE = 0.5
 """By how much of its length the gradient of one tensor may differ, if it is not negligible."""
 NEGLIGIBLE = 0.01
 """Of the whole gradient's length: tensors before a normalisation have gradients that are rounding alone."""
+UNMOVED = 1e-5
+"""Share of its gradient from which GSAM steps by anything: with a radius of 0 it is plain SGD."""
 
 
 def expert_precision(run: Run, prepared: Prepared) -> str:
@@ -39,6 +41,14 @@ def expert_precision(run: Run, prepared: Prepared) -> str:
     return prepared.decided["experts"]
 
 
+def keep_expert_precision(run: Run, prepared: Prepared, before: str | None) -> None:
+    """A run goes on with the experts that it had ``before``, though another version or machine would choose other
+    arithmetic for them; None: it had none.
+    """
+    if before is not None and before in candidates(run.settings.precision, run.device):
+        prepared.decided["experts"] = before
+
+
 def _chosen(run: Run, prepared: Prepared, allowed: tuple[str, ...]) -> str:
     if allowed[0] == "fp32":
         return "fp32"
@@ -48,31 +58,35 @@ def _chosen(run: Run, prepared: Prepared, allowed: tuple[str, ...]) -> str:
         if precision == "fp32":
             break
         found = [_found(run, prepared, precision, size) for size in sizes]
-        why = next(filter(None, (_difference(*pair) for pair in zip(found, exact, strict=True))), None)
-        if why is None:
+        pairs = list(zip(found, exact, strict=True))
+        why = next(filter(None, (disagreement(own[0], other[0]) for own, other in pairs)), None)
+        rounded = next(filter(None, (_rounded(own[1], other) for own, other in pairs)), None)
+        if why is None and rounded is None:
             return precision
         if len(allowed) == 1:
-            run.progress.note(f"experts are trained in {precision} as asked, though {why}; `precision=auto` would not")
+            told = why or rounded
+            run.progress.note(f"experts are trained in {precision} as asked, though {told}; `precision=auto` would not")
             return precision
-        run.progress.note(f"networks that learn from real images do not compute in {precision}: {why}")
+        who = "networks that learn from real images do not compute" if why else "experts of GSAM are not trained"
+        run.progress.note(f"{who} in {precision}: {why or rounded}")
     return "fp32"
 
 
 Found = tuple[Sequence[Tensor], Sequence[Tensor]]
-"""The gradient, and what GSAM knows of flatness; nothing of the second where the optimiser is another."""
+"""The gradient, and the difference of gradients that GSAM steps by; nothing of the second under other optimisers."""
 
 
-def _difference(found: Found, exact: Found) -> str | None:
-    """How they differ, in words; None where they agree.
+def _rounded(found: Sequence[Tensor], exact: Found) -> str | None:
+    """How the difference of gradients that GSAM steps by is not the ``exact`` one, in words; None where they agree, or
+    where there is none to speak of.
 
-    GSAM moves a weight by a hundred-thousandth of itself or less. bfloat16 resolves a 256th of it, TF32 a 1,024th: most
-    weights move not at all, a few much too far, and the difference of the gradients is rounding
+    GSAM moves a weight by some hundred-thousandths of itself. bfloat16 resolves a 256th of it (and TF32 a 1,024th):
+    most weights move not at all, a few much too far, and the difference of the gradients is rounding
     (``examples/benchmarks/gsam_precision.py``).
     """
-    why = disagreement(found[0], exact[0])
-    if why is not None or not exact[1]:
-        return why
-    cosine = float(F.cosine_similarity(_vector(found[1]), _vector(exact[1]), dim=0))
+    if not found or _vector(exact[1]).norm() <= UNMOVED * _vector(exact[0]).norm():
+        return None
+    cosine = float(F.cosine_similarity(_vector(found), _vector(exact[1]), dim=0))
     if cosine >= AGREEMENT:
         return None
     return f"the cosine to float32's of the difference of gradients that GSAM steps by is {cosine:.4f}"
@@ -114,7 +128,7 @@ def _gradient(run: Run, prepared: Prepared, precision: str, size: int) -> Sequen
 
 
 def _flatness(run: Run, prepared: Prepared, precision: str, size: int) -> Sequence[Tensor]:
-    """What GSAM knows of it on ``size`` images."""
+    """The difference of gradients that GSAM steps by, on ``size`` images; nothing where the optimiser is another."""
     part = expert_recipe(_unranked(run), None).optimizer
     if not isinstance(part, Gsam):
         return ()
@@ -126,7 +140,9 @@ def _flatness(run: Run, prepared: Prepared, precision: str, size: int) -> Sequen
 def _at_start(
     run: Run, prepared: Prepared, precision: str, size: int
 ) -> Iterator[tuple[nn.Module, Callable[[], Sequence[Tensor]]]]:
-    """The first expert before its first step, and what gives the gradient of its loss on ``size`` images as it is."""
+    """The first expert before its first step, and a function that gives the gradient of its loss on ``size`` images at
+    the weights that it then has.
+    """
     model = in_precision(prepared.build(prepared.network, 0, "agreement")(0), precision).to(run.device)
     images, labels = prepared.train_images[:size], prepared.train_labels[:size]
     loss = expert_recipe(_unranked(run), None).loss

@@ -291,11 +291,16 @@ class _Bench:
         test = _exam(ds, data.test, place)
         report = self.measured("set", tried[0].candidate, test, lambda index: training)
         baselines: dict[str, EvalReport] = {}
+        files = [self._measured_file("set", tried[0].candidate)]
         for kind in self.asked.baselines:
             subset = _subset(ds, data.train, kind, place)
             best = self.searched(kind, seen, subset)[0]
             self.listener.note(f"{kind}: {best.candidate.words}")
             baselines[kind] = self.measured(kind, best.candidate, test, subset)
+            files.append(self._measured_file(kind, best.candidate))
+        for path in files:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         return Tuned(name, self._recipe_json(name, tried, how), tuple(tried), report, baselines, seconds)
 
     def _chosen_by(self, split: str, images: int) -> dict[str, Any]:
@@ -343,24 +348,26 @@ class _Bench:
     def measured(
         self, row: str, candidate: Candidate, exam: Examination, training: Callable[[int], TrainingSet]
     ) -> EvalReport:
-        """Test accuracies of fresh networks trained on what ``row`` is of; of those that a search that was stopped had
-        measured, what it found.
+        """Test accuracies of fresh networks trained on what ``row`` is of; those that a search measured before it was
+        stopped are not trained again.
         """
         self.listener.stage(f"evaluating {row}", self.asked.networks)
-        path = self._file(row, measured=asdict(candidate))
-        known = measured_before(path)
+        path = self._measured_file(row, candidate)
+        known = measured_before(path)[: self.asked.networks]
+        if known:
+            self.listener.note(f"{row}: {counted(len(known), 'network')} measured before")
         so_far: list[float] = []
-        if some := known[: self.asked.networks]:
-            self.listener.note(f"{row}: {counted(len(some), 'network')} measured before")
 
         def keep(accuracy: float) -> None:
             so_far.append(accuracy)
-            if len(so_far) <= len(known):
-                return
             with contextlib.suppress(StorageError):
                 keep_measured(path, so_far)
 
-        return self._run(candidate, exam, training, "evaluate", self.asked.networks, keep, some)
+        return self._run(candidate, exam, training, "evaluate", self.asked.networks, keep, known)
+
+    def _measured_file(self, row: str, candidate: Candidate) -> Path:
+        """Until all rows are measured; a figure of another day is not given again."""
+        return self._file(row, measured=asdict(candidate), precision=steady("auto", self.place))
 
     def _run(
         self,

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from distillkit import compress, precision
+from distillkit import compress, precision, storage
 from distillkit.config import compose
 from distillkit.errors import TrajectoryError
 from distillkit.experts import train
 from distillkit.methods import SettingsLayer
 from distillkit.networks.low_precision import Bfloat16Conv2d
+from distillkit.run_folder import RunFolder
 from distillkit.stages import expert_precision as chooser
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.workshop import advice_of
@@ -132,10 +133,32 @@ def test_gsam__is_not_trained_where_its_perturbation_is_rounded_away(tiny, monke
     run, prepared = asked(tiny, "auto", **{"experts.optimizer": "gsam"})
     assert chooser.disagreement(*(chooser._gradient(run, prepared, kind, 64) for kind in ("bf16", "fp32"))) is None
     assert chooser.expert_precision(run, prepared) == "fp32"
-    assert any("difference of gradients that GSAM steps by" in note for note in run.progress.notes)
+    assert any("experts of GSAM are not trained in bf16" in note for note in run.progress.notes)
     run, prepared = asked(tiny, "bf16", **{"experts.optimizer": "gsam"})
     assert chooser.expert_precision(run, prepared) == "bf16"
     assert any("as asked, though the cosine to float32's of the difference" in note for note in run.progress.notes)
+
+
+def test_gsam__without_a_radius_has_no_difference_to_round(tiny, monkeypatch):
+    monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
+    run, prepared = asked(tiny, "auto", **{"experts.optimizer": "gsam", "experts.sharpness_radius": 0.0})
+    assert chooser.expert_precision(run, prepared) == "bf16"
+
+
+def test_resume__goes_on_with_the_experts_that_the_run_had(tmp_path, tiny, monkeypatch):
+    """Another version or machine chooses other arithmetic for them; the set is not learned from two kinds."""
+    monkeypatch.setattr(precision, "available", lambda device: ("bf16", "fp32"))
+    settings = tiny | {"precision": "auto", "evaluate.networks": 1}
+    made = {"ipc": 1, "method": "mtt", "preset": "smoke", "out": tmp_path / "a", "settings": settings}
+    whole = compress("digits", **made)
+    assert RunFolder(tmp_path / "a").expert_precision() == "bf16"
+    caches = sorted(path.name for path in (storage.cache_root() / "experts").iterdir())
+    for name in ("synthetic.safetensors", "../distill_config.json", "../distilled.safetensors"):
+        (tmp_path / "a" / "run" / name).unlink()
+    monkeypatch.setattr(chooser, "AGREEMENT", 1.1)
+    again = compress("digits", **made)
+    assert torch.equal(again.images, whole.images)
+    assert sorted(path.name for path in (storage.cache_root() / "experts").iterdir()) == caches
 
 
 def test_gsam__what_it_knows_of_flatness_is_the_difference_of_its_two_gradients(tiny):
