@@ -120,6 +120,7 @@ STUDIES = {
         "MCT, images' lr 500, truncated as the authors'": ("mct", {**SHORT_MCT, "distill.hypergradient": "truncated"}),
         "MCT, images' lr 500, 3 experts": ("mct", {**SHORT_MCT, "experts.count": 3}),
         "MCT, images' lr 500, read as papers read": ("mct", {**SHORT_MCT, **AS_READ}),
+        "MCT, student's lr 0.02": ("mct", {**SHORT_MCT, "distill.lr_init": 0.02, "distill.select_every": 50}),
     },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),
