@@ -109,9 +109,12 @@ def usable_cores() -> int:
 @contextlib.contextmanager
 def usable_threads() -> Iterator[None]:
     """Meanwhile, no more threads than there are cores for: the default of torch knows no shares of time."""
-    before = torch.get_num_threads()
+    before, cores = torch.get_num_threads(), usable_cores()
+    if before <= cores:
+        yield
+        return
     try:
-        torch.set_num_threads(min(before, usable_cores()))
+        torch.set_num_threads(cores)
         yield
     finally:
         torch.set_num_threads(before)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillkit import pipeline
+from distillkit import environment, pipeline
 from distillkit.config import compose
 from distillkit.methods import SettingsLayer
 from distillkit.stages import threads
@@ -19,6 +19,7 @@ def counted(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", found.append)
     monkeypatch.setattr(torch, "get_num_threads", lambda: found[-1] if found else 8)
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    monkeypatch.setattr(environment, "usable_cores", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return found
 
@@ -45,6 +46,13 @@ def test_what_somebody_says_is_taken(counted, monkeypatch):
     settled(threads=5)
     assert [counted[0], counted[-3], counted[3]] == [3, 5, 8]
     assert set(counted) == {3, 5, 8}
+
+
+def test_data_are_whitened_by_no_more_threads_than_there_are_cores_for(counted, monkeypatch):
+    """A container's share of time is nothing that torch knows of."""
+    monkeypatch.setattr(environment, "usable_cores", lambda: 3)
+    settled(**{"dataset.preprocessing": "zca"})
+    assert counted[:2] == [3, 8]
 
 
 def test_threads_do_not_share_a_core_unless_somebody_wants_them_to(counted, monkeypatch):
