@@ -150,7 +150,8 @@ class NetworkSettings(Section):
     pool: tuple[str, ...] = ()
     """Networks of students that begin fresh, and of DSA and DM, which take turns by outer step (by fresh network, where
     several steps share one): ``["convnet", "resnet18"]``, each as ``--arch`` has it. The set is learned for all of
-    them; it is selected and measured with the network of the run. Default that network, or ``distill.student``."""
+    them, selected by their mean validation accuracy, and measured with the network of the run. Default that network,
+    or ``distill.student``."""
 
 
 class ExpertSettings(Section):

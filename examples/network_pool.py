@@ -1,10 +1,13 @@
-"""A set for several networks: what students that take turns cost the one network, and gain the others.
+r"""A set for several networks: what students that take turns cost the one network, and gain the others.
 
 RaT on digits, one image a class, learned with students of one architecture or of several in turn (``network.pool``);
 fresh networks of each architecture, and of some that no set was learned with, are trained on each set by its recipe.
 The outer steps are the same for all, so a member of a pool of two has half of them.
 
 python examples/network_pool.py --out examples/benchmarks/results/network_pool-digits-ipc1
+python examples/network_pool.py --dataset cifar10 --data-root DIR --students convnet:width=32 lenet mlp \
+    --others convnet vgg11 alexnet --width 128 --steps 2000 --seeds 1 --set dataset.max_train=null \
+    --work runs/network_pool --out examples/benchmarks/results/network_pool-cifar10-ipc1    # two hours of a core
 """
 
 import argparse
@@ -16,7 +19,7 @@ from pathlib import Path
 import torch
 
 from distillkit import compress, evaluate
-from distillkit.lab import hardware, versions
+from distillkit.lab import hardware, parse_assignments, versions
 
 
 def parsed_arguments():
@@ -30,6 +33,8 @@ def parsed_arguments():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--networks", type=int, default=3, help="fresh networks of each row")
     parser.add_argument("--preset", default="quick")
+    parser.add_argument("--data-root")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every set")
     parser.add_argument("--work", type=Path, help="where runs lie and go on; default a folder that is removed")
     parser.add_argument("--out", help="stem of the files to write")
     return parser.parse_args()
@@ -47,6 +52,9 @@ def learned(arguments, pool, seed, folder):
         "evaluate.baselines": [],
         "evaluate.uint8": False,
     }
+    settings |= dict(parse_assignments(arguments.set).values)
+    if arguments.data_root:
+        settings["dataset.data_root"] = arguments.data_root
     place = folder / f"{'-'.join(pool)}-{seed}".replace("/", "_").replace(":", "_")
     return compress(
         arguments.dataset, ipc=arguments.ipc, method="rat", preset=arguments.preset, settings=settings, out=place
@@ -61,7 +69,7 @@ def measured(arguments, pools, folder):
         for pool in pools:
             name = " and ".join(pool)
             ds = learned(arguments, pool, seed, folder)
-            reports = evaluate(ds, architectures, networks=arguments.networks, seed=seed)
+            reports = evaluate(ds, architectures, networks=arguments.networks, seed=seed, data_root=arguments.data_root)
             for architecture, report in reports.items():
                 found.setdefault(name, {}).setdefault(architecture, []).append(report.mean)
                 print(f"{name}, seed {seed}: {architecture} {100 * report.mean:.1f}", flush=True)

@@ -27,7 +27,7 @@ def test_plan__times_evaluation_networks_in_the_precision_that_they_are_trained_
     asked = made(tiny)
     prepared = prepare(asked)
     prepared.decided["experts"] = "bf16"
-    step_times.evaluation_seconds(asked, prepared)
+    step_times.evaluation_seconds(asked, prepared, prepared.network)
     step_times.full_seconds(asked, prepared)
     assert set(seen) == {asked.steady_precision} == {"fp32"}
     step_times.expert_seconds(asked, prepared, {0: 2})

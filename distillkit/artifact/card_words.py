@@ -154,7 +154,9 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     if selection.images == 0:
         return f"Test data chose nothing, and no images were held out to choose by; kept: {kept}, the last."
     length = ", which chose the number of epochs too" if selection.epochs else ""
-    return f"Test data chose nothing; kept: {kept}, selected on {plain(selection.split)}{length}."
+    names = ", ".join(f"`{one_line(name)}`" for name in selection.selected_by)
+    by = f" by the mean accuracy of {names}" if names else ""
+    return f"Test data chose nothing; kept: {kept}, selected on {plain(selection.split)}{by}{length}."
 
 
 def earlier_words(about: ArtifactConfig) -> str:

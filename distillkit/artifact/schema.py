@@ -263,6 +263,7 @@ class Selection(_Open):
     step: Count | None = None
     outer_steps: Count | None = None
     epochs: dict[str, Any] | None = None
+    selected_by: tuple[Line, ...] = ()
     image_length: ImageLength | None = None
     warnings: Annotated[tuple[Line, ...], Field(max_length=20)] = ()
 

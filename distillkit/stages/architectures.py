@@ -22,6 +22,14 @@ def student_pool(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:
     return tuple(_parsed(name, prepared) for name in names) or (prepared.network,)
 
 
+def selecting_networks(run: Run, prepared: Prepared) -> dict[str, NetworkSettings]:
+    """The networks that select a set on validation data, each once, by name: those of the pool, if students of several
+    take turns, else that of the run.
+    """
+    names = dict.fromkeys(run.settings.network.pool)
+    return {name: _parsed(name, prepared) for name in names} or {run.settings.network.name: prepared.network}
+
+
 def all_networks(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:
     """Every network of the run, each once: the one that the set is for first."""
     return tuple(dict.fromkeys((prepared.network, *student_pool(run, prepared))))

@@ -19,7 +19,7 @@ from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.image_length import ADDS
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.room import check_step_fits
-from distillkit.stages.step_times import evaluation_seconds, expert_seconds, full_seconds, outer_seconds
+from distillkit.stages.step_times import evaluation_seconds, expert_seconds, full_seconds, outer_seconds, pool_seconds
 from distillkit.trajectories.store import TrajectoryStore
 
 
@@ -51,7 +51,7 @@ def share(pieces: int, processes: int) -> float:
 class Costs:
     """Seconds of an epoch of one expert, of an outer step, of a fresh network, of measuring them; of the experts, by
     number, how many epochs the cache lacks, none of those that it has; of a network trained on all images, 0 where
-    that row is not wanted or there already.
+    that row is not wanted or there already; of one that selects, where those are of a pool.
     """
 
     expert_epoch: float
@@ -60,6 +60,12 @@ class Costs:
     missing: Mapping[int, int]
     measuring: float = 0.0
     full_network: float = 0.0
+    of_pool: float | None = None
+
+    @property
+    def selecting_network(self) -> float:
+        """Seconds of a network that selects, the mean over a pool."""
+        return self.fresh_network if self.of_pool is None else self.of_pool
 
 
 def measured_costs(run: Run, prepared: Prepared) -> Costs:
@@ -74,10 +80,11 @@ def measured_costs(run: Run, prepared: Prepared) -> Costs:
         check_step_fits(run, prepared, now=True)
         step = outer_seconds(run, prepared)
     with arithmetic(run.steady_precision, run.device):
-        fresh = evaluation_seconds(run, prepared)
+        fresh = evaluation_seconds(run, prepared, prepared.network)
+        of_pool = pool_seconds(run, prepared, fresh) if settings.distill.outer_steps else None
         wants_full = "full" in settings.evaluate.baselines and not full_row_path(run, prepared).exists()
         full = full_seconds(run, prepared) if wants_full else 0.0
-    return Costs(expert, step, fresh, missing, time.perf_counter() - begin, full)
+    return Costs(expert, step, fresh, missing, time.perf_counter() - begin, full, of_pool)
 
 
 def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
@@ -87,6 +94,7 @@ def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
         expert_epoch=costs.expert_epoch * share(max(1, len(costs.missing)), processes),
         outer_step=costs.outer_step * share(settings.distill.segments, processes),
         fresh_network=costs.fresh_network * share(settings.distill.select_networks, processes),
+        of_pool=None if costs.of_pool is None else costs.of_pool * share(settings.distill.select_networks, processes),
     )
 
 
@@ -98,6 +106,11 @@ def selections(settings: RunSettings, regular: int) -> int:
     longer = ADDS in settings.dataset.augmentation.split("_")
     validated = (regular + longer) if settings.dataset.validation_fraction > 0 else 0
     return validated + regular * settings.evaluate.paper_protocol
+
+
+def selecting_count(settings: RunSettings) -> int:
+    """Fresh networks of one look at validation images: of each architecture of a pool as many."""
+    return settings.distill.select_networks * max(1, len(set(settings.network.pool)))
 
 
 def length_choice(settings: RunSettings) -> float:
@@ -117,8 +130,8 @@ def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
         stages.append(
             StageCost("outer steps", settings.distill.outer_steps, costs.outer_step, settings.distill.segments)
         )
-        selected = settings.distill.select_networks
-        stages.append(StageCost("validation networks", selections(settings, regular) * selected, fresh, selected))
+        looks, dealt = selections(settings, regular) * selecting_count(settings), settings.distill.select_networks
+        stages.append(StageCost("validation networks", looks, costs.selecting_network, dealt))
     learned = label_part(settings.distill).learned and settings.evaluate.label_rows
     soft = learned and labels_ask_experts(settings.distill)
     real = len(set(settings.evaluate.baselines) - {"full"})

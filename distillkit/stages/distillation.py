@@ -26,7 +26,7 @@ from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.run_folder import RunFolder
 from distillkit.settings import DistillSettings, NetworkSettings
-from distillkit.stages.architectures import experts_and_network, first_student, student_pool
+from distillkit.stages.architectures import experts_and_network, first_student, selecting_networks, student_pool
 from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
@@ -131,6 +131,7 @@ def _all_steps(run: Run, prepared: Prepared, folder: RunFolder, task: OuterTask,
 def _selection(run: Run, prepared: Prepared, state: OuterState, best: Best) -> dict[str, Any]:
     """How the ``best`` set was selected, and how the run went, as JSON."""
     held_out = f"the validation split ({prepared.data.info.validation_split})"
+    selecting = list(selecting_networks(run, prepared))
     return {
         "split": held_out if best.accuracy is not None else "nothing: no images are held out, so the last step is kept",
         "images": len(prepared.data.validation),
@@ -146,6 +147,7 @@ def _selection(run: Run, prepared: Prepared, state: OuterState, best: Best) -> d
         "cosine_to_fp32": state.agreement,
         "compiled": bool(state.compiled),
         **({"pool": _pool_json(run, state)} if state.forms else {}),
+        **({"selected_by": selecting} if len(selecting) > 1 else {}),
     }
 
 

@@ -20,7 +20,7 @@ from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet
 from distillkit.stages.architectures import all_networks
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.validation import selecting_networks
+from distillkit.stages.validation import mean_over, validated
 
 MEASURED = 1000
 """Real images whose mean length counts."""
@@ -71,7 +71,7 @@ def _validated(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> float |
         return None
     with arithmetic(run.steady_precision, run.device):
         check = "while lengths of images are compared, with a checkpoint"
-        return selecting_networks(run, prepared, synthetic, prepared.validation, lambda: run.stop.check(check)).mean
+        return mean_over(validated(run, prepared, synthetic, lambda: run.stop.check(check)))
 
 
 def _as_good(accuracy: float | None, before: float | None, images: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,13 +12,13 @@ from distillkit import storage
 from distillkit.artifact.views import preview_png
 from distillkit.distill.loop import StepRecord
 from distillkit.distill.state import OuterState
-from distillkit.evaluation.protocol import Examination, scores_by_epoch
+from distillkit.evaluation.protocol import scores_by_epoch
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.precision import arithmetic
-from distillkit.records import EvalReport, SyntheticSet
+from distillkit.records import SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, training_set
-from distillkit.stages.validation import selecting_networks
+from distillkit.stages.validation import mean_over, trained_on, validated
 from distillkit.tracking import Tracker
 
 
@@ -27,6 +28,7 @@ class Recorder:
     def __init__(self, run: Run, prepared: Prepared, folder: RunFolder, tracker: Tracker) -> None:
         self._run, self._prepared, self._folder, self._tracker = run, prepared, folder, tracker
         self._owner = folder.identity()
+        self._by_network: dict[str, float] = {}
 
     def select(self, synthetic: SyntheticSet, step: int) -> float | None:
         """Mean validation accuracy of fresh networks, the same ones at every step; None if no images are held out."""
@@ -36,13 +38,21 @@ class Recorder:
         with arithmetic(self._run.steady_precision, self._run.device):
             if self._run.settings.evaluate.paper_protocol:
                 self._folder.add_test_checkpoint(step, self._on_test(synthetic, step))
-            return self._trained(synthetic, step, self._prepared.validation).mean if held_out else None
+            return self._on_validation(synthetic, step) if held_out else None
+
+    def _on_validation(self, synthetic: SyntheticSet, step: int) -> float:
+        """The mean over all networks; if there are several architectures, that of each is kept for the metrics line."""
+        found = validated(self._run, self._prepared, synthetic, self._check(f"validating step {step}"))
+        several = found if len(found) > 1 else {}
+        self._by_network = {f"validation_accuracy_{name}": report.mean for name, report in several.items()}
+        return mean_over(found)
 
     def _on_test(self, synthetic: SyntheticSet, step: int) -> float:
         """The test accuracy of a checkpoint as the method's paper reads it: of its last epoch, or the best of some."""
         exam, evaluate = self._prepared.test(self._run.device), self._run.settings.evaluate
         if evaluate.peak_every is None and not evaluate.lengths:
-            return self._trained(synthetic, step, exam).mean
+            run, prepared, check = self._run, self._prepared, self._check(f"testing step {step}")
+            return trained_on(run, prepared, synthetic, prepared.network, exam, check).mean
         longest = max(evaluate.lengths, default=evaluate.epochs)
         every = evaluate.peak_every or 1
         read = sorted({*(evaluate.lengths or range(every, longest + 1, every)), longest})
@@ -58,7 +68,7 @@ class Recorder:
                 self._run.settings.seed,
                 index,
                 read,
-                lambda: self._run.stop.check(f"while testing step {step}, with a checkpoint"),
+                self._check(f"testing step {step}"),
             )
             return [found[epoch] for epoch in read]
 
@@ -67,11 +77,9 @@ class Recorder:
             return float(max(sum(own) / len(found) for own in zip(*found, strict=True)))
         return sum(max(own) for own in found) / len(found)
 
-    def _trained(self, synthetic: SyntheticSet, step: int, exam: Examination) -> EvalReport:
-        def check() -> None:
-            self._run.stop.check(f"while validating step {step}, with a checkpoint")
-
-        return selecting_networks(self._run, self._prepared, synthetic, exam, check)
+    def _check(self, what: str) -> Callable[[], None]:
+        """Stops the run where it was asked to, in the middle of ``what``."""
+        return lambda: self._run.stop.check(f"while {what}, with a checkpoint")
 
     def on_step(self, record: StepRecord, state: OuterState) -> None:
         """Write the metrics line; checkpoint and picture when due; stop if asked to."""
@@ -94,7 +102,7 @@ class Recorder:
     def on_selection(self, accuracy: float | None, state: OuterState) -> None:
         """Write the accuracy as a metrics line of its own."""
         if accuracy is not None:
-            self._write({"step": state.step, "validation_accuracy": accuracy})
+            self._write({"step": state.step, "validation_accuracy": accuracy, **self._by_network})
             self._run.progress.advance(0, validation=accuracy)
         if accuracy == 1 and state.step == 0:
             held_out = len(self._prepared.validation.labels)

@@ -21,7 +21,7 @@ from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import arithmetic, in_precision
 from distillkit.settings import DistillSettings, NetworkSettings
-from distillkit.stages.architectures import student_pool
+from distillkit.stages.architectures import selecting_networks, student_pool
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.distillation import distill_task
@@ -48,12 +48,18 @@ def _time(action: Callable[[], None], device: torch.device) -> float:
 
 
 def _step_seconds(
-    run: Run, prepared: Prepared, recipe: Recipe, count: int, form: TrainingForm, precision: str
+    run: Run,
+    prepared: Prepared,
+    network: NetworkSettings,
+    recipe: Recipe,
+    count: int,
+    form: TrainingForm,
+    precision: str,
 ) -> float:
-    """One training step of one network on a batch of ``count`` real images, by the form and in the precision that the
-    run will use.
+    """One training step of one ``network`` on a batch of ``count`` real images, by the form and in the precision that
+    the run will use.
     """
-    build = prepared.build(prepared.network, 0, "plan")
+    build = prepared.build(network, 0, "plan")
     models = [in_precision(build(index), precision).to(run.device) for index in range(form.size)]
     images, labels = prepared.train_images[:count], prepared.train_labels[:count]
     if form.plain:
@@ -77,10 +83,20 @@ def expert_seconds(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> 
     recipe = expert_recipe(plain, prepared.augmentation)
     form = expert_form(run, prepared, len(missing), max(missing.values()))
     batch, precision = min(count, settings.batch_size), expert_precision(run, prepared)
-    return _step_seconds(run, prepared, recipe, batch, form, precision) * count / settings.batch_size
+    step = _step_seconds(run, prepared, prepared.network, recipe, batch, form, precision)
+    return step * count / settings.batch_size
 
 
-def evaluation_seconds(run: Run, prepared: Prepared) -> float:
+def pool_seconds(run: Run, prepared: Prepared, own: float) -> float | None:
+    """One network that selects, the mean over those of a pool; None without one. ``own``: one of the run's."""
+    if not run.settings.network.pool:
+        return None
+    networks = selecting_networks(run, prepared).values()
+    each = (own if one == prepared.network else evaluation_seconds(run, prepared, one) for one in networks)
+    return sum(each) / len(networks)
+
+
+def evaluation_seconds(run: Run, prepared: Prepared, network: NetworkSettings) -> float:
     """One fresh network: all its steps, then the test images."""
     settings = run.settings.evaluate
     size = run.settings.ipc * prepared.num_classes
@@ -88,8 +104,8 @@ def evaluation_seconds(run: Run, prepared: Prepared) -> float:
     recipe = evaluation_recipe(short, run.settings.distill.lr_init, prepared.augmentation)
     batch = min(size, settings.batch_size)
     form = evaluation_form(run, recipe, size, run.settings.distill.select_networks)  # the rows at the end are no slower
-    step = _step_seconds(run, prepared, recipe, batch, form, run.steady_precision)
-    model = prepared.build(prepared.network, 0, "plan")(0).to(run.device)
+    step = _step_seconds(run, prepared, network, recipe, batch, form, run.steady_precision)
+    model = prepared.build(network, 0, "plan")(0).to(run.device)
     probe = prepared.train_images[:512]
     test = _time(lambda: _exhaust(predict(model, probe)), run.device) * len(prepared.data.test) / len(probe)
     return settings.epochs * step * size / batch + test
@@ -101,7 +117,8 @@ def full_seconds(run: Run, prepared: Prepared) -> float:
     recipe = full_data_recipe(settings, prepared.augmentation, count)
     batch = min(count, recipe.batch_size)
     form = evaluation_form(run, recipe, count, settings.full_networks)
-    step = _step_seconds(run, prepared, replace(recipe, epochs=PROBE_STEPS + 1), batch, form, run.steady_precision)
+    short = replace(recipe, epochs=PROBE_STEPS + 1)
+    step = _step_seconds(run, prepared, prepared.network, short, batch, form, run.steady_precision)
     return recipe.epochs * step * count / batch
 
 

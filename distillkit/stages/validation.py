@@ -7,18 +7,42 @@ from collections.abc import Callable
 from distillkit.evaluation.protocol import Examination, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.records import EvalReport, SyntheticSet
+from distillkit.settings import NetworkSettings
+from distillkit.stages.architectures import selecting_networks
 from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.training_form import evaluation_form
 
 
-def selecting_networks(
-    run: Run, prepared: Prepared, synthetic: SyntheticSet, exam: Examination, after_epoch: Callable[[], None]
+def validated(
+    run: Run, prepared: Prepared, synthetic: SyntheticSet, after_epoch: Callable[[], None]
+) -> dict[str, EvalReport]:
+    """Validation accuracies of the networks that select, by name: the same ones, by their seeds, whatever set they
+    learn. Of a set that students of several architectures share, ``distill.select_networks`` of each.
+    """
+    exam, selecting = prepared.validation, selecting_networks(run, prepared)
+    return {
+        name: trained_on(run, prepared, synthetic, network, exam, after_epoch) for name, network in selecting.items()
+    }
+
+
+def mean_over(reports: dict[str, EvalReport]) -> float:
+    """The mean accuracy over networks, which are as many of each architecture."""
+    return sum(report.mean for report in reports.values()) / len(reports)
+
+
+def trained_on(
+    run: Run,
+    prepared: Prepared,
+    synthetic: SyntheticSet,
+    network: NetworkSettings,
+    exam: Examination,
+    after_epoch: Callable[[], None],
 ) -> EvalReport:
-    """Accuracies on ``exam`` of the networks that select: the same ones, by their seeds, whatever set they learn."""
+    """Accuracies on ``exam`` of ``distill.select_networks`` fresh networks of one architecture."""
     settings, count = run.settings, run.settings.distill.select_networks
     recipe = evaluation_recipe(settings.evaluate, synthetic.lr, prepared.augmentation)
     return evaluate_networks(
-        prepared.build(prepared.network, settings.seed, "select"),
+        prepared.build(network, settings.seed, "select"),
         training_set(synthetic, run.device),
         exam,
         recipe,

@@ -162,7 +162,7 @@ def test_validation_images_that_are_all_recognised_are_told(tmp_path, monkeypatc
     from distillkit.stages import recorder
     from tests.helpers import Notes
 
-    monkeypatch.setattr(recorder, "selecting_networks", lambda *given: EvalReport((1.0, 1.0)))
+    monkeypatch.setattr(recorder, "validated", lambda *given: {"convnet": EvalReport((1.0, 1.0))})
     notes = Notes()
     compress("digits", ipc=1, preset="smoke", settings=TINY, out=tmp_path / "a", device="cpu", progress=notes)
     sentence = "validation images, which then tell no better set from this one"

@@ -11,10 +11,12 @@ from distillkit.errors import ConfigError, Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
 from distillkit.methods import SettingsLayer
+from distillkit.metrics_file import rows_of
 from distillkit.networks.build import build_network
 from distillkit.plan import make_plan
+from distillkit.records import EvalReport
 from distillkit.settings import NetworkSettings
-from distillkit.stages import step_times
+from distillkit.stages import costs, step_times, validation
 from distillkit.stages.context import make_run, prepare
 from tests.helpers import Notes, StopAfter, same_bytes
 from tests.processes.worlds import in_threads
@@ -115,14 +117,58 @@ def test_the_card_and_the_results_say_it(tmp_path, settings):
     assert "pool" not in ds.recipe["architecture"]
 
 
+def test_a_set_for_several_networks_is_selected_by_their_mean(tmp_path, settings, monkeypatch):
+    """By hand: what each network of the pool scores, and which step is best by the mean (not by either alone)."""
+    scores = {"convnet": [0.5, 0.9, 0.6, 0.1], "batch": [0.2, 0.1, 0.6, 0.9]}
+    asked = {name: iter(own) for name, own in scores.items()}
+
+    def trained_on(run, prepared, synthetic, network, exam, after_epoch):
+        return EvalReport((next(asked["batch" if network.norm == "batch" else "convnet"]),) * 2)
+
+    monkeypatch.setattr(validation, "trained_on", trained_on)
+    more = {"distill.outer_steps": 3, "distill.select_every": 1, "evaluate.lengths": []}
+    ds = run(tmp_path / "a", "dm", {**settings, **more}, TWO)
+    selection = ds.results["selection"]
+    assert (selection["step"], selection["validation_accuracy"]) == (2, pytest.approx(0.6))
+    assert selection["selected_by"] == TWO
+    rows = rows_of((tmp_path / "a" / "run" / "metrics.jsonl").read_bytes())
+    each = [[row.get(f"validation_accuracy_{name}") for row in rows if "validation_accuracy" in row] for name in TWO]
+    assert each == [scores["convnet"], scores["batch"]]
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "by the mean accuracy of `convnet`, `convnet:width=3,norm=batch`" in card
+
+
+def test_networks_of_the_pool_select_as_fresh_ones_of_each_do(tmp_path, settings):
+    ds = run(tmp_path / "a", "dm", {**settings, "distill.outer_steps": 1, "distill.select_networks": 2}, TWO)
+    rows = rows_of((tmp_path / "a" / "run" / "metrics.jsonl").read_bytes())
+    first, last = (row for row in rows if "validation_accuracy" in row)
+    for row in (first, last):
+        mean = sum(row[f"validation_accuracy_{name}"] for name in TWO) / 2
+        assert row["validation_accuracy"] == pytest.approx(mean, abs=1e-12)
+    for name in TWO:  # each alone finds the same
+        run(tmp_path / name, "dm", {**settings, "distill.outer_steps": 1, "distill.select_networks": 2}, [name])
+        alone = next(r for r in rows_of((tmp_path / name / "run" / "metrics.jsonl").read_bytes()) if r["step"] == 0)
+        assert alone["validation_accuracy"] == first[f"validation_accuracy_{name}"]
+        assert not any(key.startswith("validation_accuracy_") for key in alone)
+    assert "selected_by" in ds.results["selection"]
+
+
 def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
     chosen = [SettingsLayer("test", {**settings, **METHODS["dm"], "network.pool": TWO})]
     asked = make_run(compose("digits", 1, "dm", "smoke", "cpu", chosen), torch.device("cpu"), Notes())
     seconds = {("convnet",): 1.0, (TWO[1],): 4.0}
     monkeypatch.setattr(step_times, "_seconds_of_a_step", lambda run, prepared: seconds[run.settings.network.pool])
+    fresh = {"instance": 5.0, "batch": 1.0}
+    for where in (costs, step_times):
+        monkeypatch.setattr(where, "evaluation_seconds", lambda run, prepared, network: fresh[network.norm])
     found = make_plan(asked, prepare(asked))
     (steps,) = (stage for stage in found["stages"] if stage["name"] == "outer steps")
     assert steps["seconds_each"] == 2.5
+    (looks,) = (stage for stage in found["stages"] if stage["name"] == "validation networks")
+    (tests,) = (stage for stage in found["stages"] if stage["name"] == "evaluation networks")
+    assert asked.settings.distill.select_networks == 2
+    assert looks["steps"] == 2 * 2 * 4  # two of each architecture at 0, 2, 4 steps and at the length of real images
+    assert (looks["seconds_each"], tests["seconds_each"]) == (3.0, 5.0)  # mean of 5 (the run's own) and 1
 
 
 @pytest.mark.parametrize(

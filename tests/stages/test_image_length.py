@@ -102,7 +102,7 @@ def test_learned_images__keep_a_length_that_means_something(made, settings):
 def test_brightness__shows_lengths_so_validation_data_choose(made, monkeypatch, accuracy, kept):
     """What the networks score is dictated: 0.3, then 0.5 of the validation images, and ``accuracy`` after it."""
     scores = iter([0.3, *[0.5] * 20])
-    monkeypatch.setattr(recorder, "selecting_networks", lambda *_: EvalReport((next(scores),)))
+    monkeypatch.setattr(recorder, "validated", lambda *_: {"convnet": EvalReport((next(scores),))})
     monkeypatch.setattr(image_length, "_validated", lambda *_: accuracy)
     ds = made("mtt", **{"dataset.augmentation": "color_flip"})
     selection = ds.results["selection"]
