@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from distillkit import storage
 from distillkit.data.load import survey
+from distillkit.errors import StorageError
+from distillkit.run_folder import RunFolder
 from distillkit.stages.checks import check_distillation
-from distillkit.stages.context import Prepared, Run, kept_of_each, prepare, prepared_from
+from distillkit.stages.context import Prepared, Run, kept_of_each, prepare, prepared_from, run_identity
 from distillkit.stages.costs import dealt_costs, measured_costs, stage_costs
 from distillkit.stages.initial_set import check_artifact
 from distillkit.stages.probe import check_networks
 from distillkit.stages.room import sizes
+from distillkit.stages.standing import BEGINNING, found_in
 from distillkit.stages.threads import settled_threads
-from distillkit.stages.time_budget import within
+from distillkit.stages.time_budget import as_begun, within
 
 
-def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) -> dict[str, Any]:
+def make_plan(
+    run: Run, prepared: Prepared | None = None, processes: int = 1, out: Path | None = None, replace: bool = False
+) -> dict[str, Any]:
     """Steps, time, memory and disk of a run; trains, decodes and writes nothing.
+
+    Of what is left of it, where ``out`` holds it already; a run that would be refused there is planned, and it is said.
 
     Of data that are not decoded yet, the tables tell how many images there are, and a few of these stand for all.
 
@@ -36,8 +44,10 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
     with settled_threads(run, prepared):
         costs = measured_costs(run, prepared)
     if run.settings.time_budget is not None:
-        run = within(run, dealt_costs(run.settings, costs, processes), run.settings.time_budget)
-    stages = stage_costs(run, costs)
+        begun = as_begun(run, None if out is None else _begun_settings(out))
+        run = begun or within(run, dealt_costs(run.settings, costs, processes), run.settings.time_budget)
+    done, said = (BEGINNING, []) if out is None else found_in(out, _identity(run, prepared, out, decoding), replace)
+    stages = stage_costs(run, costs, done)
     seconds, alone = (sum(stage.seconds(count) for stage in stages) for count in (processes, 1))
     planned = {
         "settings": run.settings.model_dump(mode="json"),
@@ -45,14 +55,35 @@ def make_plan(run: Run, prepared: Prepared | None = None, processes: int = 1) ->
         "seconds": seconds,
         "processes": processes,
         "seconds_of_one_process": alone,
+        "done": done.to_json(),
         **sizes(run, prepared, costs.missing, decoding),
     }
+    planned["notes"] += said
     if processes > 1:
         planned["notes"].append(
             f"time is that of {processes} processes as this one, {alone / max(seconds, 1e-9):.1f} times as fast as one "
             f"({alone / 60:.1f} minutes); outer steps are dealt by distill.segments={run.settings.distill.segments}"
         )
     return planned
+
+
+def _begun_settings(out: Path) -> dict[str, Any] | None:
+    """Of the run that ``out`` holds; None if there is none, or it cannot be read."""
+    try:
+        return RunFolder(out).stored_settings()
+    except StorageError:
+        return None
+
+
+def _identity(run: Run, prepared: Prepared, out: Path, decoding: int) -> dict[str, Any]:
+    """Of the run; the data, where they are not decoded, are taken for those of the run in ``out``."""
+    own = run_identity(run, prepared)
+    if not decoding:
+        return own
+    try:
+        return own | {"data": RunFolder(out).identity()["data"]}
+    except (StorageError, KeyError):
+        return own
 
 
 def _tell_of_decoding(run: Run, wanted: int) -> None:

@@ -141,6 +141,15 @@ class RunFolder:
                 raise
             raise StorageError(f"cannot write in {self.path}: {(error.strerror or str(error)).lower()}") from error
 
+    def holds(self, identity: dict[str, Any], replace: bool) -> bool:
+        """Whether the folder holds the run called ``identity``, which ``claimed`` would go on with; writes nothing.
+
+        Raises:
+            ConfigError: ``claimed`` would refuse it, but for a process that works there.
+        """
+        begun = self._config.is_file()
+        return not self._check_owner(identity, replace) and begun
+
     def _check_owner(self, identity: dict[str, Any], replace: bool) -> bool:
         """True if the folder holds another run that is to be replaced."""
         if self.out.exists() and not self.out.is_dir():

@@ -1,11 +1,36 @@
 """The plan: what it times is what will run."""
 
 import json
+import signal
 
+import pytest
+
+from distillkit import plan
+from distillkit.errors import Interrupted
+from distillkit.interrupt import StopRequest
 from distillkit.plan import make_plan
-from distillkit.stages import step_times
+from distillkit.progress import Silent
+from distillkit.records import EvalReport
+from distillkit.run_folder import RunFolder
+from distillkit.stages import step_times, time_budget
 from distillkit.stages.context import prepare
+from distillkit.stages.costs import Costs
 from tests.helpers import made, run
+
+
+class StopAfterSteps(Silent):
+    """Asks for a stop after so many outer steps."""
+
+    def __init__(self, stop, steps):
+        self.stop, self.left, self.distilling = stop, steps, False
+
+    def stage(self, name, *sizes):
+        self.distilling = name == "distilling"
+
+    def advance(self, steps=1, **values):
+        self.left -= self.distilling and steps
+        if self.left <= 0:
+            self.stop.signal = signal.SIGTERM
 
 
 def test_plan__measures_the_form_that_runs(tiny, monkeypatch):
@@ -41,3 +66,72 @@ def test_plan__takes_the_length_of_given_experts(tmp_path, tiny):
     given = {"experts.source": fingerprint, "distill.max_start_epoch": 4, "experts.epochs": 2}
     asked = made(tiny, **given, **{"distill.expert_epochs": 2})
     assert "outer steps" in {stage["name"] for stage in make_plan(asked)["stages"]}
+
+
+def left(found):
+    return {stage["name"]: stage["steps"] for stage in found["stages"]}
+
+
+def test_plan__of_a_run_that_was_stopped_is_of_what_is_left(tmp_path, tiny):
+    more = {**tiny, "distill.outer_steps": 6, "distill.select_every": 2, "distill.checkpoint_every": 1}
+    more |= {"distill.select_networks": 3, "evaluate.networks": 2, "evaluate.baselines": ["random", "kmeans"]}
+    out, asked = tmp_path / "a", made(more)
+    whole = left(make_plan(asked, prepare(asked)))
+    assert whole == left(make_plan(asked, prepare(asked), out=out))  # nothing is there
+    longer = (whole["validation networks"] - 4 * 3) // 3  # at the length of real images, at most once
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        run(out, more, stop=stop, progress=StopAfterSteps(stop, 3))
+    found = make_plan(asked, prepare(asked), out=out)
+    assert found["done"] == {"outer_steps": 3, "distilled": False, "rows": [], "finished": False}
+    steps = left(found)
+    assert "expert epochs" not in steps  # they are in the cache
+    assert steps["outer steps"] == 3
+    assert steps["validation networks"] == (2 + longer) * 3  # steps 4 and 6
+    assert steps["evaluation networks"] == whole["evaluation networks"]
+    assert any(f"{out} holds this run: 3 outer steps are made, 0 rows measured" in note for note in found["notes"])
+    json.dumps(found)
+
+
+def test_plan__counts_rows_that_are_measured_and_nothing_of_a_finished_run(tmp_path, tiny):
+    more = {**tiny, "evaluate.baselines": ["random", "kmeans"], "evaluate.networks": 2}
+    out, asked = tmp_path / "a", made(more)
+    whole = left(make_plan(asked, prepare(asked)))
+    run(out, more)
+    found = make_plan(asked, prepare(asked), out=out)
+    assert (found["stages"], found["seconds"], found["done"]["finished"]) == ([], 0, True)
+    assert any("finished: nothing is left to do" in note for note in found["notes"])
+    (out / "distill_config.json").unlink()  # as if it had been stopped before it was packed, with two rows fewer
+    (out / "run" / "evaluation.json").unlink()
+    for name in ("set", "random"):
+        RunFolder(out).add_row(name, EvalReport((0.5, 0.5)))
+    found = left(make_plan(asked, prepare(asked), out=out))
+    assert set(found) == {"evaluation networks", "baselines' validation networks"}
+    assert found["evaluation networks"] == whole["evaluation networks"] - 2 * 2
+    assert found["baselines' validation networks"] == whole["baselines' validation networks"] / 2
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_plan__says_that_a_run_would_be_refused(tmp_path, tiny, replace):
+    out = tmp_path / "a"
+    run(out, tiny)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    other = made({**tiny, "distill.lr_img": 3.0})
+    found = make_plan(other, prepare(other), out=out, replace=replace)
+    assert left(found) == left(make_plan(other, prepare(other)))
+    told = [note for note in found["notes"] if "as it is, this run would be refused" in note]
+    assert bool(told) != replace
+    assert all("differs in settings.distill.lr_img" in note for note in told)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before  # a plan writes nothing
+
+
+def test_plan__of_a_budget_goes_on_with_the_sizes_of_the_run_that_was_begun(tmp_path, tiny, monkeypatch):
+    budget = {**tiny, "time_budget": 600.0}
+    monkeypatch.setattr(time_budget, "measured_costs", lambda *given: Costs(0.001, 0.1, 0.01, {}))
+    run(tmp_path / "a", budget)
+    sizes = RunFolder(tmp_path / "a").stored_settings()["distill"]["outer_steps"]
+    monkeypatch.setattr(plan, "measured_costs", lambda *given: Costs(0.001, 200.0, 0.01, {}))
+    asked = made(budget)
+    assert make_plan(asked, prepare(asked))["settings"]["distill"]["outer_steps"] < sizes
+    found = make_plan(asked, prepare(asked), out=tmp_path / "a")
+    assert (found["settings"]["distill"]["outer_steps"], found["done"]["finished"]) == (sizes, True)

@@ -91,10 +91,11 @@ def compress(
     name = composed.settings.dataset.name
     if method is None and not quiet:
         console.errors.print(f"by {record.name}, the default for such a set; --method chooses another", markup=False)
-    if plan:
-        print_plan(composed, device, world or 1, quiet, as_json, tuned=arch or (), budget=budget)
-        return
     folder = out or pipeline.default_out(name, ipc, record.name)
+    if plan:
+        place = (composed, device, world or 1, quiet, as_json)
+        print_plan(*place, out=folder, replace=replace, tuned=arch or (), budget=budget)
+        return
     with running_together(quiet) as (progress, stop, processes):
         ds = pipeline.compress(
             dataset,

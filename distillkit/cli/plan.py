@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillkit.cli import console
@@ -19,11 +20,13 @@ def print_plan(
     quiet: bool,
     as_json: bool,
     *,
+    out: Path,
+    replace: bool = False,
     tuned: Sequence[str] = (),
     budget: float = 0.0,
 ) -> None:
-    """Print what the run would cost so many processes, with a search of ``budget`` seconds for each network that is
-    ``tuned`` afterwards.
+    """Print what the run would cost so many processes, as far as it is not done in ``out``, with a search of ``budget``
+    seconds for each network that is ``tuned`` afterwards.
     """
     from distillkit.environment import resolve_device
     from distillkit.plan import make_plan
@@ -31,7 +34,7 @@ def print_plan(
 
     with running(quiet) as (progress, stop), stop.at_once("while planning", "nothing was made"):
         run = make_run(composed, resolve_device(device), progress, stop, to_tune=tuned)
-        planned = make_plan(run, processes=processes)
+        planned = make_plan(run, processes=processes, out=out, replace=replace)
     searches = [{"name": f"recipe for {name}", "steps": 1, "seconds_each": budget, "seconds": budget} for name in tuned]
     planned = {
         **planned,

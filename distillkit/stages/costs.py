@@ -13,12 +13,13 @@ from distillkit.precision import arithmetic
 from distillkit.settings import RunSettings
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.evaluation import BASELINE_LRS, full_row_path, set_rows
+from distillkit.stages.evaluation import BASELINE_LRS, HARD, RANDOM_SOFT, full_row_path, set_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.image_length import ADDS
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.room import check_step_fits
+from distillkit.stages.standing import BEGINNING, Standing
 from distillkit.stages.step_times import evaluation_seconds, expert_seconds, full_seconds, outer_seconds, pool_seconds
 from distillkit.trajectories.store import TrajectoryStore
 
@@ -119,35 +120,46 @@ def length_choice(settings: RunSettings) -> float:
     return settings.distill.select_networks * longest / settings.evaluate.epochs
 
 
-def stage_costs(run: Run, costs: Costs) -> list[StageCost]:
-    """The stages of a run with their costs."""
-    settings, fresh = run.settings, costs.fresh_network
-    stages = []
+def stage_costs(run: Run, costs: Costs, done: Standing = BEGINNING) -> list[StageCost]:
+    """The stages of a run with their costs, as far as they are not ``done``."""
+    if done.packed:
+        return []
+    learning = [] if done.distilled else _learning(run.settings, costs, done)
+    return [stage for stage in (*learning, *_measuring(run.settings, costs, done)) if stage.steps]
+
+
+def _learning(settings: RunSettings, costs: Costs, done: Standing) -> list[StageCost]:
+    """Until the set is selected."""
+    stages, selected = [], settings.distill.select_networks
     if costs.missing:
         stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch, len(costs.missing)))
     if settings.distill.outer_steps:
         regular = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
-        stages.append(
-            StageCost("outer steps", settings.distill.outer_steps, costs.outer_step, settings.distill.segments)
-        )
-        looks, dealt = selections(settings, regular) * selecting_count(settings), settings.distill.select_networks
-        stages.append(StageCost("validation networks", looks, costs.selecting_network, dealt))
+        left = settings.distill.outer_steps - done.outer_steps
+        stages.append(StageCost("outer steps", left, costs.outer_step, settings.distill.segments))
+        made = done.looks * (selections(settings, 1) - selections(settings, 0))
+        looks = max(0, selections(settings, regular) - made)
+        networks = looks * selecting_count(settings)
+        stages.append(StageCost("validation networks", networks, costs.selecting_network, selected))
+    if settings.evaluate.lengths:
+        each = length_choice(settings) / selected * costs.fresh_network
+        stages.append(StageCost("networks that choose the length", selected, each, selected))
+    return stages
+
+
+def _measuring(settings: RunSettings, costs: Costs, done: Standing) -> list[StageCost]:
+    """Of the set that is selected, and of what is beside it."""
+    fresh, selected = costs.fresh_network, settings.distill.select_networks
     learned = label_part(settings.distill).learned and settings.evaluate.label_rows
     soft = learned and labels_ask_experts(settings.distill)
-    real = len(set(settings.evaluate.baselines) - {"full"})
-    rows = len(set_rows(settings)) + learned + soft + real
-    if settings.evaluate.lengths:
-        selected = settings.distill.select_networks
-        each = length_choice(settings) / selected * fresh
-        stages.append(StageCost("networks that choose the length", selected, each, selected))
-    stages.append(
-        StageCost("evaluation networks", rows * settings.evaluate.networks, fresh, settings.evaluate.networks)
-    )
+    real = {*settings.evaluate.baselines, *([RANDOM_SOFT] if soft else [])} - {"full"}
+    rows = {*set_rows(settings), *([HARD] if learned else []), *real} - set(done.rows)
+    networks = len(rows) * settings.evaluate.networks
+    stages = [StageCost("evaluation networks", networks, fresh, settings.evaluate.networks)]
     if settings.evaluate.lr is None and settings.dataset.validation_fraction > 0:
-        selected = settings.distill.select_networks
-        validated = (real + soft) * BASELINE_LRS * selected
+        validated = len(real & rows) * BASELINE_LRS * selected
         stages.append(StageCost("baselines' validation networks", validated, fresh, selected))
-    if costs.full_network:
+    if costs.full_network and "full" not in done.rows:
         count = settings.evaluate.full_networks
         stages.append(StageCost("networks on all images", count, costs.full_network, count))
     return stages

@@ -80,12 +80,19 @@ def within_budget(run: Run, prepared: Prepared, stored: dict[str, Any] | None) -
     """
     if run.settings.time_budget is None:
         return run
-    if stored is not None:
-        try:
-            begun = with_sizes(run, int(stored["experts"]["count"]), int(stored["distill"]["outer_steps"]))
-        except (KeyError, TypeError, ValueError):
-            begun = run
-        if determining(begun.settings) == stored:
-            return begun
+    begun = as_begun(run, stored)
+    if begun is not None:
+        return begun
     costs = dealt_costs(run.settings, measured_costs(replace(run, world=ALONE), prepared), run.world.size)
     return within(run, costs, run.settings.time_budget)
+
+
+def as_begun(run: Run, stored: dict[str, Any] | None) -> Run | None:
+    """The run with the sizes of the ``stored`` settings, if these are its own but for the sizes."""
+    if stored is None:
+        return None
+    try:
+        begun = with_sizes(run, int(stored["experts"]["count"]), int(stored["distill"]["outer_steps"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return begun if determining(begun.settings) == stored else None
