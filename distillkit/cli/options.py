@@ -124,7 +124,9 @@ TimeBudget = Annotated[
     str | None,
     typer.Option("--time-budget", metavar="TIME", help="Fit experts and distillation into 90s, 20m, 1h30m."),
 ]
-Plan = Annotated[bool, typer.Option("--plan", help="Print steps, time, memory and disk of what is left to do; make nothing.")]
+Plan = Annotated[
+    bool, typer.Option("--plan", help="Print steps, time, memory and disk of what is left to do; make nothing.")
+]
 PlannedWorld = Annotated[
     int | None, typer.Option("--world", min=1, help="With --plan: of so many processes, started by torchrun.")
 ]
