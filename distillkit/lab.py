@@ -33,7 +33,7 @@ from distillkit.distill.step_functions import CompiledFunctions, EagerFunctions,
 from distillkit.distill.synthetic_init import INITS, RealData, initial_images
 from distillkit.distill.unroll import MatchingTerm, Unroll
 from distillkit.distill.windows import WINDOWS
-from distillkit.environment import hardware, keep_freed_memory, resolve_device, versions
+from distillkit.environment import hardware, keep_freed_memory, resolve_device, usable_cores, versions
 from distillkit.evaluation import tuning
 from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import default_drop, evaluation_recipe, recipe_from_json
@@ -176,5 +176,6 @@ __all__ = [
     "train_experts",
     "training_set",
     "tuning",
+    "usable_cores",
     "versions",
 ]

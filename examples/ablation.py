@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distillkit import load_distilled
-from distillkit.lab import effective, parse_assignments
+from distillkit.lab import effective, parse_assignments, usable_cores
 
 MASKED = {"distill.mask": "depth", "distill.mask_ratio": 0.25}
 # PAD's schedule (easiest three quarters first, all of them after a fifth, the easiest tenth and fifth left out later),
@@ -173,11 +173,6 @@ def command(args, name, seed):
     line += ["--preset", args.preset, "--seed", str(seed), "--out", str(folder), "--quiet"]
     line += [part for key, value in settings.items() for part in ("--set", f"{key}={json.dumps(value)}")]
     return line + (["--data-root", args.data_root] if args.data_root else []), folder
-
-
-def usable_cores():
-    """That this process may use: two threads on one core wait for each other in circles, several times the time."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(args, name, seed):

@@ -152,6 +152,7 @@ LAB = [
     "train_experts",
     "training_set",
     "tuning",
+    "usable_cores",
     "versions",
 ]
 SCRIPTS = sorted((ROOT / "examples").rglob("*.py"))

@@ -10,12 +10,11 @@ twice. ``--busy``: a process that computes on every core meanwhile, as on a shar
 
 import argparse
 import multiprocessing
-import os
 
 import torch
 from measuring import machine, paired, table, write
 
-from distillkit.lab import NetworkSettings, build_network, sample_flop
+from distillkit.lab import NetworkSettings, build_network, sample_flop, usable_cores
 
 PROBLEMS = [  # pixels, channels, width, batch
     (8, 1, 32, 10),
@@ -68,7 +67,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out")
     args = parser.parse_args()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     others = [multiprocessing.Process(target=burn, daemon=True) for _ in range(cores if args.busy else 0)]
     for other in others:
         other.start()

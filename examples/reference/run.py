@@ -25,7 +25,7 @@ from pathlib import Path
 import torch.nn.functional as F
 
 from distillkit import load_distilled
-from distillkit.lab import FILES, PUBLISHED, effective, parse_assignments
+from distillkit.lab import FILES, PUBLISHED, effective, parse_assignments, usable_cores
 
 
 def steps(count, selections):
@@ -194,8 +194,7 @@ def command(args, problem, method, seed, phase=None):
 
 def threads_each(jobs):
     """Of so many runs at a time: their share of the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
+    return max(1, usable_cores() // jobs)  # two threads on one core wait for each other, several times the time
 
 
 def run_process(line, jobs):
