@@ -17,15 +17,13 @@ from typing import Any
 from distillkit import storage
 from distillkit.arguments import architectures_named, check_arguments, check_layers, given_layer
 from distillkit.artifact.change import Change, change_artifact
-from distillkit.artifact.layout import FILES
-from distillkit.artifact.read import Artifact, read_artifact
-from distillkit.artifact.schema import ArtifactConfig
+from distillkit.artifact.read import Artifact
 from distillkit.config import compose, default_method
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset, load_distilled
 from distillkit.distributed import ALONE, World
 from distillkit.environment import made_on_the_host, resolve_device, versions
-from distillkit.errors import ArtifactError, ConfigError
+from distillkit.errors import ConfigError
 from distillkit.evaluation.choice import as_tuned
 from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
@@ -35,8 +33,7 @@ from distillkit.precision import candidates
 from distillkit.progress import Progress, Silent, check_listener
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.run_folder import RunFolder
-from distillkit.settings import DatasetSettings, NetworkSettings
-from distillkit.sharing.validate import check_files
+from distillkit.settings import NetworkSettings
 from distillkit.stages.checks import check_distillation, check_searches, needs_experts
 from distillkit.stages.contest import Contest
 from distillkit.stages.context import Prepared, Run, make_run, overheard, prepare, run_identity
@@ -44,6 +41,7 @@ from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision, keep_expert_precision
 from distillkit.stages.fingerprints import expert_setup
+from distillkit.stages.finished import check_place, finished_artifact
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance, recipe_layer, told_beside
 from distillkit.stages.length import with_chosen_length
 from distillkit.stages.opinions import expert_opinions
@@ -158,7 +156,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     run.world.agree("set of settings or versions", storage.fingerprint([settings, versions()]))
     check_distillation(run.settings, run.asked)
     storage.remove_old_leftovers(storage.cache_root())
-    _check_place(out, run.settings.dataset)
+    check_place(out, run.settings.dataset)
     prepared = prepare(run)
     check_networks(run, prepared)  # before anything in the folder is touched
     with settled_threads(run, prepared):
@@ -171,7 +169,7 @@ def _made(run: Run, prepared: Prepared, out: Path, replace: bool) -> DistilledDa
     run = _fitted(run, prepared, out)
     _agree(run, prepared)
     with workplace(run, out, run_identity(run, prepared), replace) as folder:
-        finished = _finished(folder.out, run, prepared)
+        finished = finished_artifact(folder.out, run, prepared)
         if finished is not None:
             return finished
         keep_expert_precision(run, prepared, folder.expert_precision())
@@ -215,69 +213,6 @@ def _agree(run: Run, prepared: Prepared) -> None:
         storage.sha256_tensor(digest, tensor)
     run.world.agree("preprocessing of the data", digest.hexdigest()[:16])
     run.world.agree("settings, data or code", storage.fingerprint([run_identity(run, prepared), run.steady_precision]))
-
-
-def _check_place(out: Path, dataset: DatasetSettings) -> None:
-    """An output inside the data set would be read as a part of it.
-
-    Raises:
-        ConfigError: it is.
-    """
-    source = Path(dataset.name)
-    if dataset.name not in DATASETS and source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"`out` {out} lies inside the data set {source}; choose a folder outside of it")
-
-
-def _finished(out: Path, run: Run, prepared: Prepared) -> DistilledDataset | None:
-    """The artifact if it is there, whole, this run's, and stored as asked; else it is packed again from the run's own
-    files.
-    """
-    if not (out / FILES.config).is_file():
-        return None
-    try:
-        artifact = read_artifact(out)
-        check_files(artifact, ArtifactConfig.model_validate(artifact.config))
-        ds = DistilledDataset(artifact)
-    except ArtifactError as error:
-        run.progress.note(f"{error}; packing it again")
-        return None
-    card = out / FILES.card
-    if not card.is_file() or not card.stat().st_size:
-        run.progress.note(f"{out} has no {FILES.card}, or an empty one; packing it again")
-        return None
-    if not _is_of(ds, run, prepared):
-        run.progress.note(f"{out} holds the artifact of another run; packing this run's")
-        return None
-    if prepared.data.info.license not in (None, ds.config["source"].get("license")):
-        run.progress.note(f"{out} states another licence; packing it again")
-        return None
-    stored, wanted = ds.config.get("dtype", "float32"), run.settings.artifact.dtype
-    if stored != wanted:
-        run.progress.note(f"{out} holds {stored} images; packing it again as {wanted}")
-        return None
-    run.progress.note(f"{out} is finished already; nothing to do")
-    return ds
-
-
-def _is_of(ds: DistilledDataset, run: Run, prepared: Prepared) -> bool:
-    """Whether an artifact was made by this run: a copied one may lie in its place."""
-    settings, about = run.settings, ds.config
-    wanted = (settings.method, settings.ipc, settings.seed, prepared.data.info.fingerprint)
-    found = (about["method"], about["ipc"], about.get("seed", 0), about["source"].get("fingerprint"))
-    own = settings.model_dump(mode="json")
-    parts = ("network", "distill", "experts", "trajectories")
-    stored = {part: about["settings"].get(part) for part in parts}
-    same = all(
-        stored[part] is None or stored[part].get(key, value) in (value, _last_part(value))
-        for part in parts
-        for key, value in own[part].items()
-    )
-    return found == wanted and same
-
-
-def _last_part(value: Any) -> Any:
-    """Of a path, the part that an artifact's config keeps."""
-    return Path(value).name if isinstance(value, str) else value
 
 
 @made_on_the_host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from distillkit.data.load import survey
 from distillkit.errors import StorageError
 from distillkit.run_folder import RunFolder
 from distillkit.stages.checks import check_distillation
-from distillkit.stages.context import Prepared, Run, kept_of_each, prepare, prepared_from, run_identity
+from distillkit.stages.context import Prepared, Run, kept_of_each, prepare, prepared_from
 from distillkit.stages.costs import dealt_costs, measured_costs, stage_costs
 from distillkit.stages.initial_set import check_artifact
 from distillkit.stages.probe import check_networks
@@ -39,14 +40,17 @@ def make_plan(
         decoding = surveyed.bytes if surveyed else 0
         _tell_of_decoding(run, decoding)
         prepared = prepared_from(run, surveyed.data) if surveyed else prepare(run)
+    prepared = prepared if out is None or not decoding else _as_decoded(prepared, out)
     check_networks(run, prepared)
-    check_artifact(run, prepared)
+    begun = as_begun(run, _begun_settings(out)) if out is not None and run.settings.time_budget is not None else None
+    done, said = (BEGINNING, []) if out is None else found_in(out, begun or run, prepared, replace)
+    if not done.begun:
+        check_artifact(run, prepared)
     with settled_threads(run, prepared):
         costs = measured_costs(run, prepared)
     if run.settings.time_budget is not None:
-        begun = as_begun(run, None if out is None else _begun_settings(out))
         run = begun or within(run, dealt_costs(run.settings, costs, processes), run.settings.time_budget)
-    done, said = (BEGINNING, []) if out is None else found_in(out, _identity(run, prepared, out, decoding), replace)
+    costs = costs.of_experts(0 if done.finished else run.settings.experts.count)
     stages = stage_costs(run, costs, done)
     seconds, alone = (sum(stage.seconds(count) for stage in stages) for count in (processes, 1))
     planned = {
@@ -59,7 +63,7 @@ def make_plan(
         **sizes(run, prepared, costs.missing, decoding),
     }
     planned["notes"] += said
-    if processes > 1:
+    if processes > 1 and stages:
         planned["notes"].append(
             f"time is that of {processes} processes as this one, {alone / max(seconds, 1e-9):.1f} times as fast as one "
             f"({alone / 60:.1f} minutes); outer steps are dealt by distill.segments={run.settings.distill.segments}"
@@ -71,19 +75,18 @@ def _begun_settings(out: Path) -> dict[str, Any] | None:
     """Of the run that ``out`` holds; None if there is none, or it cannot be read."""
     try:
         return RunFolder(out).stored_settings()
-    except StorageError:
+    except (StorageError, OSError):
         return None
 
 
-def _identity(run: Run, prepared: Prepared, out: Path, decoding: int) -> dict[str, Any]:
-    """Of the run; the data, where they are not decoded, are taken for those of the run in ``out``."""
-    own = run_identity(run, prepared)
-    if not decoding:
-        return own
+def _as_decoded(prepared: Prepared, out: Path) -> Prepared:
+    """Data of which a few images stand for all are taken for those of the run that ``out`` holds."""
     try:
-        return own | {"data": RunFolder(out).identity()["data"]}
+        data = str(RunFolder(out).identity()["data"])
     except (StorageError, KeyError):
-        return own
+        return prepared
+    info = dataclasses.replace(prepared.data.info, fingerprint=data)
+    return dataclasses.replace(prepared, data=dataclasses.replace(prepared.data, info=info))
 
 
 def _tell_of_decoding(run: Run, wanted: int) -> None:

@@ -49,9 +49,12 @@ OWN_FILES = tuple(name for name in astuple(RUN_FILES) if name != RUN_FILES.confi
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``out`` is the artifact's folder; the run's own files lie in ``out/run``."""
+    """``out`` is the artifact's folder; the run's own files lie in ``out/run``. ``seen_as``: the identity of the run
+    that looks at it without claiming it.
+    """
 
     out: Path
+    seen_as: dict[str, Any] | None = None
     _running: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Stages that are being timed, and since when."""
 
@@ -87,7 +90,9 @@ class RunFolder:
         return self.path / RUN_FILES.config
 
     def identity(self) -> dict[str, Any]:
-        """Of the run that the folder is claimed for."""
+        """Of the run that the folder is claimed for, or looked at for."""
+        if self.seen_as is not None:
+            return self.seen_as
         return completed(storage.read_sealed_json(self._config, or_plain=True))
 
     def _stored_identity(self) -> dict[str, Any]:
@@ -98,7 +103,7 @@ class RunFolder:
         """
         said = []
         with contextlib.suppress(DamagedError):
-            said.append(self.identity())
+            said.append(completed(storage.read_sealed_json(self._config, or_plain=True)))
         for path in (self.checkpoint, self.older_checkpoint, self.path / RUN_FILES.synthetic):
             with contextlib.suppress(StorageError, KeyError, TypeError):  # absent, damaged, or of an older version
                 said.append(completed(storage.read_metadata(path)["owner"]))

@@ -2,12 +2,14 @@ r"""A set for several networks: what students that take turns cost the one netwo
 
 RaT on digits, one image a class, learned with students of one architecture or of several in turn (``network.pool``);
 fresh networks of each architecture, and of some that no set was learned with, are trained on each set by its recipe.
-The outer steps are the same for all, so a member of a pool of two has half of them.
+The outer steps are the same for all, so a member of a pool of two has half of them. With ``--work`` a study that was
+stopped goes on: sets and what was measured of them are kept there.
 
 python examples/network_pool.py --out examples/benchmarks/results/network_pool-digits-ipc1
-python examples/network_pool.py --dataset cifar10 --data-root DIR --students convnet:width=32 lenet mlp \
-    --others convnet vgg11 alexnet --width 128 --steps 2000 --seeds 1 --set dataset.max_train=null \
-    --work runs/network_pool --out examples/benchmarks/results/network_pool-cifar10-ipc1    # two hours of a core
+python examples/network_pool.py --dataset cifar10 --data-root DIR --students convnet:width=32 mlp lenet \
+    --together convnet:width=32 mlp --others convnet vgg11 alexnet --width 128 --steps 2000 --seeds 1 \
+    --set dataset.max_train=null --work runs/network_pool \
+    --out examples/benchmarks/results/network_pool-cifar10-ipc1    # two hours of a core
 """
 
 import argparse
@@ -26,7 +28,8 @@ def parsed_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--ipc", type=int, default=1)
-    parser.add_argument("--students", nargs="+", default=["convnet", "mlp"], help="each alone, and all in turn")
+    parser.add_argument("--students", nargs="+", default=["convnet", "mlp"], help="each alone")
+    parser.add_argument("--together", nargs="+", help="those that take turns; default all students")
     parser.add_argument("--others", nargs="*", default=["timm/test_resnet:norm=instance"], help="measured alone")
     parser.add_argument("--width", type=int, default=16, help="of convnet")
     parser.add_argument("--steps", type=int, default=100, help="outer steps")
@@ -55,10 +58,21 @@ def learned(arguments, pool, seed, folder):
     settings |= dict(parse_assignments(arguments.set).values)
     if arguments.data_root:
         settings["dataset.data_root"] = arguments.data_root
-    place = folder / f"{'-'.join(pool)}-{seed}".replace("/", "_").replace(":", "_")
     return compress(
-        arguments.dataset, ipc=arguments.ipc, method="rat", preset=arguments.preset, settings=settings, out=place
+        arguments.dataset, ipc=arguments.ipc, method="rat", preset=arguments.preset, settings=settings, out=folder
     )
+
+
+def kept_means(arguments, ds, architectures, seed, path):
+    """Mean test accuracy of each architecture; what ``path`` has of them is not measured again."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    for architecture in architectures:
+        key = f"{architecture}, {arguments.networks} networks"
+        if key not in kept:
+            reports = evaluate(ds, architecture, networks=arguments.networks, seed=seed, data_root=arguments.data_root)
+            (kept[key],) = (report.mean for report in reports.values())
+            path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        yield architecture, kept[key]
 
 
 def measured(arguments, pools, folder):
@@ -68,11 +82,11 @@ def measured(arguments, pools, folder):
     for seed in range(arguments.seeds):
         for pool in pools:
             name = " and ".join(pool)
-            ds = learned(arguments, pool, seed, folder)
-            reports = evaluate(ds, architectures, networks=arguments.networks, seed=seed, data_root=arguments.data_root)
-            for architecture, report in reports.items():
-                found.setdefault(name, {}).setdefault(architecture, []).append(report.mean)
-                print(f"{name}, seed {seed}: {architecture} {100 * report.mean:.1f}", flush=True)
+            place = folder / f"{'-'.join(pool)}-{seed}".replace("/", "_").replace(":", "_")
+            ds = learned(arguments, pool, seed, place)
+            for architecture, mean in kept_means(arguments, ds, architectures, seed, place / "run" / "means.json"):
+                found.setdefault(name, {}).setdefault(architecture, []).append(mean)
+                print(f"{name}, seed {seed}: {architecture} {100 * mean:.1f}", flush=True)
             seconds.setdefault(name, []).append(ds.config["wall_time_seconds"].get("distill", 0.0))
     return found, seconds
 
@@ -100,7 +114,7 @@ def markdown(arguments, found, seconds):
 
 def main():
     arguments = parsed_arguments()
-    pools = [*((student,) for student in arguments.students), tuple(arguments.students)]
+    pools = [*((student,) for student in arguments.students), tuple(arguments.together or arguments.students)]
     with tempfile.TemporaryDirectory() as temporary:
         found, seconds = measured(arguments, pools, arguments.work or Path(temporary))
     text = markdown(arguments, found, seconds)

@@ -1,12 +1,13 @@
 """The plan: what it times is what will run."""
 
 import json
+import shutil
 import signal
 
 import pytest
 
 from distillkit import plan
-from distillkit.errors import Interrupted
+from distillkit.errors import ArtifactError, Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.plan import make_plan
 from distillkit.progress import Silent
@@ -31,6 +32,12 @@ class StopAfterSteps(Silent):
         self.left -= self.distilling and steps
         if self.left <= 0:
             self.stop.signal = signal.SIGTERM
+
+
+def stopped(out, settings, steps=3):
+    stop = StopRequest()
+    with pytest.raises(Interrupted):
+        run(out, settings, stop=stop, progress=StopAfterSteps(stop, steps))
 
 
 def test_plan__measures_the_form_that_runs(tiny, monkeypatch):
@@ -79,9 +86,7 @@ def test_plan__of_a_run_that_was_stopped_is_of_what_is_left(tmp_path, tiny):
     whole = left(make_plan(asked, prepare(asked)))
     assert whole == left(make_plan(asked, prepare(asked), out=out))  # nothing is there
     longer = (whole["validation networks"] - 4 * 3) // 3  # at the length of real images, at most once
-    stop = StopRequest()
-    with pytest.raises(Interrupted):
-        run(out, more, stop=stop, progress=StopAfterSteps(stop, 3))
+    stopped(out, more)
     found = make_plan(asked, prepare(asked), out=out)
     assert found["done"] == {"outer_steps": 3, "distilled": False, "rows": [], "finished": False}
     steps = left(found)
@@ -89,7 +94,7 @@ def test_plan__of_a_run_that_was_stopped_is_of_what_is_left(tmp_path, tiny):
     assert steps["outer steps"] == 3
     assert steps["validation networks"] == (2 + longer) * 3  # steps 4 and 6
     assert steps["evaluation networks"] == whole["evaluation networks"]
-    assert any(f"{out} holds this run: 3 outer steps are made, 0 rows measured" in note for note in found["notes"])
+    assert any(f"{out} holds this run: 3 outer steps made, 0 rows measured" in note for note in found["notes"])
     json.dumps(found)
 
 
@@ -135,3 +140,79 @@ def test_plan__of_a_budget_goes_on_with_the_sizes_of_the_run_that_was_begun(tmp_
     assert make_plan(asked, prepare(asked))["settings"]["distill"]["outer_steps"] < sizes
     found = make_plan(asked, prepare(asked), out=tmp_path / "a")
     assert (found["settings"]["distill"]["outer_steps"], found["done"]["finished"]) == (sizes, True)
+
+
+def test_plan__of_a_budget_counts_the_experts_that_fit(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(plan, "measured_costs", lambda *given: Costs(10.0, 0.1, 0.01, dict.fromkeys(range(4), 2)))
+    asked = made({**tiny, "experts.count": 4, "time_budget": 100.0})
+    found = make_plan(asked, prepare(asked))
+    assert found["settings"]["experts"]["count"] == 2  # of 20 s each, in half of 90
+    assert left(found)["expert epochs"] == 2 * 2
+    assert any("experts to train (2)" in note for note in found["notes"])
+
+
+def test_plan__tells_validation_from_the_papers_protocol(tmp_path, tiny):
+    """Tests on the way are of the run's own network, whatever selects; each is counted as far as it is made."""
+    more = {**tiny, "dataset.augmentation": "flip", "evaluate.paper_protocol": True, "evaluate.baselines": []}
+    more |= {"distill.outer_steps": 6, "distill.checkpoint_every": 1}
+    for changes in ({}, {"dataset.validation_fraction": 0.0}):
+        out, asked = tmp_path / str(len(changes)), made({**more, **changes})
+        names = ("validation networks", "networks of the paper's protocol")
+        whole = left(make_plan(asked, prepare(asked)))
+        assert [whole.get(name, 0) for name in names] == [0 if changes else 8, 8]  # two at steps 0, 2, 4, 6
+        stopped(out, {**more, **changes})
+        found = left(make_plan(asked, prepare(asked), out=out))
+        assert [found.get(name, 0) for name in names] == [0 if changes else 4, 4]
+
+
+def test_plan__does_not_count_what_the_run_would_throw_away(tmp_path, tiny):
+    asked, out = made(tiny), tmp_path / "a"
+    stopped(out, tiny)
+    (out / "run" / "config.json").write_text("{")  # the run writes it anew, and goes on
+    found = make_plan(asked, prepare(asked), out=out)
+    assert (found["done"]["outer_steps"], left(found)["outer steps"]) == (3, 1)
+    for name in ("checkpoint", "checkpoint-before"):
+        path = out / "run" / f"{name}.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    found = make_plan(asked, prepare(asked), out=out)
+    whole = make_plan(asked, prepare(asked))
+    assert found["done"] == whole["done"]
+    assert left(found) == {name: steps for name, steps in left(whole).items() if name != "expert epochs"}
+
+
+def test_plan__of_a_finished_run_is_of_what_packing_it_again_takes(tmp_path, tiny):
+    out, more = tmp_path / "a", {**tiny, "evaluate.baselines": [], "evaluate.uint8": False}
+    run(out, more)
+    (out / "run" / "synthetic.safetensors").unlink()  # not needed any more
+    asked = made(more)
+    assert make_plan(asked, prepare(asked), out=out)["done"]["finished"]
+    (out / "distilled.safetensors").unlink()
+    found = make_plan(asked, prepare(asked), out=out)
+    assert not found["done"]["finished"]
+    assert any("packing it again" in note for note in found["notes"])
+    run(out, more)
+    smaller = made({**more, "artifact.dtype": "float16"})
+    found = make_plan(smaller, prepare(smaller), out=out)
+    assert left(found) == {"evaluation networks": more["evaluate.networks"]}
+    assert any("holds float32 images; packing it again as float16" in note for note in found["notes"])
+
+
+def test_plan__of_a_run_that_was_begun_needs_no_start_artifact(tmp_path, tiny):
+    run(tmp_path / "first", tiny)
+    more = {**tiny, "distill.init": "artifact", "distill.init_from": str(tmp_path / "first")}
+    stopped(tmp_path / "a", more)
+    shutil.rmtree(tmp_path / "first")
+    asked = made(more)
+    assert left(make_plan(asked, prepare(asked), out=tmp_path / "a"))["outer steps"] == 1
+    with pytest.raises(ArtifactError):
+        make_plan(asked, prepare(asked), out=tmp_path / "b")
+
+
+def test_plan__of_an_output_that_is_a_file_says_so(tmp_path, tiny):
+    (tmp_path / "a").write_text("x")
+    asked = made(tiny)
+    found = make_plan(asked, prepare(asked), out=tmp_path / "a")
+    assert any("is a file; expected a folder" in note for note in found["notes"])
+    assert left(found)["outer steps"] == tiny["distill.outer_steps"]

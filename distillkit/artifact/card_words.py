@@ -154,9 +154,17 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     if selection.images == 0:
         return f"Test data chose nothing, and no images were held out to choose by; kept: {kept}, the last."
     length = ", which chose the number of epochs too" if selection.epochs else ""
-    names = ", ".join(f"`{one_line(name)}`" for name in selection.selected_by)
-    by = f" by the mean accuracy of {names}" if names else ""
-    return f"Test data chose nothing; kept: {kept}, selected on {plain(selection.split)}{by}{length}."
+    if selection.selected_by and selection.epochs:
+        length = "; the set's own network chose the number of epochs, on the same images"
+    return f"Test data chose nothing; kept: {kept}, selected on {plain(selection.split)}{_by(selection)}{length}."
+
+
+def _by(selection: Selection) -> str:
+    """Which networks selected, where it was not that of the set alone."""
+    names = [f"`{one_line(name)}`" for name in selection.selected_by]
+    if not names:
+        return ""
+    return f" by {names[0]}" if len(names) == 1 else f" by the mean accuracy of {', '.join(names)}"
 
 
 def earlier_words(about: ArtifactConfig) -> str:

@@ -35,6 +35,8 @@ def print_plan(
     with running(quiet) as (progress, stop), stop.at_once("while planning", "nothing was made"):
         run = make_run(composed, resolve_device(device), progress, stop, to_tune=tuned)
         planned = make_plan(run, processes=processes, out=out, replace=replace)
+    planned["notes"] = [console.spoken_flags.get().spoken(line) for line in planned["notes"]]
+    tuned = _still_to_tune(tuned, out) if planned["done"]["finished"] else tuned
     searches = [{"name": f"recipe for {name}", "steps": 1, "seconds_each": budget, "seconds": budget} for name in tuned]
     planned = {
         **planned,
@@ -47,6 +49,15 @@ def print_plan(
     console.print_table("Plan", ["", "steps", "seconds each", "minutes"], planned_rows(planned))
     for line in planned["notes"]:
         console.results.print(line, markup=False)
+
+
+def _still_to_tune(names: Sequence[str], out: Path) -> list[str]:
+    """Those that the finished artifact has no recipe for."""
+    from distillkit.distilled import load_distilled
+    from distillkit.stages.tune import name_on
+
+    ds = load_distilled(out)
+    return [name for name in names if name_on(ds, name) not in ds.recipes]
 
 
 def planned_rows(planned: dict[str, Any]) -> list[list[str]]:

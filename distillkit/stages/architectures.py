@@ -23,11 +23,13 @@ def student_pool(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:
 
 
 def selecting_networks(run: Run, prepared: Prepared) -> dict[str, NetworkSettings]:
-    """The networks that select a set on validation data, each once, by name: those of the pool, if students of several
-    take turns, else that of the run.
+    """The networks that select a set on validation data, each once, by its first name: those of the pool, if there is
+    one, else that of the run.
     """
-    names = dict.fromkeys(run.settings.network.pool)
-    return {name: _parsed(name, prepared) for name in names} or {run.settings.network.name: prepared.network}
+    names: dict[NetworkSettings, str] = {}
+    for name in run.settings.network.pool:
+        names.setdefault(_parsed(name, prepared), name)
+    return {name: network for network, name in names.items()} or {run.settings.network.name: prepared.network}
 
 
 def all_networks(run: Run, prepared: Prepared) -> tuple[NetworkSettings, ...]:

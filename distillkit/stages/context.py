@@ -237,6 +237,7 @@ def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
         "data": prepared.data.info.fingerprint,
         "device": run.device.type,
         "format": RUN_FORMAT,
+        **({"selected_by": "the pool"} if run.settings.network.pool else {}),
         **own_code(run),
     }
 

@@ -52,7 +52,7 @@ def share(pieces: int, processes: int) -> float:
 class Costs:
     """Seconds of an epoch of one expert, of an outer step, of a fresh network, of measuring them; of the experts, by
     number, how many epochs the cache lacks, none of those that it has; of a network trained on all images, 0 where
-    that row is not wanted or there already; of one that selects, where those are of a pool.
+    that row is not wanted or there already; of a network of each architecture of a pool, whose networks select.
     """
 
     expert_epoch: float
@@ -61,12 +61,16 @@ class Costs:
     missing: Mapping[int, int]
     measuring: float = 0.0
     full_network: float = 0.0
-    of_pool: float | None = None
+    of_pool: tuple[float, ...] = ()
+
+    def of_experts(self, count: int) -> Costs:
+        """Where there are only so many experts."""
+        return replace(self, missing={index: epochs for index, epochs in self.missing.items() if index < count})
 
     @property
-    def selecting_network(self) -> float:
-        """Seconds of a network that selects, the mean over a pool."""
-        return self.fresh_network if self.of_pool is None else self.of_pool
+    def selecting(self) -> tuple[float, ...]:
+        """Seconds of a network of each architecture that selects."""
+        return self.of_pool or (self.fresh_network,)
 
 
 def measured_costs(run: Run, prepared: Prepared) -> Costs:
@@ -82,7 +86,7 @@ def measured_costs(run: Run, prepared: Prepared) -> Costs:
         step = outer_seconds(run, prepared)
     with arithmetic(run.steady_precision, run.device):
         fresh = evaluation_seconds(run, prepared, prepared.network)
-        of_pool = pool_seconds(run, prepared, fresh) if settings.distill.outer_steps else None
+        of_pool = pool_seconds(run, prepared, fresh) if settings.distill.outer_steps else ()
         wants_full = "full" in settings.evaluate.baselines and not full_row_path(run, prepared).exists()
         full = full_seconds(run, prepared) if wants_full else 0.0
     return Costs(expert, step, fresh, missing, time.perf_counter() - begin, full, of_pool)
@@ -95,23 +99,23 @@ def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
         expert_epoch=costs.expert_epoch * share(max(1, len(costs.missing)), processes),
         outer_step=costs.outer_step * share(settings.distill.segments, processes),
         fresh_network=costs.fresh_network * share(settings.distill.select_networks, processes),
-        of_pool=None if costs.of_pool is None else costs.of_pool * share(settings.distill.select_networks, processes),
+        of_pool=tuple(each * share(settings.distill.select_networks, processes) for each in costs.of_pool),
     )
 
 
-def selections(settings: RunSettings, regular: int) -> int:
-    """How often fresh networks are trained on the set while it is learned, for so many ``regular`` looks at it: for
-    validation images, where some are held out, once more at the length of real images where an augmentation asks for
-    it; and for the test images of a paper's protocol.
+def validations(settings: RunSettings, regular: int) -> int:
+    """How often the networks that select are trained on the set, for so many ``regular`` looks at it: none if no images
+    are held out, once more at the length of real images where an augmentation asks for it.
     """
     longer = ADDS in settings.dataset.augmentation.split("_")
-    validated = (regular + longer) if settings.dataset.validation_fraction > 0 else 0
-    return validated + regular * settings.evaluate.paper_protocol
+    return (regular + longer) if settings.dataset.validation_fraction > 0 else 0
 
 
-def selecting_count(settings: RunSettings) -> int:
-    """Fresh networks of one look at validation images: of each architecture of a pool as many."""
-    return settings.distill.select_networks * max(1, len(set(settings.network.pool)))
+def look_seconds(settings: RunSettings, costs: Costs, regular: int) -> float:
+    """So many ``regular`` looks at a set, at test images too where a paper's protocol asks for it."""
+    validating = validations(settings, regular) * sum(costs.selecting)
+    testing = regular * settings.evaluate.paper_protocol * costs.fresh_network
+    return (validating + testing) * settings.distill.select_networks
 
 
 def length_choice(settings: RunSettings) -> float:
@@ -122,7 +126,7 @@ def length_choice(settings: RunSettings) -> float:
 
 def stage_costs(run: Run, costs: Costs, done: Standing = BEGINNING) -> list[StageCost]:
     """The stages of a run with their costs, as far as they are not ``done``."""
-    if done.packed:
+    if done.finished:
         return []
     learning = [] if done.distilled else _learning(run.settings, costs, done)
     return [stage for stage in (*learning, *_measuring(run.settings, costs, done)) if stage.steps]
@@ -135,12 +139,13 @@ def _learning(settings: RunSettings, costs: Costs, done: Standing) -> list[Stage
         stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch, len(costs.missing)))
     if settings.distill.outer_steps:
         regular = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
-        left = settings.distill.outer_steps - done.outer_steps
+        left = settings.distill.outer_steps - (done.outer_steps or 0)
         stages.append(StageCost("outer steps", left, costs.outer_step, settings.distill.segments))
-        made = done.looks * (selections(settings, 1) - selections(settings, 0))
-        looks = max(0, selections(settings, regular) - made)
-        networks = looks * selecting_count(settings)
-        stages.append(StageCost("validation networks", networks, costs.selecting_network, selected))
+        looks = max(0, validations(settings, regular) - done.validations)
+        each = sum(costs.selecting) / len(costs.selecting)
+        stages.append(StageCost("validation networks", looks * selected * len(costs.selecting), each, selected))
+        tests = settings.evaluate.paper_protocol * max(0, regular - done.tests) * selected
+        stages.append(StageCost("networks of the paper's protocol", tests, costs.fresh_network, selected))
     if settings.evaluate.lengths:
         each = length_choice(settings) / selected * costs.fresh_network
         stages.append(StageCost("networks that choose the length", selected, each, selected))

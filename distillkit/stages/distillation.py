@@ -131,7 +131,8 @@ def _all_steps(run: Run, prepared: Prepared, folder: RunFolder, task: OuterTask,
 def _selection(run: Run, prepared: Prepared, state: OuterState, best: Best) -> dict[str, Any]:
     """How the ``best`` set was selected, and how the run went, as JSON."""
     held_out = f"the validation split ({prepared.data.info.validation_split})"
-    selecting = list(selecting_networks(run, prepared))
+    selecting = selecting_networks(run, prepared)
+    others = list(selecting) if list(selecting.values()) != [prepared.network] else []
     return {
         "split": held_out if best.accuracy is not None else "nothing: no images are held out, so the last step is kept",
         "images": len(prepared.data.validation),
@@ -147,7 +148,7 @@ def _selection(run: Run, prepared: Prepared, state: OuterState, best: Best) -> d
         "cosine_to_fp32": state.agreement,
         "compiled": bool(state.compiled),
         **({"pool": _pool_json(run, state)} if state.forms else {}),
-        **({"selected_by": selecting} if len(selecting) > 1 else {}),
+        **({"selected_by": others} if others else {}),
     }
 
 

@@ -16,7 +16,7 @@ from distillkit.networks.embedding import Embedding
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.networks.kinds import needs_several
 from distillkit.settings import NetworkSettings
-from distillkit.stages.architectures import all_networks, student_pool, tuned_networks
+from distillkit.stages.architectures import all_networks, selecting_networks, student_pool, tuned_networks
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 
@@ -103,12 +103,14 @@ def _check_batches(run: Run, prepared: Prepared, network: NetworkSettings, modul
 def _of_one_image(run: Run, prepared: Prepared, network: NetworkSettings) -> Iterator[str]:
     """The settings by which ``network`` would be trained on one image at a time."""
     settings = run.settings
-    if network == prepared.network:
-        if settings.evaluate.batch_size == 1:
-            yield "evaluate.batch_size=1"
-        if settings.experts.batch_size == 1 and settings.experts.source is None and needs_experts(settings):
-            yield "experts.batch_size=1"
-    if network in student_pool(run, prepared) and settings.distill.outer_steps:
+    learns = settings.distill.outer_steps > 0
+    measuring = (prepared.network, *(selecting_networks(run, prepared).values() if learns else ()))
+    if network in measuring and settings.evaluate.batch_size == 1:
+        yield "evaluate.batch_size=1"
+    experts = settings.experts.source is None and needs_experts(settings)
+    if network == prepared.network and experts and settings.experts.batch_size == 1:
+        yield "experts.batch_size=1"
+    if network in student_pool(run, prepared) and learns:
         yield from _students_of_one_image(run, prepared)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distillkit import storage
-from distillkit.artifact.layout import FILES
-from distillkit.errors import DistillkitError, StorageError
+from distillkit.errors import ConfigError, DistillkitError, StorageError
 from distillkit.run_folder import RunFolder
+from distillkit.stages.context import Prepared, Run, run_identity
+from distillkit.stages.finished import check_place, finished_artifact
+from distillkit.words import counted
 
 
 @dataclass(frozen=True)
@@ -17,57 +19,99 @@ class Standing:
     """What is made of a run.
 
     Attributes:
-        outer_steps: of the last checkpoint.
-        looks: at validation images, on the way.
+        outer_steps: of the last whole checkpoint; None before there is one.
+        validations: of the set, on the way.
+        tests: of checkpoints, by a paper's protocol.
         distilled: the set is selected.
         rows: of the results table, by name.
-        packed: the artifact is there.
+        finished: the artifact is there, whole.
     """
 
-    outer_steps: int = 0
-    looks: int = 0
+    outer_steps: int | None = None
+    validations: int = 0
+    tests: int = 0
     distilled: bool = False
     rows: tuple[str, ...] = ()
-    packed: bool = False
+    finished: bool = False
+
+    @property
+    def begun(self) -> bool:
+        """Has it a set to go on from?"""
+        return self.outer_steps is not None or self.distilled
 
     def to_json(self) -> dict[str, Any]:
         """As the plan has it."""
-        return {"outer_steps": self.outer_steps, "distilled": self.distilled, "rows": list(self.rows)} | {
-            "finished": self.packed
-        }
+        learned = {"outer_steps": self.outer_steps or 0, "distilled": self.distilled}
+        return {**learned, "rows": list(self.rows), "finished": self.finished}
 
 
 BEGINNING = Standing()
 
 
-def standing(folder: RunFolder) -> Standing:
-    """Of the run that ``folder`` holds, from its files; whatever cannot be read is not made yet."""
-    distilled = folder.load_synthetic() is not None
-    steps = max(_step_of(folder.checkpoint), _step_of(folder.older_checkpoint))
-    looks = sum("validation_accuracy" in row for row in folder.read_metrics() if row["step"] <= steps)
-    packed = distilled and (folder.out / FILES.config).is_file() and (folder.out / FILES.card).is_file()
-    return Standing(steps, looks, distilled, tuple(folder.rows()), packed)
+class _Listener:
+    """Keeps notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def stage(self, title: str, total: int, done: int = 0) -> None:
+        """Ignored."""
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        """Ignored."""
+
+    def note(self, message: str) -> None:
+        """Kept."""
+        self.notes.append(message)
 
 
-def _step_of(checkpoint: Path) -> int:
-    try:
-        return int(storage.read_metadata(checkpoint)["step"])
-    except (StorageError, KeyError, TypeError, ValueError):
-        return 0
-
-
-def found_in(out: Path, identity: dict[str, Any], replace: bool) -> tuple[Standing, list[str]]:
-    """How far the run called ``identity`` is in ``out``, and what is to be said of that: nothing where it would begin,
-    why not where it would be refused there.
+def found_in(out: Path, run: Run, prepared: Prepared, allowed: bool) -> tuple[Standing, list[str]]:
+    """How far the run is in ``out``, and what is to be said of that: nothing where it would begin, why not where it
+    would be refused there (``allowed``: to replace another one). Writes nothing.
     """
-    folder = RunFolder(out)
+    identity = run_identity(run, prepared)
+    folder, listener = RunFolder(out, identity), _Listener()
     try:
-        if not folder.holds(identity, replace):
+        check_place(out, run.settings.dataset)
+        if not folder.holds(identity, allowed):
             return BEGINNING, []
-        found = standing(folder)
-    except DistillkitError as error:
+        whole = finished_artifact(out, replace(run, progress=listener), prepared) is not None
+    except (ConfigError, StorageError) as error:
         return BEGINNING, [f"as it is, this run would be refused: {error}"]
-    if found.packed:
-        return found, [f"{out} holds this run, finished: nothing is left to do"]
-    made = "the set is learned" if found.distilled else f"{found.outer_steps} outer steps are made"
-    return found, [f"{out} holds this run: {made}, {len(found.rows)} rows measured; times are of what is left"]
+    except OSError as error:
+        return BEGINNING, [f"{out} cannot be read: {(error.strerror or str(error)).lower()}"]
+    if whole:
+        return Standing(distilled=True, finished=True), [f"{out} holds this run, finished: nothing is left to do"]
+    found = _standing(folder)
+    if not found.begun:
+        return found, listener.notes
+    made = "the set is selected" if found.distilled else f"{counted(found.outer_steps or 0, 'outer step')} made"
+    measured = counted(len(found.rows), "row")
+    return found, [*listener.notes, f"{out} holds this run: {made}, {measured} measured; the times are of what is left"]
+
+
+def _standing(folder: RunFolder) -> Standing:
+    """From the run's files; what cannot be read is not made."""
+    try:
+        distilled = folder.load_synthetic() is not None
+        steps, again = next(
+            (found for path in (folder.checkpoint, folder.older_checkpoint) if (found := _checkpoint(folder, path))),
+            (None, False),
+        )
+        if steps is None:
+            return Standing(distilled=distilled, rows=tuple(folder.rows()))
+        looked = {row["step"] for row in folder.read_metrics() if "validation_accuracy" in row}
+        tested = {int(step) for step in folder.test_checkpoints()}
+    except (DistillkitError, OSError):
+        return BEGINNING
+    validations, tests = (sum(step < steps + (not again) for step in found) for found in (looked, tested))
+    return Standing(steps, validations, tests, distilled, tuple(folder.rows()))
+
+
+def _checkpoint(folder: RunFolder, path: Path) -> tuple[int, bool] | None:
+    """The outer step of a checkpoint, and whether the look at its set is still to come; None if it is of no use."""
+    try:
+        _, numbers = storage.read_tensors(path)
+        return (int(numbers["step"]), bool(numbers["selection_due"])) if folder.is_own(numbers) else None
+    except (StorageError, KeyError, TypeError, ValueError):
+        return None

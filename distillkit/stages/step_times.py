@@ -87,13 +87,12 @@ def expert_seconds(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> 
     return step * count / settings.batch_size
 
 
-def pool_seconds(run: Run, prepared: Prepared, own: float) -> float | None:
-    """One network that selects, the mean over those of a pool; None without one. ``own``: one of the run's."""
+def pool_seconds(run: Run, prepared: Prepared, own: float) -> tuple[float, ...]:
+    """A network of each architecture of a pool, which select; none without one. ``own``: one of the run's."""
     if not run.settings.network.pool:
-        return None
+        return ()
     networks = selecting_networks(run, prepared).values()
-    each = (own if one == prepared.network else evaluation_seconds(run, prepared, one) for one in networks)
-    return sum(each) / len(networks)
+    return tuple(own if one == prepared.network else evaluation_seconds(run, prepared, one) for one in networks)
 
 
 def evaluation_seconds(run: Run, prepared: Prepared, network: NetworkSettings) -> float:

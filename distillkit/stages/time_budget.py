@@ -9,7 +9,7 @@ from typing import Any
 from distillkit.distributed import ALONE
 from distillkit.errors import ConfigError
 from distillkit.stages.context import Prepared, Run, determining
-from distillkit.stages.costs import Costs, dealt_costs, length_choice, measured_costs, selecting_count, selections
+from distillkit.stages.costs import Costs, dealt_costs, length_choice, look_seconds, measured_costs
 
 SPARED = 0.1
 """Part of a time budget that is not planned for."""
@@ -31,9 +31,8 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     experts = _experts_within(settings.experts.count, seconds_of, left)
     trained = sum(index < experts for index in costs.missing)
     training = sum(each for index, each in seconds_of.items() if index < experts)
-    networks = costs.selecting_network * selecting_count(settings)
-    validation = (selections(settings, 1) - selections(settings, 0)) * networks  # of each regular look at the set
-    fixed = selections(settings, 2) * networks + length_choice(settings) * costs.fresh_network
+    validation = look_seconds(settings, costs, 1) - look_seconds(settings, costs, 0)  # of each regular look
+    fixed = look_seconds(settings, costs, 2) + length_choice(settings) * costs.fresh_network
     step = costs.outer_step + validation / settings.distill.select_every
     steps = min(settings.distill.outer_steps, int((left - training - fixed) / step))
     if (experts == 0 and settings.experts.count > 0) or steps < 1:

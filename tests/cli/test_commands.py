@@ -101,7 +101,8 @@ def test_compress__json_is_one_object_and_quiet_is_quiet(tmp_path):
     assert result.stderr == ""
 
 
-def test_plan__makes_nothing(tmp_path):
+def test_plan__makes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the default output folder is looked for
     result = compress("digits", "--ipc", 1, "--out", tmp_path / "set", "--plan", "--json")
     planned = json.loads(result.stdout)
     assert {stage["name"] for stage in planned["stages"]} >= {"expert epochs", "outer steps", "evaluation networks"}
@@ -113,6 +114,19 @@ def test_plan__makes_nothing(tmp_path):
     searched = json.loads(compress("digits", "--ipc", 1, *more).stdout)
     assert {"name": "recipe for alexnet", "steps": 1, "seconds_each": 7200, "seconds": 7200} in searched["stages"]
     assert searched["seconds"] == pytest.approx(sum(stage["seconds"] for stage in searched["stages"]))
+
+
+def test_plan__looks_at_the_output_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert compress("digits", "--ipc", 1, "--quiet").exit_code == 0
+    again = json.loads(compress("digits", "--ipc", 1, "--plan", "--json", "--arch", "mlp").stdout)
+    assert again["done"]["finished"]
+    assert [stage["name"] for stage in again["stages"]] == ["recipe for mlp"]
+    other = compress("digits", "--ipc", 1, "--seed", 9, "--plan", "--out", "runs/digits-ipc1-mtt")
+    assert other.exit_code == 0
+    assert "this run would be refused" in other.stdout
+    assert "--yes" in other.stdout
+    assert "replace=True" not in other.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillkit import compress, storage
+from distillkit import compress, load_distilled, pipeline, storage
 from distillkit.config import compose
 from distillkit.distill.pooled import Pooled
 from distillkit.distill.state import OuterState
@@ -17,7 +17,10 @@ from distillkit.plan import make_plan
 from distillkit.records import EvalReport
 from distillkit.settings import NetworkSettings
 from distillkit.stages import costs, step_times, validation
+from distillkit.stages.architectures import selecting_networks
 from distillkit.stages.context import make_run, prepare
+from distillkit.stages.costs import Costs
+from distillkit.stages.time_budget import within
 from tests.helpers import Notes, StopAfter, same_bytes
 from tests.processes.worlds import in_threads
 
@@ -139,7 +142,7 @@ def test_a_set_for_several_networks_is_selected_by_their_mean(tmp_path, settings
 
 
 def test_networks_of_the_pool_select_as_fresh_ones_of_each_do(tmp_path, settings):
-    ds = run(tmp_path / "a", "dm", {**settings, "distill.outer_steps": 1, "distill.select_networks": 2}, TWO)
+    run(tmp_path / "a", "dm", {**settings, "distill.outer_steps": 1, "distill.select_networks": 2}, TWO)
     rows = rows_of((tmp_path / "a" / "run" / "metrics.jsonl").read_bytes())
     first, last = (row for row in rows if "validation_accuracy" in row)
     for row in (first, last):
@@ -150,7 +153,36 @@ def test_networks_of_the_pool_select_as_fresh_ones_of_each_do(tmp_path, settings
         alone = next(r for r in rows_of((tmp_path / name / "run" / "metrics.jsonl").read_bytes()) if r["step"] == 0)
         assert alone["validation_accuracy"] == first[f"validation_accuracy_{name}"]
         assert not any(key.startswith("validation_accuracy_") for key in alone)
-    assert "selected_by" in ds.results["selection"]
+    named = [load_distilled(tmp_path / name).results["selection"].get("selected_by") for name in TWO]
+    assert named == [None, TWO[1:]]  # the run's own goes without saying
+    card = (tmp_path / TWO[1] / "README.md").read_text()
+    assert f"by `{TWO[1]}`." in next(line for line in card.splitlines() if "Test data chose nothing" in line)
+
+
+def test_twins_select_once(settings):
+    layers = [SettingsLayer("test", {**settings, **METHODS["dm"], "network.pool": ["convnet", "convnet:width=4"]})]
+    asked = make_run(compose("digits", 1, "dm", "smoke", "cpu", layers), torch.device("cpu"), Notes())
+    assert list(selecting_networks(asked, prepare(asked))) == ["convnet"]
+
+
+def test_a_run_that_was_selected_by_its_own_network_is_not_gone_on_with(tmp_path, settings, monkeypatch):
+    """Of a pool, as older versions did it: accuracies of the two kinds are not to be compared."""
+    stop, out, today = StopRequest(), tmp_path / "a", pipeline.run_identity
+    with monkeypatch.context() as before, pytest.raises(Interrupted):
+        before.setattr(pipeline, "run_identity", lambda *given: {**today(*given), "selected_by": None})
+        run(out, "dm", settings, TWO, stop=stop, progress=StopAfter(stop, 3))
+    with pytest.raises(ConfigError, match="another run .*differs in selected_by"):
+        run(out, "dm", settings, TWO)
+
+
+def test_a_budget_pays_for_every_network_that_selects(settings):
+    changes = {"distill.outer_steps": 9999, "distill.select_every": 10, "distill.select_networks": 2}
+    layers = [SettingsLayer("test", {**settings, **METHODS["dm"], **changes, "dataset.augmentation": "flip"})]
+    asked = make_run(compose("digits", 1, "dm", "smoke", "cpu", layers), torch.device("cpu"), Notes())
+    alone, both = Costs(0.0, 0.5, 1.0, {}), Costs(0.0, 0.5, 1.0, {}, of_pool=(1.0, 4.0))
+    steps = [within(asked, one, 1000).settings.distill.outer_steps for one in (alone, both)]
+    # of 900 s, but for two looks at the beginning and end; a step with its share of a look: 0.5 + 2 / 10, 0.5 + 10 / 10
+    assert steps == [int((900 - 4) / 0.7), int((900 - 20) / 1.5)]
 
 
 def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
@@ -179,10 +211,12 @@ def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
         ("rat", ["convnet", "resnet9"], "'resnet9' is unknown"),
         ("rat", ["convnet", "lenet"], "lenet does not take images of 8x8 pixels"),
         ("dsa", ["convnet", "timm/resnet10t"], "one image with `ipc=1`"),
+        ("dm", ["convnet", "resnet18:norm=batch"], "evaluate.batch_size=1; take 2 or more"),
     ],
 )
 def test_pools_that_cannot_be(tmp_path, tiny, method, pool, message):
     settings = {**tiny, "network.pool": pool, **({"distill.outer_steps": 0} if method == "random" else {})}
+    settings |= {"evaluate.batch_size": 1} if method == "dm" else {}
     settings = effective(settings, "digits", 1, method, "smoke")
     with pytest.raises(ConfigError, match=message):
         compress("digits", ipc=1, method=method, preset="smoke", settings=settings, out=tmp_path / "a", device="cpu")
@@ -213,5 +247,5 @@ def test_a_run_from_before_there_were_pools_is_still_this_run(tmp_path, settings
         run(tmp_path / "a", "dm", settings, stop=stop, progress=StopAfter(stop, 2))
     assert "pool" not in (tmp_path / "a" / "run" / "config.json").read_text()
     run(tmp_path / "a", "dm", settings)  # goes on
-    with pytest.raises(ConfigError, match=r"differs in settings\.network\.pool"):
+    with pytest.raises(ConfigError, match=r"differs in .*settings\.network\.pool"):
         run(tmp_path / "a", "dm", settings, TWO)

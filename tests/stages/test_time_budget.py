@@ -86,7 +86,13 @@ def test_within__counts_the_validation_at_the_length_of_real_images(tiny, change
     assert within(made(tiny, **settings, **changes), costs, 100).settings.distill.outer_steps == steps
 
 
-LEARNING = ("expert epochs", "outer steps", "validation networks", "networks that choose the length")
+LEARNING = (
+    "expert epochs",
+    "outer steps",
+    "validation networks",
+    "networks of the paper's protocol",
+    "networks that choose the length",
+)
 
 
 @pytest.mark.parametrize("method", ["rat", "mtt", "best"])
