@@ -112,6 +112,18 @@ def test_brightness__shows_lengths_so_validation_data_choose(made, monkeypatch, 
     assert told["learned"] != pytest.approx(told["real"], rel=1e-3)
 
 
+def test_brightness__of_a_pool_is_judged_by_the_mean_that_selected(made, monkeypatch):
+    scores = iter([0.3, *[0.5] * 20])
+    monkeypatch.setattr(recorder, "validated", lambda *_: {"convnet": EvalReport((next(scores),))})
+    monkeypatch.setattr(
+        image_length, "validated", lambda *_: {"a": EvalReport((0.9, 0.9)), "b": EvalReport((0.1, 0.3))}
+    )
+    pool = ["convnet", "convnet:width=3"]
+    ds = made(**{"dataset.augmentation": "color_flip", "network.pool": pool, "dataset.validation_fraction": 0.2})
+    told = ds.results["selection"]["image_length"]
+    assert (told["validation_accuracy"], told["kept"]) == (pytest.approx(0.55), "real")
+
+
 @pytest.mark.parametrize(
     ("accuracy", "before", "good"), [(0.4, 0.5, True), (0.38, 0.5, False), (None, 0.5, False), (0.4, None, False)]
 )
