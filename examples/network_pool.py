@@ -92,16 +92,18 @@ def measured(arguments, pools, folder):
 
 
 def words(accuracies):
-    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-    return f"{100 * statistics.mean(accuracies):.1f} ± {100 * spread:.1f}"
+    spread = f" ± {100 * statistics.stdev(accuracies):.1f}" if len(accuracies) > 1 else ""
+    return f"{100 * statistics.mean(accuracies):.1f}{spread}"
 
 
 def markdown(arguments, found, seconds):
     columns = list(next(iter(found.values())))
+    several = f"mean and standard deviation over {arguments.seeds} sets, each "
+    sets = several if arguments.seeds > 1 else "one set a row, "
     lines = [
         f"RaT on {arguments.dataset}, {arguments.ipc} a class, {arguments.steps} outer steps, ConvNet of width "
-        f"{arguments.width}: test accuracy (%), mean and standard deviation over {arguments.seeds} sets, each the mean "
-        f"of {arguments.networks} networks; {hardware(torch.device('cpu'))}.",
+        f"{arguments.width}: test accuracy (%), {sets}the mean of {arguments.networks} networks; "
+        f"{hardware(torch.device('cpu'))}.",
         "",
         "| students | " + " | ".join(columns) + " | seconds of distilling |",
         "| --- " * (len(columns) + 2) + "|",
@@ -120,7 +122,7 @@ def main():
     text = markdown(arguments, found, seconds)
     print(text)
     if arguments.out:
-        asked = {key: value for key, value in vars(arguments).items() if key not in ("work", "out")}
+        asked = {key: value for key, value in vars(arguments).items() if key not in ("work", "out", "data_root")}
         facts = {"asked": asked, "versions": versions(), "accuracies": found, "seconds": seconds}
         Path(f"{arguments.out}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         Path(f"{arguments.out}.md").write_text(text, encoding="utf-8")

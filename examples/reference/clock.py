@@ -140,7 +140,7 @@ def picture(rows, path):
     from matplotlib import pyplot
 
     found, problems = cells(rows), list(dict.fromkeys(row["problem"] for row in rows))
-    figure, axes = pyplot.subplots(1, len(problems), figsize=(4 * len(problems), 3.6), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(problems), figsize=(4 * len(problems), 4.0), squeeze=False)
     for axis, problem in zip(axes[0], problems, strict=True):
         minutes = {key[2] for key in found if key[0] == problem and key[1] not in CORESETS}
         if len(minutes) <= 1:
@@ -155,7 +155,7 @@ def picture(rows, path):
         axis.set(title=problem, xlabel="minutes of learning, experts included")
         axis.set_ylabel("test accuracy (%)")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(-0.1, 1.1), frameon=False)  # hides no line
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 
