@@ -114,6 +114,11 @@ def test_plan__counts_rows_that_are_measured_and_nothing_of_a_finished_run(tmp_p
     assert set(found) == {"evaluation networks", "baselines' validation networks"}
     assert found["evaluation networks"] == whole["evaluation networks"] - 2 * 2
     assert found["baselines' validation networks"] == whole["baselines' validation networks"] / 2
+    (out / "run" / "synthetic.safetensors").unlink()  # the checkpoint of the last step, looked at, gives it again
+    again = left(make_plan(asked, prepare(asked), out=out))
+    assert again.pop("networks that choose the length", 0) == whole.get("networks that choose the length", 0)
+    assert again.pop("validation networks", 0) in (0, tiny["distill.select_networks"])  # at the length of real images
+    assert again == found
 
 
 @pytest.mark.parametrize("replace", [False, True])
