@@ -8,6 +8,7 @@ from typing import Any
 
 from distillkit import storage
 from distillkit.errors import ConfigError, DistillkitError, StorageError
+from distillkit.progress import Silent
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, run_identity
 from distillkit.stages.finished import check_place, finished_artifact
@@ -48,17 +49,11 @@ class Standing:
 BEGINNING = Standing()
 
 
-class _Listener:
+class _Listener(Silent):
     """Keeps notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-
-    def stage(self, title: str, total: int, done: int = 0) -> None:
-        """Ignored."""
-
-    def advance(self, steps: int = 1, **values: float) -> None:
-        """Ignored."""
 
     def note(self, message: str) -> None:
         """Kept."""
