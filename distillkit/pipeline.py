@@ -156,7 +156,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     run.world.agree("set of settings or versions", storage.fingerprint([settings, versions()]))
     check_distillation(run.settings, run.asked)
     storage.remove_old_leftovers(storage.cache_root())
-    check_place(out, run.settings.dataset)
+    check_place(out, run)
     prepared = prepare(run)
     check_networks(run, prepared)  # before anything in the folder is touched
     with settled_threads(run, prepared):

@@ -130,7 +130,7 @@ class RunFolder:
         self._check_owner(identity, replace)  # before anything is written into a folder of somebody else's
         storage.make_folder(self.path)
         try:
-            with locked(self.path / ".lock"):
+            with locked(self._lock):
                 if self._check_owner(identity, replace):
                     self._remove_run()
                 for folder in (self.out, self.out / "data", self.path, self.path / "images"):
@@ -138,27 +138,58 @@ class RunFolder:
                 storage.write_sealed_json(self._config, identity)
                 yield
         except BusyError:
-            raise ConfigError(
-                f"another process is working in {self.out}; wait for it or choose another `out`"
-            ) from None
+            raise self._in_use() from None
         except PermissionError as error:
             if isinstance(error, StorageError):
                 raise
             raise StorageError(f"cannot write in {self.path}: {(error.strerror or str(error)).lower()}") from error
 
+    def check_possible(self) -> None:
+        """Writes nothing.
+
+        Raises:
+            ConfigError: there is a file in its place.
+            StorageError: it, or a file in it, cannot be made.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"`out` {self.out} is a file; expected a folder")
+        for folder in (self.out, self.path):
+            storage.check_creatable(folder)
+
+    def _check_free(self) -> None:
+        """Writes nothing.
+
+        Raises:
+            ConfigError: another process is working in the folder.
+        """
+        if not self._lock.is_file():
+            return
+        try:
+            with locked(self._lock):
+                pass
+        except BusyError:
+            raise self._in_use() from None
+
+    def _in_use(self) -> ConfigError:
+        return ConfigError(f"another process is working in {self.out}; wait for it or choose another `out`")
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
     def holds(self, identity: dict[str, Any], replace: bool) -> bool:
         """Whether the folder holds the run called ``identity``, which ``claimed`` would go on with; writes nothing.
 
         Raises:
-            ConfigError: ``claimed`` would refuse it, but for a process that works there.
+            ConfigError, StorageError: ``claimed`` would refuse it.
         """
+        self._check_free()
         begun = self._config.is_file()
         return not self._check_owner(identity, replace) and begun
 
     def _check_owner(self, identity: dict[str, Any], replace: bool) -> bool:
         """True if the folder holds another run that is to be replaced."""
-        if self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"`out` {self.out} is a file; expected a folder")
+        self.check_possible()
         if not self._config.is_file():
             return self._check_others(replace)
         other = self._stored_identity()

@@ -7,6 +7,7 @@ reader sees the old file or the new one and a full disk or a kill leaves the old
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -62,8 +63,12 @@ def _cache_hint(path: Path) -> str:
 
 def free_bytes(path: Path) -> int:
     """What the disk that ``path`` is on, or would be on, has left for this user."""
-    there = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), Path())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def _nearest(path: Path) -> Path:
+    """``path``, or the folder nearest above it, that exists."""
+    return next((there for there in (path, *path.absolute().parents) if there.exists()), Path())
 
 
 def make_folder(path: Path) -> Path:
@@ -102,10 +107,28 @@ def check_writable(folder: Path) -> None:
     Raises:
         StorageError: no.
     """
-    trial = folder / f".writable.{secrets.token_hex(4)}.tmp"
     with storage_errors(folder, "write into"):
-        trial.touch()
-        trial.unlink()
+        _try_to_write(folder)
+
+
+def check_creatable(folder: Path) -> None:
+    """Before anything is computed for it: can files be made in ``folder``, which may be missing yet? Makes nothing.
+
+    Raises:
+        StorageError: no, as its permissions, or those of the folder that it is to be made in, have it.
+    """
+    there = _nearest(folder)
+    with storage_errors(folder, "write into" if there == folder else "create the folder"):
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(there, os.W_OK | os.X_OK):
+            _try_to_write(there)  # which says why not
+
+
+def _try_to_write(folder: Path) -> None:
+    trial = folder / f".writable.{secrets.token_hex(4)}.tmp"
+    trial.touch()
+    trial.unlink()
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -287,8 +287,9 @@ def test_full_disk__one_sentence_and_the_run_goes_on_when_there_is_room(tmp_path
 def test_read_only_folder__one_sentence(tmp_path, tiny):
     place = small_disk(tmp_path, "ro")
     try:
-        with pytest.raises(StorageError, match="read-only file system"):
-            run(place / "set", tiny)
+        for out in (place / "set", place):
+            with pytest.raises(StorageError, match="read-only file system"):
+                run(out, tiny)
     finally:
         subprocess.run(["umount", str(place)], check=True)
 

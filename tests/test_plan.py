@@ -1,13 +1,15 @@
 """The plan: what it times is what will run."""
 
+import errno
 import json
 import shutil
 import signal
 
 import pytest
+from filelock import FileLock
 
 from distillkit import plan
-from distillkit.errors import ArtifactError, Interrupted
+from distillkit.errors import ArtifactError, Interrupted, StorageError
 from distillkit.interrupt import StopRequest
 from distillkit.plan import make_plan
 from distillkit.progress import Silent
@@ -221,3 +223,38 @@ def test_plan__of_an_output_that_is_a_file_says_so(tmp_path, tiny):
     found = make_plan(asked, prepare(asked), out=tmp_path / "a")
     assert any("is a file; expected a folder" in note for note in found["notes"])
     assert left(found)["outer steps"] == tiny["distill.outer_steps"]
+
+
+def test_plan__of_a_folder_that_cannot_be_made_says_so_and_a_run_is_refused_at_once(tmp_path, tiny, monkeypatch):
+    (tmp_path / "a").write_text("x")
+    asked, out = made(tiny), tmp_path / "a" / "b" / "set"
+    found = make_plan(asked, prepare(asked), out=out)
+    assert any("would be refused: could not create the folder" in note for note in found["notes"])
+    monkeypatch.setattr("distillkit.pipeline.prepare", lambda _: pytest.fail("the data were prepared before"))
+    with pytest.raises(StorageError, match=r"could not create the folder .*set: not a directory"):
+        run(out, tiny)
+
+
+def test_plan__of_a_folder_where_nothing_may_be_written_says_so(tmp_path, tiny, monkeypatch):
+    asked = made(tiny)
+    prepared = prepare(asked)
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    monkeypatch.setattr("pathlib.Path.touch", refused)
+    for out, verb in ((tmp_path / "a", "create the folder"), (tmp_path, "write into")):
+        found = make_plan(asked, prepared, out=out)
+        words = f"would be refused: could not {verb} {out}: permission denied"
+        assert any(words in note for note in found["notes"])
+
+
+def test_plan__of_a_folder_in_which_another_process_works_says_so(tmp_path, tiny):
+    out = tmp_path / "a"
+    stopped(out, tiny)
+    asked = made(tiny)
+    with FileLock(out / "run" / ".lock"):
+        found = make_plan(asked, prepare(asked), out=out)
+    assert any("would be refused: another process is working in" in note for note in found["notes"])
+    assert left(make_plan(asked, prepare(asked), out=out)) != left(found)

@@ -11,17 +11,21 @@ from distillkit.artifact.schema import ArtifactConfig
 from distillkit.data.registry import DATASETS
 from distillkit.distilled import DistilledDataset
 from distillkit.errors import ArtifactError, ConfigError
-from distillkit.settings import DatasetSettings
+from distillkit.run_folder import RunFolder
 from distillkit.sharing.validate import check_files
 from distillkit.stages.context import Prepared, Run
 
 
-def check_place(out: Path, dataset: DatasetSettings) -> None:
-    """An output inside the data set would be read as a part of it.
+def check_place(out: Path, run: Run) -> None:
+    """Can the process that writes make files in ``out``? Inside the data set they would be read as a part of it.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: it is a file, or lies there.
+        StorageError: files cannot be made in it.
     """
+    if run.world.leads:
+        RunFolder(out).check_possible()
+    dataset = run.settings.dataset
     source = Path(dataset.name)
     if dataset.name not in DATASETS and source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"`out` {out} lies inside the data set {source}; choose a folder outside of it")

@@ -25,6 +25,7 @@ from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import Prepared, Run, prepare, run_identity, training_set
 from distillkit.stages.evaluation import evaluate_rows
+from distillkit.stages.finished import check_place
 from distillkit.stages.opinions import expert_opinions
 from distillkit.stages.package import Provenance, package
 from distillkit.stages.probe import check_network
@@ -175,6 +176,7 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
 
 def import_set(run: Run, files: FieldFiles, made_by: Provenance, lost: Lost, out: Path, *, replace: bool) -> None:
     """Evaluate the files' set on the run's data and write it as an artifact into ``out``."""
+    check_place(out, run)
     prepared = prepare(run, _all_training_images)
     if not len(prepared.data.validation) and _lr_given(files, lost) is None:
         raise ConfigError(

@@ -67,7 +67,7 @@ def found_in(out: Path, run: Run, prepared: Prepared, allowed: bool) -> tuple[St
     identity = run_identity(run, prepared)
     folder, listener = RunFolder(out, identity), _Listener()
     try:
-        check_place(out, run.settings.dataset)
+        check_place(out, run)
         if not folder.holds(identity, allowed):
             return BEGINNING, []
         whole = finished_artifact(out, replace(run, progress=listener), prepared) is not None
