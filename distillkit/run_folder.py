@@ -151,10 +151,11 @@ class RunFolder:
             ConfigError: there is a file in its place.
             StorageError: it, or a file in it, cannot be made.
         """
-        if self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"`out` {self.out} is a file; expected a folder")
-        for folder in (self.out, self.path):
-            storage.check_creatable(folder)
+        with storage.storage_errors(self.out, "look at"):
+            if self.out.exists() and not self.out.is_dir():
+                raise ConfigError(f"`out` {self.out} is a file; expected a folder")
+            for folder in (self.out, self.path):
+                storage.check_creatable(folder)
 
     def _check_free(self) -> None:
         """Writes nothing.

@@ -1,10 +1,12 @@
 """The whole pipeline: stopped, damaged, repeated, refused; what it makes and what it leaves alone."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -292,6 +294,19 @@ def test_read_only_folder__one_sentence(tmp_path, tiny):
                 run(out, tiny)
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+def test_compress__an_output_that_cannot_even_be_looked_at_is_one_sentence(tmp_path, tiny, monkeypatch):
+    plain = Path.exists
+
+    def refused(path, **kwargs):
+        if path.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return plain(path, **kwargs)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(StorageError, match=r"could not look at .*closed: permission denied"):
+        run(tmp_path / "closed", tiny)
 
 
 def test_compress__seeds_differ(tmp_path, tiny):
