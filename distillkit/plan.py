@@ -47,7 +47,7 @@ def make_plan(
     if not done.begun:
         check_artifact(run, prepared)
     with settled_threads(run, prepared):
-        costs = measured_costs(run, prepared)
+        costs = measured_costs(run, prepared, done)
     if run.settings.time_budget is not None:
         run = begun or within(run, dealt_costs(run.settings, costs, processes), run.settings.time_budget)
     costs = costs.of_experts(0 if done.finished else run.settings.experts.count)

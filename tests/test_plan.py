@@ -6,9 +6,11 @@ import shutil
 import signal
 
 import pytest
+import torch
 from filelock import FileLock
 
 from distillkit import plan
+from distillkit.distill.state import OuterState
 from distillkit.errors import ArtifactError, Interrupted, StorageError
 from distillkit.interrupt import StopRequest
 from distillkit.plan import make_plan
@@ -18,6 +20,7 @@ from distillkit.run_folder import RunFolder
 from distillkit.stages import step_times, time_budget
 from distillkit.stages.context import prepare
 from distillkit.stages.costs import Costs
+from distillkit.stages.standing import Standing
 from tests.helpers import made, run
 
 
@@ -215,6 +218,44 @@ def test_plan__of_a_run_that_was_begun_needs_no_start_artifact(tmp_path, tiny):
     assert left(make_plan(asked, prepare(asked), out=tmp_path / "a"))["outer steps"] == 1
     with pytest.raises(ArtifactError):
         make_plan(asked, prepare(asked), out=tmp_path / "b")
+
+
+def timed_states(monkeypatch):
+    """The state of each outer step that a plan times, filled as it goes."""
+    states, plain = [], step_times.outer_step
+    monkeypatch.setattr(step_times, "outer_step", lambda task, state: states.append(state) or plain(task, state))
+    return states
+
+
+def test_plan__of_a_run_from_an_artifact_times_a_step_of_its_set(tmp_path, tiny, monkeypatch):
+    """Whether a lower precision agrees depends on images, labels and learning rate."""
+    first = run(tmp_path / "first", tiny)
+    asked = made({**tiny, "distill.init": "artifact", "distill.init_from": str(tmp_path / "first")})
+    states = timed_states(monkeypatch)
+    make_plan(asked, prepare(asked))
+    assert torch.equal(states[0].images, first.images)
+    assert states[0].lr == first.lr
+
+
+def test_plan__of_a_run_that_was_begun_times_a_step_as_it_was_decided(tmp_path, tiny, monkeypatch):
+    stopped(tmp_path / "a", tiny)
+    folder = RunFolder(tmp_path / "a")
+    state = OuterState.load(folder.checkpoint, "cpu")
+    state.precision = "tf32"  # as if it had been decided so
+    state.save(folder.checkpoint, folder.identity())
+    states = timed_states(monkeypatch)
+    asked = made(tiny)
+    assert make_plan(asked, prepare(asked), out=tmp_path / "a")["done"]["outer_steps"] == state.step > 0
+    assert {one.precision for one in states} == {"tf32"}
+    assert torch.equal(states[0].images, state.images)
+
+
+def test_plan__of_a_selected_set_times_no_outer_step(tmp_path, tiny, monkeypatch):
+    stopped(tmp_path / "a", tiny)
+    monkeypatch.setattr(plan, "found_in", lambda *given: (Standing(distilled=True), []))
+    states, asked = timed_states(monkeypatch), made(tiny)
+    assert "outer steps" not in left(make_plan(asked, prepare(asked), out=tmp_path / "a"))
+    assert not states
 
 
 def test_plan__of_an_output_that_is_a_file_says_so(tmp_path, tiny):

@@ -73,17 +73,19 @@ class Costs:
         return self.of_pool or (self.fresh_network,)
 
 
-def measured_costs(run: Run, prepared: Prepared) -> Costs:
-    """By a few steps of each kind on this machine, now."""
+def measured_costs(run: Run, prepared: Prepared, done: Standing = BEGINNING) -> Costs:
+    """By a few steps of each kind on this machine, now; an outer step of a run that was begun is one of its own set,
+    computed as that run decided.
+    """
     begin, settings, missing = time.perf_counter(), run.settings, _missing_epochs(run, prepared)
     run.progress.note("measuring a few steps")
     expert = step = 0.0
     if missing:
         with arithmetic(expert_precision(run, prepared), run.device):
             expert = expert_seconds(run, prepared, missing)
-    if settings.distill.outer_steps:
+    if settings.distill.outer_steps and not done.distilled:
         check_step_fits(run, prepared, now=True)
-        step = outer_seconds(run, prepared)
+        step = outer_seconds(run, prepared, done.state)
     with arithmetic(run.steady_precision, run.device):
         fresh = evaluation_seconds(run, prepared, prepared.network)
         of_pool = pool_seconds(run, prepared, fresh) if settings.distill.outer_steps else ()
@@ -139,7 +141,7 @@ def _learning(settings: RunSettings, costs: Costs, done: Standing) -> list[Stage
         stages.append(StageCost("expert epochs", sum(costs.missing.values()), costs.expert_epoch, len(costs.missing)))
     if settings.distill.outer_steps:
         regular = 1 + math.ceil(settings.distill.outer_steps / settings.distill.select_every)
-        left = settings.distill.outer_steps - (done.outer_steps or 0)
+        left = settings.distill.outer_steps - done.outer_steps
         stages.append(StageCost("outer steps", left, costs.outer_step, settings.distill.segments))
         looks = max(0, validations(settings, regular) - done.validations)
         each = sum(costs.selecting) / len(costs.selecting)

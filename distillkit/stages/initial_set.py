@@ -64,7 +64,7 @@ def initial_set(run: Run, prepared: Prepared, real: RealData) -> SyntheticSet:
     """
     settings = run.settings
     if settings.distill.init == ARTIFACT:
-        return _set_of(run, prepared)
+        return set_of_artifact(run, prepared)
     first = initial_images(settings.distill.init, real, settings.ipc, settings.seed)
     labels = initial_labels(settings, real, first.class_ids, first.indices)
     kind = label_part(settings.distill).kind
@@ -110,7 +110,7 @@ def _fitting_artifact(run: Run, prepared: Prepared) -> Artifact:
     return found
 
 
-def _set_of(run: Run, prepared: Prepared) -> SyntheticSet:
+def set_of_artifact(run: Run, prepared: Prepared) -> SyntheticSet:
     """The set of the artifact ``distill.init_from``, as inputs of this run's networks.
 
     Raises:

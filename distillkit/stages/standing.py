@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit import storage
+from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DistillkitError, StorageError
 from distillkit.progress import Silent
 from distillkit.run_folder import RunFolder
@@ -20,7 +21,7 @@ class Standing:
     """What is made of a run.
 
     Attributes:
-        outer_steps: of the last whole checkpoint; None before there is one.
+        state: of the last whole checkpoint, on the CPU; None before there is one.
         validations: of the set, on the way.
         tests: of checkpoints, by a paper's protocol.
         distilled: the set is selected.
@@ -28,7 +29,7 @@ class Standing:
         finished: the artifact is there, whole.
     """
 
-    outer_steps: int | None = None
+    state: OuterState | None = None
     validations: int = 0
     tests: int = 0
     distilled: bool = False
@@ -38,11 +39,16 @@ class Standing:
     @property
     def begun(self) -> bool:
         """Has it a set to go on from?"""
-        return self.outer_steps is not None or self.distilled
+        return self.state is not None or self.distilled
+
+    @property
+    def outer_steps(self) -> int:
+        """Made until the checkpoint."""
+        return 0 if self.state is None else self.state.step
 
     def to_json(self) -> dict[str, Any]:
         """As the plan has it."""
-        learned = {"outer_steps": self.outer_steps or 0, "distilled": self.distilled}
+        learned = {"outer_steps": self.outer_steps, "distilled": self.distilled}
         return {**learned, "rows": list(self.rows), "finished": self.finished}
 
 
@@ -80,7 +86,7 @@ def found_in(out: Path, run: Run, prepared: Prepared, allowed: bool) -> tuple[St
     found = _standing(folder)
     if not found.begun:
         return found, listener.notes
-    made = "the set is selected" if found.distilled else f"{counted(found.outer_steps or 0, 'outer step')} made"
+    made = "the set is selected" if found.distilled else f"{counted(found.outer_steps, 'outer step')} made"
     measured = counted(len(found.rows), "row")
     return found, [*listener.notes, f"{out} holds this run: {made}, {measured} measured; the times are of what is left"]
 
@@ -89,24 +95,22 @@ def _standing(folder: RunFolder) -> Standing:
     """From the run's files; what cannot be read is not made."""
     try:
         distilled = folder.load_synthetic() is not None
-        steps, again = next(
-            (found for path in (folder.checkpoint, folder.older_checkpoint) if (found := _checkpoint(folder, path))),
-            (None, False),
-        )
-        if steps is None:
+        checkpoints = (_checkpoint(folder, path) for path in (folder.checkpoint, folder.older_checkpoint))
+        state = next((found for found in checkpoints if found is not None), None)
+        if state is None:
             return Standing(distilled=distilled, rows=tuple(folder.rows()))
         looked = {row["step"] for row in folder.read_metrics() if "validation_accuracy" in row}
         tested = {int(step) for step in folder.test_checkpoints()}
     except (DistillkitError, OSError):
         return BEGINNING
-    validations, tests = (sum(step < steps + (not again) for step in found) for found in (looked, tested))
-    return Standing(steps, validations, tests, distilled, tuple(folder.rows()))
+    end = state.step + (not state.selection_due)
+    validations, tests = (sum(step < end for step in found) for found in (looked, tested))
+    return Standing(state, validations, tests, distilled, tuple(folder.rows()))
 
 
-def _checkpoint(folder: RunFolder, path: Path) -> tuple[int, bool] | None:
-    """The outer step of a checkpoint, and whether the look at its set is still to come; None if it is of no use."""
+def _checkpoint(folder: RunFolder, path: Path) -> OuterState | None:
+    """The state that a checkpoint holds; None if it is of no use."""
     try:
-        _, numbers = storage.read_tensors(path)
-        return (int(numbers["step"]), bool(numbers["selection_due"])) if folder.is_own(numbers) else None
-    except (StorageError, KeyError, TypeError, ValueError):
+        return OuterState.load(path, "cpu") if folder.is_own(storage.read_metadata(path)) else None
+    except (StorageError, KeyError, TypeError, ValueError, AttributeError):
         return None

@@ -14,12 +14,15 @@ from distillkit.distill.labels import label_part
 from distillkit.distill.loop import OuterTask, outer_step, start_state
 from distillkit.distill.segments import PlannedTrajectories
 from distillkit.distill.state import OuterState
+from distillkit.distill.synthetic_init import ARTIFACT
 from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.distill.windows import mean_prefix_steps
 from distillkit.evaluation.recipe import evaluation_recipe, full_data_recipe
 from distillkit.experts.recipe import expert_recipe
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
 from distillkit.precision import arithmetic, in_precision
+from distillkit.progress import Silent
+from distillkit.records import SyntheticSet
 from distillkit.settings import DistillSettings, NetworkSettings
 from distillkit.stages.architectures import selecting_networks, student_pool
 from distillkit.stages.checks import needs_experts
@@ -28,6 +31,7 @@ from distillkit.stages.distillation import distill_task
 from distillkit.stages.engine_trials import DEFAULT_KEPT
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.experts import planned_trajectories
+from distillkit.stages.initial_set import set_of_artifact
 from distillkit.stages.room import PROBE_INNER_STEPS
 from distillkit.stages.training_form import evaluation_form, expert_form
 from distillkit.training.fit import fit, predict
@@ -135,13 +139,21 @@ class _Walk:
         return self._start + 0.01 * epoch
 
 
-def outer_seconds(run: Run, prepared: Prepared) -> float:
-    """One outer step; where students of several architectures take turns, the mean over them."""
-    names = run.settings.network.pool
-    pools: list[tuple[str, ...]] = [(name,) for name in names] or [()]
+def outer_seconds(run: Run, prepared: Prepared, begun: OuterState | None = None) -> float:
+    """One outer step, of the set that the run has ``begun`` to learn if there is one; where students of several
+    architectures take turns, the mean over them.
+    """
     network = run.settings.network
-    alone = [_with_network(run, network.model_copy(update={"pool": pool})) for pool in pools]
-    return sum(_seconds_of_a_step(one, prepared) for one in alone) / len(alone)
+    pools: list[tuple[str, ...]] = [(name,) for name in network.pool] or [()]
+    seconds = 0.0
+    for place, pool in enumerate(pools):
+        alone = _with_network(run, network.model_copy(update={"pool": pool}))
+        state = _first_state(run, prepared, begun)
+        if begun is not None:
+            choice = begun.choice_of(place) if pool else begun.choice
+            state.decide(replace(choice, kept=None))  # of the whole window; a few steps keep their share
+        seconds += _seconds_of_a_step(alone, prepared, state)
+    return seconds / len(pools)
 
 
 def _with_network(run: Run, network: NetworkSettings) -> Run:
@@ -149,9 +161,33 @@ def _with_network(run: Run, network: NetworkSettings) -> Run:
     return replace(run, settings=run.settings.model_copy(update={"network": network}))
 
 
-def _seconds_of_a_step(run: Run, prepared: Prepared) -> float:
+def _first_state(run: Run, prepared: Prepared, begun: OuterState | None) -> OuterState:
+    """The set that a step is timed on, which decides how precisely it must be computed: the one that was ``begun``,
+    else that of the artifact that the run begins with, else real images.
+    """
+    if begun is not None:
+        return _state_of(begun.synthetic(), run.device)
+    settings, part = run.settings, label_part(run.settings.distill)
+    if settings.distill.init == ARTIFACT:
+        quiet = replace(run, progress=Silent())  # the run itself tells of it
+        return _state_of(set_of_artifact(quiet, prepared), run.device)
+    size = settings.ipc * prepared.num_classes
+    class_ids = torch.arange(size) % prepared.num_classes
+    logits = torch.randn(1, size, prepared.num_classes, generator=torch.Generator().manual_seed(0))
+    images = prepared.train_images[(torch.arange(size) % len(prepared.train_images)).to(run.device)]
+    labels = part.initial(class_ids, prepared.num_classes, logits).to(run.device)
+    return start_state(images, class_ids, labels, part.kind, settings.distill.lr_init)
+
+
+def _state_of(first: SyntheticSet, device: torch.device) -> OuterState:
+    """The state before the first step on a set."""
+    images, labels = first.images.to(device), first.labels.to(device)
+    return start_state(images, first.class_ids, labels, first.label_kind, first.lr)
+
+
+def _seconds_of_a_step(run: Run, prepared: Prepared, state: OuterState) -> float:
     """With students of one architecture, in the form that the run will use, from a few of the inner steps."""
-    distill, size = run.settings.distill, run.settings.ipc * prepared.num_classes
+    distill = run.settings.distill
     unrolled = distill.objective == "unroll"
     inner = min(PROBE_INNER_STEPS, distill.inner_steps) if unrolled else distill.inner_steps
     same_work = max(1, distill.outer_steps * distill.inner_steps // inner)  # which decides whether compiling pays
@@ -164,12 +200,6 @@ def _seconds_of_a_step(run: Run, prepared: Prepared) -> float:
     network = prepared.build(student_pool(run, prepared)[0], 0, "plan")(0).to(run.device)
     matched = needs_experts(run.settings)
     walk = _Walk(flatten_parameters(network), planned_trajectories(run.settings)) if matched else None
-    class_ids = torch.arange(size) % prepared.num_classes
-    logits = torch.randn(1, size, prepared.num_classes, generator=torch.Generator().manual_seed(0))
-    part = label_part(distill)
-    images = prepared.train_images[(torch.arange(size) % len(prepared.train_images)).to(run.device)]
-    labels = part.initial(class_ids, prepared.num_classes, logits).to(run.device)
-    state = start_state(images, class_ids, labels, part.kind, distill.lr_init)
     task = distill_task(probe, prepared, walk, FlatNetwork(network), state)
     with arithmetic(state.precision or "fp32", run.device):
         return _measured_step(run, distill, task, state, inner)

@@ -267,7 +267,7 @@ def test_plan__of_data_that_are_not_decoded_reads_a_few_images_and_writes_none(
     decoded, plain = [], decode.decode
     monkeypatch.setattr(decode, "decode", lambda *arguments: decoded.append(1) or plain(*arguments))
     asked = run_of(folder, **tiny)
-    monkeypatch.setattr(plan, "measured_costs", lambda run, prepared: Costs(1.0, 1.0, 1.0, {0: 2}))
+    monkeypatch.setattr(plan, "measured_costs", lambda *given: Costs(1.0, 1.0, 1.0, {0: 2}))
     found = plan.make_plan(asked)
     assert len(decoded) == 10
     assert not files(tmp_path)

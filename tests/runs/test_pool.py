@@ -6,7 +6,7 @@ import torch
 from distillkit import compress, load_distilled, pipeline, storage
 from distillkit.config import compose
 from distillkit.distill.pooled import Pooled
-from distillkit.distill.state import OuterState
+from distillkit.distill.state import EngineChoice, OuterState
 from distillkit.errors import ConfigError, Interrupted
 from distillkit.interrupt import StopRequest
 from distillkit.lab import effective
@@ -185,11 +185,23 @@ def test_a_budget_pays_for_every_network_that_selects(settings):
     assert steps == [int((900 - 4) / 0.7), int((900 - 20) / 1.5)]
 
 
+def test_the_plan_of_a_pool_times_each_member_as_it_was_decided(settings, monkeypatch):
+    chosen = [SettingsLayer("test", {**settings, **METHODS["rat"], "network.pool": TWO})]
+    asked = make_run(compose("digits", 1, "rat", "smoke", "cpu", chosen), torch.device("cpu"), Notes())
+    begun = OuterState(torch.zeros(10, 1, 8, 8), torch.eye(10), torch.arange(10), "probabilities", 0.25)
+    begun.decide_each([EngineChoice(precision="tf32", kept=40), EngineChoice(precision="fp32", compiled=False)])
+    timed = []
+    monkeypatch.setattr(step_times, "_seconds_of_a_step", lambda run, prepared, state: timed.append(state) or 1.0)
+    assert step_times.outer_seconds(asked, prepare(asked), begun) == 1.0
+    assert [(one.precision, one.compiled, one.kept) for one in timed] == [("tf32", None, None), ("fp32", False, None)]
+    assert {one.lr for one in timed} == {0.25}
+
+
 def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
     chosen = [SettingsLayer("test", {**settings, **METHODS["dm"], "network.pool": TWO})]
     asked = make_run(compose("digits", 1, "dm", "smoke", "cpu", chosen), torch.device("cpu"), Notes())
     seconds = {("convnet",): 1.0, (TWO[1],): 4.0}
-    monkeypatch.setattr(step_times, "_seconds_of_a_step", lambda run, prepared: seconds[run.settings.network.pool])
+    monkeypatch.setattr(step_times, "_seconds_of_a_step", lambda run, *given: seconds[run.settings.network.pool])
     fresh = {"instance": 5.0, "batch": 1.0}
     for where in (costs, step_times):
         monkeypatch.setattr(where, "evaluation_seconds", lambda run, prepared, network: fresh[network.norm])
