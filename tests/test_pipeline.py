@@ -129,6 +129,9 @@ def test_paper_protocol__reports_the_habit_and_changes_nothing_else(whole, tmp_p
     ds = run(tmp_path / "paper", tiny, settings={"evaluate.paper_protocol": True})
     assert (tmp_path / "paper" / "distilled.safetensors").read_bytes() == (whole / "distilled.safetensors").read_bytes()
     habit = ds.results.pop("paper_protocol")
+    words = f"By the paper's protocol {100 * habit['accuracy']:.1f}, at outer step {habit['step']} (maximum on test"
+    assert words in (tmp_path / "paper" / "README.md").read_text()
+    assert "paper's protocol" not in (whole / "README.md").read_text()
     assert ds.results == load_distilled(whole).results
     assert set(habit["checkpoints"]) == {"0", "2", "4"}
     assert habit["accuracy"] == max(habit["checkpoints"].values()) == habit["checkpoints"][str(habit["step"])]

@@ -7,7 +7,7 @@ import re
 
 from distillkit.artifact.dtypes import STORED
 from distillkit.artifact.headline import headline_row
-from distillkit.artifact.schema import ArtifactConfig, RecipeFile, ResultsFile, Row, Selection
+from distillkit.artifact.schema import ArtifactConfig, Habit, RecipeFile, ResultsFile, Row, Selection
 from distillkit.data.registry import DATASETS
 from distillkit.hub.address import REPOSITORY
 from distillkit.networks.kinds import BatchStatistics
@@ -157,6 +157,13 @@ def selection_words(about: ArtifactConfig, selection: Selection) -> str:
     if selection.selected_by and selection.epochs:
         length = "; the set's own network chose the number of epochs, on the same images"
     return f"Test data chose nothing; kept: {kept}, selected on {plain(selection.split)}{_by(selection)}{length}."
+
+
+def habit_words(habit: Habit | None) -> str:
+    """The figure of the paper's protocol, which is none of the table's; nothing where it was not asked for."""
+    if habit is None:
+        return ""
+    return f" By the paper's protocol {100 * habit.accuracy:.1f}, at outer step {habit.step} ({plain(habit.what)})."
 
 
 def _by(selection: Selection) -> str:

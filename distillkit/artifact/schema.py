@@ -268,6 +268,14 @@ class Selection(_Open):
     warnings: Annotated[tuple[Line, ...], Field(max_length=20)] = ()
 
 
+class Habit(_Open):
+    """The largest test accuracy over checkpoints, and how its paper (``what``) comes by it."""
+
+    what: Line
+    accuracy: Share
+    step: Count
+
+
 class TunedRow(Row):
     """Test accuracies of a network by its own recipe, the recipe in words, and the seconds that its search took."""
 
@@ -286,6 +294,7 @@ class ResultsFile(_Open):
     uint8: Row | None
     float32: Row | None = None
     hard_labels: Row | None = None
+    paper_protocol: Habit | None = None
     selection: Selection
 
 
