@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.data.inputs import Inputs
+from distillkit.distill.synthetic_init import ARTIFACT
 from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet
 from distillkit.stages.architectures import all_networks
@@ -38,8 +39,9 @@ def as_long_as_real(
 ) -> tuple[SyntheticSet, dict[str, Any]]:
     """The learned set with each image of the mean length of real inputs, and what results.json says of it.
 
-    As it is where nothing was learned, where a network of the run sees lengths, and where an augmentation by constants
-    makes the set worth less at that length: by validation data, by more than a standard error.
+    As it is where nothing was learned (images of an artifact began as long as they were learned), where a network of
+    the run sees lengths, and where an augmentation by constants makes the set worth less at that length: by validation
+    data, by more than a standard error.
 
     Args:
         run: whose.
@@ -47,12 +49,12 @@ def as_long_as_real(
         synthetic: the set that was kept.
         selection: how it was selected, with its validation accuracy.
     """
-    if run.settings.distill.outer_steps == 0 or selection.get("step", 0) == 0:
+    settings = run.settings.distill
+    if settings.outer_steps == 0 or (selection.get("step", 0) == 0 and settings.init != ARTIFACT):
+        return synthetic, {}
+    if _length_shows(run, prepared):
         return synthetic, {}
     real = _some(prepared.train_images)
-    models = (prepared.build(one, run.settings.seed, "length")(0) for one in all_networks(run, prepared))
-    if any(sees_length(model.to(real.device), real[:ASKED]) for model in models):
-        return synthetic, {}
     wanted, lengths = float(_lengths(real).mean()), _lengths(synthetic.images)
     told: dict[str, Any] = {"learned": float(lengths.mean()), "real": wanted, "kept": "real"}
     factors = torch.where(lengths > 0, wanted / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), 1.0)
@@ -63,6 +65,37 @@ def as_long_as_real(
         if not _as_good(accuracy, selection["validation_accuracy"], len(prepared.validation.labels)):
             return synthetic, {"image_length": told | {"kept": "learned"}}
     return natural, {"image_length": told}
+
+
+def as_long_as_learned(
+    run: Run, prepared: Prepared, synthetic: SyntheticSet, told: dict[str, Any] | None
+) -> SyntheticSet:
+    """A finished set with the mean length that its images were learned with, for a run that goes on with them.
+
+    A step of so much is a larger one for shorter images, and their gradient is larger too where networks cannot tell.
+    As it is where a network of the run sees lengths, and where no step follows.
+
+    Args:
+        run: whose.
+        prepared: its data.
+        synthetic: the set.
+        told: what results.json says of its lengths, if it does.
+    """
+    learns = run.settings.distill.outer_steps > 0
+    if told is None or told["kept"] != "real" or not learns or _length_shows(run, prepared):
+        return synthetic
+    run.progress.note(
+        f"the images begin as long as they were learned (L2 norm {told['learned']:.3g}, real ones {told['real']:.3g}), "
+        "which the networks of this run cannot tell"
+    )
+    return replace(synthetic, images=synthetic.images * (told["learned"] / told["real"]))
+
+
+def _length_shows(run: Run, prepared: Prepared) -> bool:
+    """Whether a network of the run sees the length of an image."""
+    real = _some(prepared.train_images)[:ASKED]
+    models = (prepared.build(one, run.settings.seed, "length")(0) for one in all_networks(run, prepared))
+    return any(sees_length(model.to(real.device), real) for model in models)
 
 
 def _validated(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> float | None:

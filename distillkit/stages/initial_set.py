@@ -18,6 +18,7 @@ from distillkit.networks.functional import FlatNetwork
 from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.settings import RunSettings
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.image_length import as_long_as_learned
 from distillkit.stages.reach import expert_reach
 from distillkit.training.memory import in_pieces
 
@@ -121,7 +122,7 @@ def set_of_artifact(run: Run, prepared: Prepared) -> SyntheticSet:
     own, theirs = prepared.preprocess.to_tensors(), found.preprocess.to_tensors()
     same = own.keys() == theirs.keys() and all(torch.equal(own[key], theirs[key]) for key in own)
     if same:
-        return first
+        return as_long_as_learned(run, prepared, first, found.results["selection"].get("image_length"))
     run.progress.note(
         f"{run.settings.distill.init_from} has another preprocessing; its images come by way of their pixels"
     )

@@ -7,7 +7,7 @@ from distillkit.lab import effective
 from distillkit.networks.build import build_network, parse_architecture
 from distillkit.records import EvalReport
 from distillkit.settings import NetworkSettings
-from distillkit.stages import image_length, recorder
+from distillkit.stages import distillation, image_length, recorder
 from distillkit.stages.image_length import sees_length
 
 OWN = NetworkSettings(name="convnet", width=8)
@@ -59,14 +59,14 @@ def test_training__is_that_on_images_of_any_other_length():
 
 @pytest.fixture
 def made(tmp_path, tiny):
-    def make(method="rat", **settings):
+    def make(method="rat", out="set", **settings):
         base = dict(tiny)
         if method == "rat":
             base.pop("experts.count")
             base |= {"distill.real_batch": 30, "distill.horizon": 4, "distill.init": "noise"}
             base |= {"dataset.validation_fraction": 0.0, "evaluate.lengths": []}
         wanted = effective(base | settings, "digits", 1, method, "smoke")
-        return compress("digits", ipc=1, method=method, preset="smoke", settings=wanted, out=tmp_path / "set")
+        return compress("digits", ipc=1, method=method, preset="smoke", settings=wanted, out=tmp_path / out)
 
     return make
 
@@ -129,3 +129,32 @@ def test_brightness__of_a_pool_is_judged_by_the_mean_that_selected(made, monkeyp
 )
 def test_as_good__is_within_one_standard_error(accuracy, before, good):
     assert image_length._as_good(accuracy, before, 20) is good  # sqrt(0.25 / 20) = 0.112
+
+
+def begun(made, tmp_path, monkeypatch, outer_steps=2, **settings):
+    """A set, the images that a run begins with that goes on from it, and the set of that run."""
+    seen, plain = [], distillation.start_state
+    first = made()
+    monkeypatch.setattr(distillation, "start_state", lambda images, *more: seen.append(images) or plain(images, *more))
+    start = {"distill.init": "artifact", "distill.init_from": str(tmp_path / "set"), "distill.outer_steps": outer_steps}
+    second = made(out="more", **start, **settings)
+    return first, seen[0], second
+
+
+def test_a_run_from_an_artifact__begins_at_the_length_that_was_learned(made, tmp_path, monkeypatch):
+    """A step of so much is a larger one for shorter images."""
+    first, images, second = begun(made, tmp_path, monkeypatch)
+    told = first.results["selection"]["image_length"]
+    assert torch.equal(images, first.images * (told["learned"] / told["real"]))
+    assert second.results["selection"]["image_length"]["learned"] == pytest.approx(told["learned"], rel=0.1)
+    assert second.images.flatten(1).norm(dim=1).tolist() == pytest.approx([told["real"]] * 10, rel=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"network.norm": "batch"}, {"outer_steps": 0}])
+def test_a_run_from_an_artifact__that_sees_lengths_or_takes_no_step_takes_it_as_it_is(
+    made, tmp_path, monkeypatch, settings
+):
+    first, images, second = begun(made, tmp_path, monkeypatch, **settings)
+    assert torch.equal(images, first.images)
+    if settings == {"outer_steps": 0}:
+        assert torch.equal(second.images, first.images)
