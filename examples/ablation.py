@@ -122,6 +122,12 @@ STUDIES = {
         "MCT, images' lr 500, read as papers read": ("mct", {**SHORT_MCT, **AS_READ}),
         "MCT, student's lr 0.02": ("mct", {**SHORT_MCT, "distill.lr_init": 0.02, "distill.select_every": 50}),
     },
+    "more-experts": {
+        "MCT, 6 experts": ("mct", SHORT_MCT),
+        "MCT, 100 experts": ("mct", {**SHORT_MCT, "experts.count": 100}),
+        "MTT, 6 experts": ("mtt", {"experts.count": 6, "distill.outer_steps": 500, "distill.select_every": 125}),
+        "MTT, 100 experts": ("mtt", {"experts.count": 100, "distill.outer_steps": 500, "distill.select_every": 125}),
+    },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),
         "MTT, compiled": ("mtt", {"distill.compile": "always"}),
