@@ -108,7 +108,7 @@ def parquet_bytes(view: EightBit, synthetic: SyntheticSet, classes: tuple[str, .
     cells = [
         {"bytes": png_bytes(to_image(value)), "path": name} for value, name in zip(view.images, names, strict=True)
     ]
-    soft = synthetic.targets().float().flatten().tolist()
+    soft = synthetic.targets().float().flatten().numpy()
     schema = pa.schema(
         [
             pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
@@ -119,8 +119,8 @@ def parquet_bytes(view: EightBit, synthetic: SyntheticSet, classes: tuple[str, .
     )
     columns = [
         pa.array(cells, schema.field("image").type),
-        pa.array(synthetic.class_ids.tolist(), pa.int64()),
-        pa.FixedSizeListArray.from_arrays(pa.array(soft, pa.float32()), count),
+        pa.array(synthetic.class_ids.numpy()),
+        pa.FixedSizeListArray.from_arrays(pa.array(soft), count),
     ]
     sink = io.BytesIO()
     pq.write_table(

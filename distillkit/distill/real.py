@@ -8,8 +8,8 @@ of PAD's schedule (``experts.schedule``), whose epochs are spread over the outer
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import torch
@@ -121,14 +121,23 @@ class ClassBatches:
     count: int
     seed: int
     segments: int = 1
+    _divided: list[tuple[Tensor, tuple[Tensor, ...]]] = field(default_factory=list, repr=False, compare=False)
+    """The last pool with its images of each class, if there was one."""
 
     def images(self, number: int, class_id: int) -> Tensor:
         """Float [m, C, H, W], m at most ``count``; ``number`` is that of the draw."""
-        pool = self.available(number // self.segments)
-        members = pool[self.real.classes[pool] == class_id]
+        members = self._by_class(self.available(number // self.segments))[class_id]
         generator = rng.generator(self.seed, "distill", "real class", number, class_id)
         chosen = members[torch.randperm(len(members), generator=generator)[: self.count]]
         return self.real.images[chosen.to(self.real.images.device)]
+
+    def _by_class(self, pool: Tensor) -> tuple[Tensor, ...]:
+        """Of each class the indices in ``pool``, in its order: one pass for all, and once for as long as it is in use."""
+        if not self._divided or self._divided[0][0] is not pool:
+            classes = self.real.classes[pool]
+            counts = torch.bincount(classes, minlength=self.real.num_classes).tolist()
+            self._divided[:] = [(pool, pool[classes.argsort(stable=True)].split(counts))]
+        return self._divided[0][1]
 
 
 def siamese(
@@ -163,7 +172,8 @@ def all_images(count: int) -> Available:
 
 def scheduled_images(used: Callable[[int], Tensor], epochs: int, outer_steps: int) -> Available:
     """Those that an epoch of PAD's schedule shows, ``used(epoch)``; its ``epochs`` are spread over ``outer_steps``."""
-    return lambda step: used(step * epochs // max(1, outer_steps))
+    of_epoch = lru_cache(maxsize=1)(used)
+    return lambda step: of_epoch(step * epochs // max(1, outer_steps))
 
 
 _SCORING = ("batch_size", "lr", "momentum", "weight_decay", "augment")  # of the networks that score difficulty

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from distillkit import rng
 from distillkit.config import compose
 from distillkit.data.augment import Augmentation
 from distillkit.distill.distribution_matching import DistributionMatching
@@ -270,6 +271,23 @@ def test_real_batches__of_a_schedule():
     assert {tuple(image.flatten().tolist()) for image in shown} == {
         tuple(real_images().images[index].flatten().tolist()) for index in (1, 4, 7)
     }
+
+
+def test_class_batches__of_a_pool_that_changes_and_comes_back_are_those_of_a_search_through_it():
+    real, divided = real_images(), []
+
+    def used(epoch):
+        divided.append(epoch)
+        return torch.randperm(30, generator=torch.Generator().manual_seed(epoch % 2))[: 20 + epoch]
+
+    classes = ClassBatches(real, scheduled_images(used, epochs=3, outer_steps=6), 50, 0)
+    for number in (0, 1, 2, 3, 4, 0):
+        pool = used(number // 2)
+        for class_id in range(CLASSES):
+            members = pool[real.labels[pool] == class_id]
+            order = torch.randperm(len(members), generator=rng.generator(0, "distill", "real class", number, class_id))
+            assert torch.equal(classes.images(number, class_id), real.images[members[order]])
+    assert len(divided) == 6 + 4  # each epoch's once, for all classes and steps of it, and the first again
 
 
 @pytest.mark.parametrize(
