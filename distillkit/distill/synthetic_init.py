@@ -16,32 +16,43 @@ from distillkit.parts import Part, Seam
 
 LOGITS, NOISE, ARTIFACT = "kmeans-logits", "noise", "artifact"
 """The part that clusters logits, and those that choose no training images."""
-ExpertLogits = Callable[[int, Tensor | None], Tensor]
-"""Logits [m, K] that the last point of an expert gives the un-augmented training images at indices [m] (None: all)."""
+AskExpert = Callable[[int, Tensor | None, Callable[[Tensor], Tensor]], Tensor]
+"""Of the logits that the last point of an expert gives the un-augmented training images at indices [m] (None: all) what
+a function of so many of them wants, [B, K] to [B, ...]: [m, ...]."""
+
+
+def whole(logits: Tensor) -> Tensor:
+    """Logits as they are."""
+    return logits
+
+
+def largest(logits: Tensor) -> Tensor:
+    """Of logits [B, K] the class [B]."""
+    return logits.argmax(1)
 
 
 @dataclass(frozen=True)
 class RealData:
     """Real training images as network inputs, ``images`` float [n, C, H, W], ``labels`` int64 [n], K classes.
 
-    ``experts``: numbers of those that can be asked for their ``logits``, by parts that want to.
+    ``experts``: numbers of those that parts can ``ask``.
     """
 
     images: Inputs
     labels: Tensor
     num_classes: int
     experts: tuple[int, ...] = ()
-    logits: ExpertLogits | None = None
+    ask: AskExpert | None = None
 
-    def expert_logits(self, part: str) -> ExpertLogits:
-        """``logits``.
+    def asker(self, part: str) -> AskExpert:
+        """``ask``.
 
         Raises:
             ConfigError: there are no experts; ``part`` names who asks.
         """
-        if self.logits is None:
+        if self.ask is None:
             raise ConfigError(f"{part} needs an expert, and this method trains none")
-        return self.logits
+        return self.ask
 
 
 InitPart = Callable[[RealData, int, int], Tensor]
@@ -63,8 +74,8 @@ def _representative(data: RealData, ipc: int, seed: int) -> Tensor:
 
     The authors' latest commit has ten clusters for every ipc and returns nothing below ten; this is that of May 2023.
     """
-    logits = data.expert_logits("distill.init=kmeans-logits")
-    return select_coreset("kmeans", logits(data.experts[0], None), data.labels, data.num_classes, ipc, seed)
+    logits = data.asker("distill.init=kmeans-logits")(data.experts[0], None, whole)
+    return select_coreset("kmeans", logits, data.labels, data.num_classes, ipc, seed)
 
 
 def experts_asked(name: str, count: int, seed: int, others: tuple[int, ...]) -> tuple[int, ...]:
@@ -82,10 +93,10 @@ def _correct(data: RealData, ipc: int, seed: int) -> Tensor:
     Where it gets too few right, those that the next expert gets right follow, if there is one to be asked, and so on;
     then whatever is left.
     """
-    logits, labels = data.expert_logits("distill.init=correct"), data.labels.cpu()
+    ask, labels = data.asker("distill.init=correct"), data.labels.cpu()
     chosen: list[list[int]] = [[] for _ in range(data.num_classes)]
     for expert in data.experts:
-        right = logits(expert, None).argmax(1) == labels
+        right = ask(expert, None, largest) == labels
         for class_id, taken in enumerate(chosen):
             order = _random_order(labels, class_id, seed)
             taken += [index for index in order[right[order]].tolist() if index not in taken][: ipc - len(taken)]

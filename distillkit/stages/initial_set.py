@@ -12,18 +12,15 @@ from torch import Tensor
 from distillkit.artifact.read import Artifact, read_artifact
 from distillkit.data.preprocess import UnitLength
 from distillkit.distill.labels import label_part, labels_ask_experts
-from distillkit.distill.synthetic_init import ARTIFACT, RealData, initial_images
+from distillkit.distill.synthetic_init import ARTIFACT, RealData, initial_images, whole
 from distillkit.errors import ConfigError
 from distillkit.networks.functional import FlatNetwork
 from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.settings import RunSettings
+from distillkit.stages.asking import Answer, answers
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.image_length import as_long_as_learned
 from distillkit.stages.reach import expert_reach
-from distillkit.training.memory import in_pieces
-
-ASKED_AT_ONCE = 512
-"""Real images that an expert is asked about at a time."""
 
 
 def real_data(run: Run, prepared: Prepared, trajectories: TrajectorySource | None, network: FlatNetwork) -> RealData:
@@ -32,13 +29,11 @@ def real_data(run: Run, prepared: Prepared, trajectories: TrajectorySource | Non
     if trajectories is None:
         return RealData(images, prepared.train_labels, prepared.num_classes)
 
-    @torch.no_grad()
-    def logits(expert: int, indices: Tensor | None) -> Tensor:
+    def ask(expert: int, indices: Tensor | None, wanted: Answer) -> Tensor:
         point = trajectories.point(expert, trajectories.end(expert)).to(images.device)
-        chosen = images if indices is None else images[indices.to(images.device)]
-        return in_pieces(lambda part: network(point, part), ASKED_AT_ONCE, chosen).cpu()
+        return answers(network, point, images, indices, wanted, run.settings.seed)
 
-    return RealData(images, prepared.train_labels, prepared.num_classes, expert_reach(run.settings).init, logits)
+    return RealData(images, prepared.train_labels, prepared.num_classes, expert_reach(run.settings).init, ask)
 
 
 def initial_labels(settings: RunSettings, real: RealData, class_ids: Tensor, indices: Tensor | None) -> Tensor:
@@ -48,12 +43,12 @@ def initial_labels(settings: RunSettings, real: RealData, class_ids: Tensor, ind
         ConfigError: experts are asked about images that are not real.
     """
     logits = None
-    if labels_ask_experts(settings.distill) and real.logits is not None:
+    if labels_ask_experts(settings.distill) and real.ask is not None:
         if indices is None:
             raise ConfigError(
                 f"distill.labels={settings.distill.labels} asks experts about real images; take distill.init=real"
             )
-        logits = torch.stack([real.logits(expert, indices) for expert in expert_reach(settings).labels])
+        logits = torch.stack([real.ask(expert, indices, whole) for expert in expert_reach(settings).labels])
     return label_part(settings.distill).initial(class_ids, real.num_classes, logits)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,11 +113,17 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Inputs, batch_size: int = 512) -> Tensor:
-    """Logits [n, K] of ``images`` [n, C, H, W] in evaluation mode; in smaller batches where memory asks for it."""
-    return in_pieces(model.eval(), batch_size, images)
+def predict(
+    model: nn.Module, images: Inputs, batch_size: int = 512, wanted: Callable[[Tensor], Tensor] = lambda logits: logits
+) -> Tensor:
+    """``wanted`` of the logits [n, K] of ``images`` [n, C, H, W] in evaluation mode, batch by batch; in smaller batches
+    where memory asks for it.
+    """
+    model.eval()
+    return in_pieces(lambda batch: wanted(model(batch)), batch_size, images)
 
 
 def accuracy(model: nn.Module, images: Inputs, labels: Tensor) -> float:
     """Share of ``images`` [n, C, H, W] whose largest logit is at ``labels`` [n]."""
-    return int((predict(model, images).argmax(1) == labels).sum()) / len(labels)
+    largest = predict(model, images, wanted=lambda logits: logits.argmax(1))
+    return int((largest == labels).sum()) / len(labels)

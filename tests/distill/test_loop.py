@@ -270,10 +270,10 @@ def expert_says(rows):
     """RealData of nine images of three classes whose experts put their largest logit at ``rows``."""
     table = torch.stack([torch.nn.functional.one_hot(torch.tensor(row), 3).float() for row in rows])
 
-    def logits(expert, indices):
-        return table[expert] if indices is None else table[expert][indices]
+    def ask(expert, indices, wanted):
+        return wanted(table[expert] if indices is None else table[expert][indices])
 
-    return RealData(torch.arange(9.0).view(9, 1, 1, 1), torch.arange(9) % 3, 3, tuple(range(len(rows))), logits)
+    return RealData(torch.arange(9.0).view(9, 1, 1, 1), torch.arange(9) % 3, 3, tuple(range(len(rows))), ask)
 
 
 def test_init_correct__images_that_expert_0_gets_right_then_the_others_then_any():

@@ -372,10 +372,10 @@ def test_initial_images(gpu, name):
     def chosen(device):
         images = IMAGES.to(device)
 
-        def logits(expert, indices):
-            return (images if indices is None else images[indices.to(device)]).flatten(1)[:, :CLASSES].cpu()
+        def ask(expert, indices, wanted):
+            return wanted((images if indices is None else images[indices.to(device)]).flatten(1)[:, :CLASSES]).cpu()
 
-        return initial_images(name, RealData(images, IDS.to(device), CLASSES, (0, 1), logits), IPC, 0)
+        return initial_images(name, RealData(images, IDS.to(device), CLASSES, (0, 1), ask), IPC, 0)
 
     found, expected = chosen(CUDA), chosen(CPU)
     assert torch.equal(found.images, expected.images)
