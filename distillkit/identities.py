@@ -9,6 +9,25 @@ from distillkit.settings import SECTIONS, RunSettings, defaults
 
 LONGEST = 20
 """Characters of a value that is told."""
+CONTENTS = "contents"
+"""In an identity, digests of what files hold that settings name by their paths, by setting: of those that are there."""
+
+
+def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether two identities are of one run. A file that is gone, or that older versions did not read, may be any."""
+    one, other = there.get(CONTENTS, {}), here.get(CONTENTS, {})
+    alike = all(one[key] == other[key] for key in one.keys() & other.keys())
+    return alike and _but_contents(there) == _but_contents(here)
+
+
+def with_contents_of(identity: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The identity, with what an earlier one of the same run knew of files that are gone."""
+    known = before.get(CONTENTS, {}) | identity.get(CONTENTS, {})
+    return {**identity, CONTENTS: known} if known else identity
+
+
+def _but_contents(identity: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key != CONTENTS}
 
 
 def completed(identity: Any) -> dict[str, Any]:

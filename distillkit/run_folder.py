@@ -29,7 +29,7 @@ from distillkit.artifact.layout import FILES, PUBLISHED, RUN_FILES, missing_file
 from distillkit.artifact.read import read_config
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.errors import ArtifactError, ConfigError, DamagedError, StorageError
-from distillkit.identities import but_sizes, completed, difference
+from distillkit.identities import but_sizes, completed, difference, same_run, with_contents_of
 from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 
@@ -112,7 +112,7 @@ class RunFolder:
     def is_own(self, about: Any) -> bool:
         """Whether a file, from what it says of itself, is this run's; those of older versions do not say it."""
         owner = about.get("owner") if isinstance(about, dict) else None
-        return owner is None or completed(owner) == self.identity()
+        return owner is None or same_run(completed(owner), self.identity())
 
     def files(self) -> list[str]:
         """Names in ``out`` of what is there of an artifact and of what its run goes on from, but for pictures."""
@@ -135,7 +135,8 @@ class RunFolder:
                     self._remove_run()
                 for folder in (self.out, self.out / "data", self.path, self.path / "images"):
                     storage.remove_leftovers(folder)
-                storage.write_sealed_json(self._config, identity)
+                before = self._stored_identity() if self._config.is_file() else {}
+                storage.write_sealed_json(self._config, with_contents_of(identity, before))
                 yield
         except BusyError:
             raise self._in_use() from None
@@ -194,7 +195,7 @@ class RunFolder:
         if not self._config.is_file():
             return self._check_others(replace)
         other = self._stored_identity()
-        if other == identity:
+        if same_run(other, identity):
             return False
         if self._has_results() and not replace:
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
@@ -205,7 +206,7 @@ class RunFolder:
 
     def _way_on(self, other: dict[str, Any], identity: dict[str, Any]) -> str:
         """How to go on from a finished run that had another budget, as words; a longer run is not the same run."""
-        if not (self.out / FILES.config).is_file() or but_sizes(other) != but_sizes(identity):
+        if not (self.out / FILES.config).is_file() or not same_run(but_sizes(other), but_sizes(identity)):
             return ""
         return (
             f"; to go on from its images, `distill.init=artifact` and `distill.init_from={self.out}` in another `out`"

@@ -103,14 +103,20 @@ class Home(_Open):
     own_section: Digest | None = None
 
 
+Kind = Literal["learned", "real", "noise"]
+
+
 class EarlierRun(_Open):
-    """A run whose images another one began with: its method and command, its outer steps, and what it took."""
+    """A run whose images another one began with: its method and command, its outer steps, what it took, and what the
+    images are, which older artifacts do not say.
+    """
 
     method: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=60)]
     command: Text = ""
     outer_steps: Annotated[int, Field(ge=0)] | None = None
     hardware: Line = "not stated"
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    kind: Kind = "learned"
 
 
 MOST_RECIPES = 64
@@ -160,11 +166,13 @@ class ArtifactConfig(_Open):
         return self.experts is not None if self.learned_here is None else self.learned_here
 
     @property
-    def kind(self) -> Literal["learned", "real", "noise"]:
+    def kind(self) -> Kind:
         """What the images are, whoever learned them: a run may have kept those of another set that it began with."""
-        begun = self.settings.distill.init if self.unmoved else "real"
-        if self.learned or self.imported_from is not None or begun == "artifact":
+        if self.learned or self.imported_from is not None:
             return "learned"
+        begun = self.settings.distill.init
+        if begun == "artifact":
+            return self.earlier_runs[-1].kind if self.earlier_runs else "learned"
         return "noise" if begun == "noise" else "real"
 
     @property

@@ -132,7 +132,7 @@ class ClassBatches:
         return self.real.images[chosen.to(self.real.images.device)]
 
     def _by_class(self, pool: Tensor) -> tuple[Tensor, ...]:
-        """Of each class the indices in ``pool``, in its order: one pass for all, and once for as long as it is in use."""
+        """Of each class the indices in ``pool``, in its order: one pass for all, once for as long as it is in use."""
         if not self._divided or self._divided[0][0] is not pool:
             classes = self.real.classes[pool]
             counts = torch.bincount(classes, minlength=self.real.num_classes).tolist()

@@ -21,6 +21,7 @@ from distillkit.distributed import ALONE, World
 from distillkit.environment import keep_freed_memory, repeatable, usable_threads
 from distillkit.errors import ConfigError
 from distillkit.evaluation.protocol import Examination, TrainingSet
+from distillkit.identities import CONTENTS
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Method
 from distillkit.networks.build import build_network
@@ -29,6 +30,7 @@ from distillkit.precision import steady
 from distillkit.progress import Overheard, Progress, Silent
 from distillkit.records import Pixels, SourceData, SyntheticSet
 from distillkit.settings import DatasetSettings, NetworkSettings, RunSettings
+from distillkit.stages.earlier import contents_named
 from distillkit.stages.ipc import check_ipc
 from distillkit.tracking import check_tracker
 from distillkit.training.memory import needed_for
@@ -238,6 +240,7 @@ def run_identity(run: Run, prepared: Prepared) -> dict[str, Any]:
         "device": run.device.type,
         "format": RUN_FORMAT,
         **({"selected_by": "the pool"} if run.settings.network.pool else {}),
+        **({CONTENTS: contents} if (contents := contents_named(run.settings)) else {}),
         **own_code(run),
     }
 

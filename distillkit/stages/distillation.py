@@ -31,12 +31,13 @@ from distillkit.stages.backing_off import backing_off
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
 from distillkit.stages.difficulty import ranked
+from distillkit.stages.earlier import LEARNED, earlier_runs
 from distillkit.stages.engine import choose_engine
 from distillkit.stages.engine_trials import eager_engine
 from distillkit.stages.experts import pulled_from, train_experts
 from distillkit.stages.fingerprints import data_setup, expert_seed
 from distillkit.stages.image_length import as_long_as_real
-from distillkit.stages.initial_set import check_artifact, earlier_runs, initial_set, real_data
+from distillkit.stages.initial_set import check_artifact, initial_set, real_data
 from distillkit.stages.length import chosen_length
 from distillkit.stages.pool import pooled_task
 from distillkit.stages.reach import expert_reach
@@ -60,8 +61,9 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     store = _experts(run, prepared, folder) if needs_experts(run.settings) else None
     with folder.timed("distill"):
         synthetic, selection = distill_set(run, prepared, store, folder)
-        synthetic, length = as_long_as_real(run, prepared, synthetic, selection)
-        selection |= length
+        if run.world.decided(lambda: _are_learned(run, folder, selection)):
+            synthetic, length = as_long_as_real(run, prepared, synthetic, selection)
+            selection |= length
         if run.settings.evaluate.lengths:
             selection |= {"epochs": chosen_length(run, prepared, synthetic)}
     folder.save_synthetic(synthetic, selection)
@@ -87,6 +89,14 @@ def _report_experts(run: Run, store: TrajectoryStore, folder: RunFolder) -> None
         recipe = store.setup["recipe"]
         shares = seen_shares(schedule_of(recipe), store.most_epochs)
         storage.write_bytes(folder.path / RUN_FILES.schedule_picture, plots.schedule_png(shares))
+
+
+def _are_learned(run: Run, folder: RunFolder, selection: dict[str, Any]) -> bool:
+    """Whether a run learned the images that were kept, this one or an earlier one that it went on from."""
+    if run.settings.distill.outer_steps == 0 or selection.get("step", 0) > 0:
+        return run.settings.distill.outer_steps > 0
+    earlier = folder.earlier_runs()
+    return bool(earlier) and earlier[-1].get("kind", LEARNED) == LEARNED
 
 
 def distill_set(

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.data.inputs import Inputs
-from distillkit.distill.synthetic_init import ARTIFACT
 from distillkit.precision import arithmetic
 from distillkit.records import SyntheticSet
 from distillkit.stages.architectures import all_networks
@@ -39,9 +38,8 @@ def as_long_as_real(
 ) -> tuple[SyntheticSet, dict[str, Any]]:
     """The learned set with each image of the mean length of real inputs, and what results.json says of it.
 
-    As it is where nothing was learned (images of an artifact began as long as they were learned), where a network of
-    the run sees lengths, and where an augmentation by constants makes the set worth less at that length: by validation
-    data, by more than a standard error.
+    As it is where a network of the run sees lengths, and where an augmentation by constants makes the set worth less at
+    that length: by validation data, by more than a standard error.
 
     Args:
         run: whose.
@@ -49,9 +47,6 @@ def as_long_as_real(
         synthetic: the set that was kept.
         selection: how it was selected, with its validation accuracy.
     """
-    settings = run.settings.distill
-    if settings.outer_steps == 0 or (selection.get("step", 0) == 0 and settings.init != ARTIFACT):
-        return synthetic, {}
     if _length_shows(run, prepared):
         return synthetic, {}
     real = _some(prepared.train_images)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from distillkit.artifact.read import Artifact, read_artifact
+from distillkit.artifact.read import Artifact
 from distillkit.data.preprocess import UnitLength
 from distillkit.distill.labels import label_part, labels_ask_experts
 from distillkit.distill.synthetic_init import ARTIFACT, RealData, initial_images, whole
@@ -19,6 +18,7 @@ from distillkit.records import SyntheticSet, TrajectorySource
 from distillkit.settings import RunSettings
 from distillkit.stages.asking import Answer, answers
 from distillkit.stages.context import Prepared, Run
+from distillkit.stages.earlier import beginning
 from distillkit.stages.image_length import as_long_as_learned
 from distillkit.stages.reach import expert_reach
 
@@ -67,31 +67,24 @@ def initial_set(run: Run, prepared: Prepared, real: RealData) -> SyntheticSet:
     return SyntheticSet(first.images, labels, first.class_ids, settings.distill.lr_init, kind)
 
 
-def earlier_runs(settings: RunSettings) -> list[dict[str, Any]]:
-    """Of the artifact that a run begins with: who made it, and what that cost; oldest first, none of another start."""
-    if settings.distill.init != ARTIFACT or settings.distill.init_from is None:
-        return []
-    config = read_artifact(Path(settings.distill.init_from)).config
-    own = {key: config.get(key) for key in ("method", "command", "hardware")}
-    steps = config["settings"]["distill"].get("outer_steps")
-    seconds = sum(config.get("wall_time_seconds", {}).values())
-    return [*config.get("earlier_runs", []), {**own, "outer_steps": steps, "seconds": seconds}]
-
-
 def check_artifact(run: Run, prepared: Prepared) -> None:
     """Before experts are trained: does the artifact fit that a run begins with, if it does?
 
     Raises:
-        ConfigError: it is not of the same classes, ipc, image size and kind of labels.
+        ConfigError: it is not of the same classes, ipc, image size and kind of labels, or of another split.
     """
     if run.settings.distill.init == ARTIFACT:
         _fitting_artifact(run, prepared)
 
 
+SPLIT = ("test_fraction", "validation_fraction", "split_seed", "max_train")
+"""Settings of the data that decide which images a run learns from."""
+
+
 def _fitting_artifact(run: Run, prepared: Prepared) -> Artifact:
     settings = run.settings.distill
-    assert settings.init_from is not None  # as checked with the settings
-    found = read_artifact(Path(settings.init_from))
+    found = beginning(run.settings)
+    assert found is not None  # as checked with the settings
     wanted = {
         "classes": list(prepared.data.classes),
         "ipc": run.settings.ipc,
@@ -103,14 +96,28 @@ def _fitting_artifact(run: Run, prepared: Prepared) -> Artifact:
             raise ConfigError(
                 f"distill.init_from={settings.init_from} has {key} {found.config[key]}, this run has {value}"
             )
+    if found.config["source"].get("fingerprint") != prepared.data.info.fingerprint:
+        raise ConfigError(
+            f"distill.init_from={settings.init_from} was learned from other images, some of which this run may test or "
+            f"validate with; {_split_words(run, found)}"
+        )
     return found
+
+
+def _split_words(run: Run, found: Artifact) -> str:
+    """How to have the split of the artifact's run, as far as settings say."""
+    theirs, own = found.config["settings"].get("dataset") or {}, run.settings.dataset.model_dump(mode="json")
+    unlike = [
+        f"`dataset.{key}={json.dumps(theirs[key])}`" for key in SPLIT if key in theirs and theirs[key] != own[key]
+    ]
+    return f"it had {', '.join(unlike)}" if unlike else "it must be of the same data set, unchanged since"
 
 
 def set_of_artifact(run: Run, prepared: Prepared) -> SyntheticSet:
     """The set of the artifact ``distill.init_from``, as inputs of this run's networks.
 
     Raises:
-        ConfigError: it is not of the same classes, ipc, image size and kind of labels.
+        ConfigError: it is not of the same classes, ipc, image size and kind of labels, or of another split.
     """
     found = _fitting_artifact(run, prepared)
     first = replace(found.synthetic, lr=_first_lr(run, found))

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from distillkit import compress, load_distilled
+from distillkit.artifact.schema import ArtifactConfig
 from distillkit.config import compose
 from distillkit.errors import ConfigError, DistillkitError
 from distillkit.methods import SettingsLayer
@@ -357,3 +358,51 @@ def test_seconds__are_kept_while_a_run_goes_on(tmp_path, monkeypatch):
     assert ["experts"] in kept
     assert ["distill"] in kept
     assert ["evaluate"] in kept
+
+
+def from_artifact(folder, **more):
+    return {"distill.init": "artifact", "distill.init_from": str(folder), **more}
+
+
+def test_init__a_set_that_was_learned_from_another_split_is_refused(tmp_path):
+    """Its images may be, or come of, those that this run tests with."""
+    photographs(tmp_path / "own")
+    make(tmp_path / "a", dataset=str(tmp_path / "own"))
+    way = from_artifact(tmp_path / "a")
+    words = r"was learned from other images, some of which this run may test or validate with; it had `dataset\."
+    for key, value, before in (("split_seed", 1, "0"), ("test_fraction", 0.4, "0.2"), ("validation_fraction", 0, "0.1")):
+        with pytest.raises(ConfigError, match=rf"{words}{key}={before}`$"):
+            make(tmp_path / "b", dataset=str(tmp_path / "own"), settings={**way, f"dataset.{key}": value})
+    first = next((tmp_path / "own" / "a").iterdir())
+    first.rename(first.with_name("zzz.png"))  # the same images in another order are split otherwise
+    with pytest.raises(ConfigError, match=r"it must be of the same data set, unchanged since$"):
+        make(tmp_path / "b", dataset=str(tmp_path / "own"), settings=way)
+
+
+def test_init__a_run_whose_start_was_made_anew_since_is_another_run(tmp_path):
+    make(tmp_path / "first")
+    way = from_artifact(tmp_path / "first")
+    made = make(tmp_path / "a", settings=way)
+    make(tmp_path / "other", settings={"distill.lr_img": 5.0})
+    shutil.rmtree(tmp_path / "first")
+    assert torch.equal(make(tmp_path / "a", settings=way).images, made.images)  # it is finished, and needs it no more
+    shutil.copytree(tmp_path / "other", tmp_path / "first")
+    with pytest.raises(ConfigError, match=r"holds another run \(.*differs in contents\.distill\.init_from"):
+        make(tmp_path / "a", settings=way)
+    assert not torch.equal(make(tmp_path / "a", settings=way, replace=True).images, made.images)
+
+
+@pytest.mark.parametrize(
+    ("method", "init", "kind"), [("kmeans", {}, "real"), ("mtt", {"distill.init": "noise"}, "noise")]
+)
+def test_init__a_kept_start_that_nobody_learned_is_what_it_was(tmp_path, method, init, kind):
+    still = {"distill.select_margin": 0.99, "dataset.preprocessing": "standardise"}  # no step is that much better
+    first = make(tmp_path / "first", method=method, settings={**still, **init})
+    kept = make(tmp_path / "kept", settings=from_artifact(tmp_path / "first", **still))
+    assert kept.results["selection"]["step"] == 0
+    assert torch.equal(kept.images, first.images)
+    assert ArtifactConfig.model_validate(first.config).kind == kind
+    assert ArtifactConfig.model_validate(kept.config).kind == kind
+    card = (tmp_path / "kept" / "README.md").read_text()
+    assert f"10 {kind} images" in card
+    assert "Learned images carry no guarantee" not in card
