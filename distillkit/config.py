@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -37,13 +38,15 @@ FIXED = ("method", "preset", "ipc", "dataset.name")
 @dataclass(frozen=True)
 class Composed:
     """The effective settings, for every key that is not a default where its value came from, the method, and the keys
-    to which the user gave another value than method and preset.
+    to which the user gave another value than method and preset; ``of_classes``: the same for so many classes, which
+    often nobody knows before the data are read.
     """
 
     settings: RunSettings
     origins: dict[str, str]
     method: Method
     asked: frozenset[str] = frozenset()
+    of_classes: Callable[[int], Composed] | None = None
 
 
 SMALL_GREY = ("digits", "mnist", "fashion-mnist")
@@ -107,17 +110,25 @@ def find_method(method: str | Method) -> Method:
 
 
 def compose(
-    dataset: str, ipc: int, method: str | Method, preset: str, device: str, overrides: Sequence[SettingsLayer] = ()
+    dataset: str,
+    ipc: int,
+    method: str | Method,
+    preset: str,
+    device: str,
+    overrides: Sequence[SettingsLayer] = (),
+    num_classes: int | None = None,
 ) -> Composed:
     """Lay the values of data set, preset, method and user over the defaults, in this order.
+
+    ``num_classes``: None for what is known of the data set by its name, which may be nothing.
 
     Raises:
         ConfigError: an unknown method, preset or key, or a value that does not fit.
     """
     ipc, record = whole_ipc(ipc), find_method(method)
-    dataset, revision = spelled(dataset)
+    given, (dataset, revision) = dataset, spelled(dataset)
     known = DATASETS.get(dataset)
-    problem = Problem(dataset, ipc, device, known.num_classes if known else None)
+    problem = Problem(dataset, ipc, device, num_classes or (known.num_classes if known else None))
     chosen = {key: value for layer in overrides for key, value in layer.values.items()}
     ours = [*_preset_layers(record, problem, preset), *_habits(record, preset, chosen)]
     layers = [_dataset_layer(dataset), *(unmirrored(layer, known) for layer in ours)]
@@ -139,7 +150,8 @@ def compose(
                 asked.add(key)
             values[key] = value
             origins[key] = layer.origin
-    return Composed(_validate(values), origins, record, frozenset(asked))
+    again = partial(compose, given, ipc, record, preset, device, tuple(overrides))
+    return Composed(_validate(values), origins, record, frozenset(asked), lambda count: again(num_classes=count))
 
 
 def _plain(value: Any) -> Any:

@@ -36,7 +36,7 @@ from distillkit.run_folder import RunFolder
 from distillkit.settings import NetworkSettings
 from distillkit.stages.checks import check_distillation, check_searches, needs_experts
 from distillkit.stages.contest import Contest
-from distillkit.stages.context import Prepared, Run, make_run, overheard, prepare, run_identity
+from distillkit.stages.context import Prepared, Run, make_run, of_its_classes, overheard, prepare, run_identity
 from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision, keep_expert_precision
@@ -158,6 +158,7 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
     storage.remove_old_leftovers(storage.cache_root())
     check_place(out, run)
     prepared = prepare(run)
+    run = of_its_classes(run, prepared)
     check_networks(run, prepared)  # before anything in the folder is touched
     with settled_threads(run, prepared):
         return _made(run, prepared, out, replace)

@@ -11,7 +11,7 @@ from distillkit.data.load import survey
 from distillkit.errors import StorageError
 from distillkit.run_folder import RunFolder
 from distillkit.stages.checks import check_distillation
-from distillkit.stages.context import Prepared, Run, kept_of_each, prepare, prepared_from
+from distillkit.stages.context import Prepared, Run, kept_of_each, of_its_classes, prepare, prepared_from
 from distillkit.stages.costs import dealt_costs, measured_costs, stage_costs
 from distillkit.stages.initial_set import check_artifact
 from distillkit.stages.probe import check_networks
@@ -40,6 +40,7 @@ def make_plan(
         decoding = surveyed.bytes if surveyed else 0
         _tell_of_decoding(run, decoding)
         prepared = prepared_from(run, surveyed.data) if surveyed else prepare(run)
+    run = of_its_classes(run, prepared)
     prepared = prepared if out is None or not decoding else _as_decoded(prepared, out)
     check_networks(run, prepared)
     begun = as_begun(run, _begun_settings(out)) if out is not None and run.settings.time_budget is not None else None

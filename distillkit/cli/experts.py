@@ -46,7 +46,7 @@ def train(
     from distillkit.config import compose
     from distillkit.environment import resolve_device
     from distillkit.stages.checks import needs_experts
-    from distillkit.stages.context import make_run, prepare
+    from distillkit.stages.context import make_run, of_its_classes, prepare
     from distillkit.stages.experts import check_experts, train_experts
     from distillkit.stages.probe import check_networks
     from distillkit.stages.threads import settled_threads
@@ -72,6 +72,7 @@ def train(
             raise ConfigError(f"{run.settings.method} matches no experts and asks none: there is nothing to train")
         check_experts(run.settings)
         prepared = prepare(run)
+        run = of_its_classes(run, prepared)
         check_networks(run, prepared)
         with settled_threads(run, prepared):
             store = train_experts(run, prepared)

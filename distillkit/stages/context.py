@@ -53,6 +53,8 @@ class Run:
     world: World = ALONE
     to_tune: tuple[str, ...] = ()
     """Architectures that recipes are searched for on the finished set."""
+    of_classes: Callable[[int], Composed] | None = None
+    """Its settings for so many classes."""
 
     @property
     def steady_precision(self) -> str:
@@ -126,7 +128,19 @@ def make_run(
         tracker,
         world,
         tuple(to_tune),
+        composed.of_classes,
     )
+
+
+def of_its_classes(run: Run, prepared: Prepared) -> Run:
+    """The run as its preset has it for the classes that the data turned out to have: of how many a set is, decides how
+    many steps a pass over it takes. Which images are used stays as it was decided before they were read.
+    """
+    if run.of_classes is None:
+        return run
+    found = run.of_classes(prepared.num_classes)
+    settings = found.settings.model_copy(update={"dataset": run.settings.dataset})
+    return replace(run, settings=settings, origins=found.origins, asked=found.asked, of_classes=None)
 
 
 def overheard(run: Run, heard: Callable[[], None]) -> Run:
