@@ -138,7 +138,13 @@ def export(
     """Write an artifact in the format of other tools, with a distillkit.json of what that format has no place for."""
     from distillkit import load_distilled
 
-    files = load_distilled(artifact, token=token).export(format, out, replace=replace)
+    ds = load_distilled(artifact, token=token)
+    files = ds.export(format, out, replace=replace)
+    if format == "ddranking" and ds.config["label_kind"] == "weights":
+        lost = (
+            "a softmax of labels makes all images count alike there; what each counted: label_weight in distillkit.json"
+        )
+        console.errors.print(lost, markup=False)
     if as_json:
         console.print_json({"files": [str(path) for path in files]})
         return

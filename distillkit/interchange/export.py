@@ -82,7 +82,8 @@ def _pt(artifact: Artifact) -> dict[str, bytes]:
 
 
 def _ddranking(artifact: Artifact) -> dict[str, bytes]:
-    """images.pt, labels.pt (ids, or logits: its losses take a softmax of what they are given), lr.pt (a tensor).
+    """images.pt, labels.pt (ids, or logits: its losses take a softmax of what they are given, so that all images count
+    alike, whatever weight their labels had), lr.pt (a tensor).
 
     Images are in its own normalisation where it has one for the data set, since it normalises test images so.
     """
@@ -122,6 +123,12 @@ def _its_labels(artifact: Artifact) -> torch.Tensor:
     return labels.clamp_min(torch.finfo(labels.dtype).tiny).log()
 
 
+def _lost_weight(artifact: Artifact) -> list[float] | None:
+    """Of labels that are weights, by how much each image counts [S], which a softmax takes away."""
+    synthetic = artifact.synthetic
+    return synthetic.labels.sum(1).tolist() if synthetic.label_kind == "weights" else None
+
+
 def _imagefolder(artifact: Artifact) -> dict[str, bytes]:
     """``train/<class>/<number>.png``, 8-bit, and ``classes.txt``, the folders in the order of the class ids."""
     view = eight_bit(artifact.synthetic, artifact.preprocess)
@@ -156,6 +163,7 @@ def _notes(artifact: Artifact, format: str) -> dict[str, Any]:
         "classes": artifact.config["classes"],
         "folders": folder_names(artifact.config["classes"]) if format == "imagefolder" else None,
         "label_kind": "logits" if soft and format == "ddranking" else synthetic.label_kind,
+        "label_weight": _lost_weight(artifact) if soft and format == "ddranking" else None,
         "lr": synthetic.lr,
         "preprocessing": artifact.config["settings"]["dataset"].get("preprocessing", "standardise"),
         "preprocess": {name: values for name, values in tensors.items() if name in ("mean", "std")},

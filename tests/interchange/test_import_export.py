@@ -436,6 +436,11 @@ def test_round_trip__weights_of_labels_and_another_optimiser_come_back(tmp_path)
     assert again.recipe == ds.recipe
     ours, theirs = (one.results["architectures"]["convnet"]["accuracies"] for one in (again, ds))
     assert ours == theirs
+    ds.export("ddranking", tmp_path / "dd")  # whose losses take a softmax: what an image counts goes into the note
+    weight = torch.tensor(json.loads((tmp_path / "dd" / "distillkit.json").read_text())["label_weight"])
+    shares = torch.load(tmp_path / "dd" / "labels.pt", weights_only=True).softmax(1)
+    assert torch.allclose(shares * weight[:, None], ds.targets, atol=1e-6)
+    assert json.loads((tmp_path / "pt" / "distillkit.json").read_text())["label_weight"] is None
     files = read_field_files([tmp_path / "pt"])
     assert label_kind(files, "weights") == "weights"
     with pytest.raises(ConfigError, match="but some are negative; these are logits"):
