@@ -13,7 +13,7 @@ from distillkit.precision import arithmetic
 from distillkit.settings import RunSettings
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
-from distillkit.stages.evaluation import BASELINE_LRS, HARD, RANDOM_SOFT, full_row_path, set_rows
+from distillkit.stages.evaluation import BASELINE_LRS, HARD, RANDOM_SOFT, baseline_networks, full_row_path, set_rows
 from distillkit.stages.expert_precision import expert_precision
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.image_length import ADDS
@@ -156,7 +156,7 @@ def _learning(settings: RunSettings, costs: Costs, done: Standing) -> list[Stage
 
 def _measuring(settings: RunSettings, costs: Costs, done: Standing) -> list[StageCost]:
     """Of the set that is selected, and of what is beside it."""
-    fresh, selected = costs.fresh_network, settings.distill.select_networks
+    fresh = costs.fresh_network
     learned = label_part(settings.distill).learned and settings.evaluate.label_rows
     soft = learned and labels_ask_experts(settings.distill)
     real = {*settings.evaluate.baselines, *([RANDOM_SOFT] if soft else [])} - {"full"}
@@ -164,8 +164,9 @@ def _measuring(settings: RunSettings, costs: Costs, done: Standing) -> list[Stag
     networks = len(rows) * settings.evaluate.networks
     stages = [StageCost("evaluation networks", networks, fresh, settings.evaluate.networks)]
     if settings.evaluate.lr is None and settings.dataset.validation_fraction > 0:
-        validated = len(real & rows) * BASELINE_LRS * selected
-        stages.append(StageCost("baselines' validation networks", validated, fresh, selected))
+        each = baseline_networks(settings)
+        validated = len(real & rows) * BASELINE_LRS * each
+        stages.append(StageCost("baselines' validation networks", validated, fresh, each))
     if costs.full_network and "full" not in done.rows:
         count = settings.evaluate.full_networks
         stages.append(StageCost("networks on all images", count, costs.full_network, count))

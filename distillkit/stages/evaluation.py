@@ -32,6 +32,9 @@ Opinions = Callable[[], RealData]
 
 BASELINE_LRS = 3
 """Learning rates that each baseline of real images is validated at."""
+BASELINE_NETWORKS = 3
+"""Fresh networks that validate each of them, if a row has so many: one alone chose a rate that cost k-means digits two
+points in two of four draws."""
 HARD, RANDOM_SOFT = "hard", "random-soft"
 """Rows beside a set of soft labels: its images with hard labels; random real images with the experts' labels."""
 
@@ -164,12 +167,11 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
     initial = settings.distill.lr_init
     if not len(prepared.validation.labels):
         return initial
-    candidates = dict.fromkeys((learned, initial, 3 * initial))
+    candidates, networks = dict.fromkeys((learned, initial, 3 * initial)), baseline_networks(settings)
     build = prepared.build(prepared.network, settings.seed, "select")
     scores = {}
     for lr in candidates:
         recipe = evaluation_recipe(settings.evaluate, lr, prepared.augmentation)
-        networks = settings.distill.select_networks
         form = evaluation_form(run, recipe, settings.ipc * prepared.num_classes, networks)
         scores[lr] = evaluate_networks(
             build,
@@ -183,6 +185,11 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
             world=run.world,
         ).mean
     return max(scores, key=scores.__getitem__)
+
+
+def baseline_networks(settings: RunSettings) -> int:
+    """Fresh networks that validate a learning rate of a baseline."""
+    return max(settings.distill.select_networks, min(BASELINE_NETWORKS, settings.evaluate.networks))
 
 
 def keep_row(path: Path, row: dict[str, Any]) -> None:

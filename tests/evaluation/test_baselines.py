@@ -45,8 +45,9 @@ def preferred(tiny, monkeypatch):
         run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", layers), torch.device("cpu"))
         prepared, tried = prepare(run), []
 
-        def evaluate(build, training, exam, recipe, *others, **named):
+        def evaluate(build, training, exam, recipe, seed, networks, **named):
             assert exam is prepared.validation
+            assert networks == max(run.settings.distill.select_networks, min(3, run.settings.evaluate.networks))
             tried.append(recipe.lr)
             return EvalReport((1 - abs(recipe.lr - best),))
 
@@ -58,9 +59,10 @@ def preferred(tiny, monkeypatch):
     return choose
 
 
+@pytest.mark.parametrize("networks", [1, 2, 5])
 @pytest.mark.parametrize("best", [0.02, 0.01, 0.03])
-def test_baseline_lr__the_learned_the_initial_or_thrice_that(preferred, best):
-    chosen, tried = preferred(best)
+def test_baseline_lr__the_learned_the_initial_or_thrice_that(preferred, best, networks):
+    chosen, tried = preferred(best, **{"evaluate.networks": networks, "distill.select_networks": 1})
     assert chosen == pytest.approx(best)
     assert tried == pytest.approx([0.02, 0.01, 0.03])
     assert len(tried) == evaluation.BASELINE_LRS

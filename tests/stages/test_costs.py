@@ -22,10 +22,14 @@ def test_stage_costs__count_the_networks_that_choose_the_baselines_learning_rate
         asked = make_run(compose("digits", 1, method, "smoke", "cpu", layers), torch.device("cpu"))
         return {stage.name: stage.steps for stage in stage_costs(asked, costs)}
 
-    found = counts("mtt")  # the set, its 8-bit view, random, k-means; two baselines at three rates
-    assert (found["evaluation networks"], found["baselines' validation networks"]) == (4 * 4, 2 * 3 * 2)
+    found = counts(
+        "mtt"
+    )  # the set, its 8-bit view, random, k-means; two baselines at three rates, by three networks each
+    assert (found["evaluation networks"], found["baselines' validation networks"]) == (4 * 4, 2 * 3 * 3)
+    more = counts("mtt", **{"distill.select_networks": 5})
+    assert more["baselines' validation networks"] == 2 * 3 * 5
     soft = counts("datm")  # hard labels too, and random images with the experts' labels, a third baseline
-    assert (soft["evaluation networks"], soft["baselines' validation networks"]) == (6 * 4, 3 * 3 * 2)
+    assert (soft["evaluation networks"], soft["baselines' validation networks"]) == (6 * 4, 3 * 3 * 3)
     assert "baselines' validation networks" not in counts("mtt", **{"evaluate.lr": 0.01})
 
 
