@@ -24,6 +24,7 @@ from distillkit.stages.context import Prepared, Run, training_set
 from distillkit.stages.fingerprints import data_setup
 from distillkit.stages.initial_set import initial_labels
 from distillkit.stages.training_form import evaluation_form
+from distillkit.stages.validation import that_select
 
 ROW_DTYPES: dict[str, StoredDtype] = {"set": "float32", "float16": "float16", "uint8": "uint8"}
 """Rows of the set itself: how its images are stored."""
@@ -168,22 +169,11 @@ def _baseline_lr(run: Run, prepared: Prepared, training: Callable[[int], Trainin
     if not len(prepared.validation.labels):
         return initial
     candidates, networks = dict.fromkeys((learned, initial, 3 * initial)), baseline_networks(settings)
-    build = prepared.build(prepared.network, settings.seed, "select")
-    scores = {}
-    for lr in candidates:
-        recipe = evaluation_recipe(settings.evaluate, lr, prepared.augmentation)
-        form = evaluation_form(run, recipe, settings.ipc * prepared.num_classes, networks)
-        scores[lr] = evaluate_networks(
-            build,
-            training,
-            prepared.validation,
-            recipe,
-            settings.seed,
-            networks,
-            after_epoch=_stopper(run),
-            form=form,
-            world=run.world,
-        ).mean
+    images, exam = settings.ipc * prepared.num_classes, prepared.validation
+    scores = {
+        lr: that_select(run, prepared, training, images, lr, networks, exam, prepared.network, _stopper(run)).mean
+        for lr in candidates
+    }
     return max(scores, key=scores.__getitem__)
 
 

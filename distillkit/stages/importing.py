@@ -15,8 +15,6 @@ from distillkit import storage
 from distillkit.artifact.schema import RecipeFile
 from distillkit.data.published_statistics import published_statistics
 from distillkit.errors import ConfigError, StorageError
-from distillkit.evaluation.protocol import evaluate_networks
-from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.interchange.export import NOTES
 from distillkit.interchange.read_pt import FieldFiles
 from distillkit.interchange.to_set import label_kind, to_synthetic
@@ -30,7 +28,7 @@ from distillkit.stages.opinions import expert_opinions
 from distillkit.stages.package import Provenance, package
 from distillkit.stages.probe import check_network
 from distillkit.stages.threads import settled_threads
-from distillkit.stages.training_form import evaluation_form
+from distillkit.stages.validation import that_select
 
 UNIT_SPACES = ("unit-zca", "unit-dct")
 MAX_NOTE = 2**20
@@ -241,23 +239,15 @@ def _lr_given(files: FieldFiles, lost: Lost) -> float | None:
 
 
 def _searched_lr(run: Run, prepared: Prepared, synthetic: SyntheticSet) -> float:
-    settings = run.settings
     run.progress.stage("searching the lr", len(SEARCHED_LRS))
+    training, images = training_set(synthetic, run.device), len(synthetic.images)
+    count, exam, network = run.settings.distill.select_networks, prepared.validation, prepared.network
     scores = {}
+
+    def stop() -> None:
+        run.stop.check("while the learning rate was searched")
+
     for lr in SEARCHED_LRS:
-        recipe = evaluation_recipe(settings.evaluate, lr, prepared.augmentation)
-        build = prepared.build(prepared.network, settings.seed, "select")
-        training, count = training_set(synthetic, run.device), settings.distill.select_networks
-        scores[lr] = evaluate_networks(
-            build,
-            training,
-            prepared.validation,
-            recipe,
-            settings.seed,
-            count,
-            after_epoch=lambda: run.stop.check("while the learning rate was searched"),
-            form=evaluation_form(run, recipe, len(training.images), count),
-            world=run.world,
-        ).mean
+        scores[lr] = that_select(run, prepared, training, images, lr, count, exam, network, stop).mean
         run.progress.advance(1, validation=scores[lr], lr=lr)
     return max(scores, key=scores.__getitem__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from distillkit.evaluation.protocol import Examination, evaluate_networks
+from distillkit.evaluation.protocol import Examination, TrainingSet, evaluate_networks
 from distillkit.evaluation.recipe import evaluation_recipe
 from distillkit.records import EvalReport, SyntheticSet
 from distillkit.settings import NetworkSettings
@@ -39,16 +39,35 @@ def trained_on(
     after_epoch: Callable[[], None],
 ) -> EvalReport:
     """Accuracies on ``exam`` of ``distill.select_networks`` fresh networks of one architecture."""
-    settings, count = run.settings, run.settings.distill.select_networks
-    recipe = evaluation_recipe(settings.evaluate, synthetic.lr, prepared.augmentation)
+    count, images = run.settings.distill.select_networks, len(synthetic.images)
+    training = training_set(synthetic, run.device)
+    return that_select(run, prepared, training, images, synthetic.lr, count, exam, network, after_epoch)
+
+
+def that_select(
+    run: Run,
+    prepared: Prepared,
+    training: TrainingSet | Callable[[int], TrainingSet],
+    images: int,
+    lr: float,
+    count: int,
+    exam: Examination,
+    network: NetworkSettings,
+    after_epoch: Callable[[], None],
+) -> EvalReport:
+    """Accuracies on ``exam`` of ``count`` of the networks that select, trained on a set of so many ``images``, or each
+    on one of its own, by the set's recipe at the rate ``lr``.
+    """
+    settings = run.settings
+    recipe = evaluation_recipe(settings.evaluate, lr, prepared.augmentation)
     return evaluate_networks(
         prepared.build(network, settings.seed, "select"),
-        training_set(synthetic, run.device),
+        training,
         exam,
         recipe,
         settings.seed,
         count,
         after_epoch=after_epoch,
-        form=evaluation_form(run, recipe, len(synthetic.images), count),
+        form=evaluation_form(run, recipe, images, count),
         world=run.world,
     )

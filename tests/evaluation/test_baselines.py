@@ -8,7 +8,7 @@ from distillkit.config import compose
 from distillkit.methods import SettingsLayer
 from distillkit.progress import Silent
 from distillkit.records import EvalReport
-from distillkit.stages import evaluation
+from distillkit.stages import evaluation, validation
 from distillkit.stages.context import Prepared, make_run, prepare
 
 
@@ -51,7 +51,7 @@ def preferred(tiny, monkeypatch):
             tried.append(recipe.lr)
             return EvalReport((1 - abs(recipe.lr - best),))
 
-        monkeypatch.setattr(evaluation, "evaluate_networks", evaluate)
+        monkeypatch.setattr(validation, "evaluate_networks", evaluate)
         monkeypatch.setattr(Prepared, "test", lambda *arguments: pytest.fail("test images were asked for"))
         training = evaluation._coreset(run, prepared, "random")
         return evaluation._baseline_lr(run, prepared, training, learned), tried
