@@ -253,7 +253,7 @@ class DistillSettings(Section):
     ``noise`` (of unit length, RaT), ``artifact`` (those of ``init_from``)."""
     init_from: str | None = None
     """Artifact folder whose images, labels and learning rate ``init=artifact`` starts from: a set learned by narrow
-    students, say, that wide ones finish."""
+    students, say, that wide ones finish; of the same data and split, so that none of its images tests this one."""
     labels: str = "hard"
     """Label part: ``hard`` is one-hot and fixed, ``soft`` logits, learned (DATM), ``weights`` of the classes, learned,
     one-hot at first (RaT)."""
