@@ -57,7 +57,9 @@ def but_sizes(identity: dict[str, Any]) -> dict[str, Any]:
 
 def difference(left: Any, right: Any) -> str:
     """Dotted keys in which two JSON objects differ, the first few, with short values: ``a.b (1 there, 2 here)``."""
-    return ", ".join(_differences(left, right, "")[:4])
+    told = _differences(left, right, "")
+    said_twice = {f"settings.{words}" for words in told}  # ipc and method stand in the settings as well
+    return ", ".join([words for words in told if words not in said_twice][:4])
 
 
 def _differences(left: Any, right: Any, prefix: str) -> list[str]:

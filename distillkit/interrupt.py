@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from distillkit.errors import Interrupted
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+ECHO = 0.1
+"""Seconds in which a second signal is the first one again: ``timeout`` sends it to a process and to its group, and no
+hand is so fast."""
 AGAIN = "run the same command again to continue"
 
 
@@ -88,10 +93,14 @@ def stop_on_signals(launched: bool = False, heard: Callable[[], None] = _said_to
         request.signal = _Early.signal
         request.raise_if_asked("before anything was begun", "nothing was changed")
 
+    first = math.inf
+
     def handle(number: int, _frame: FrameType | None) -> None:
+        nonlocal first
         if request.ask(number):
+            first = time.monotonic()
             heard()
-        elif not launched:
+        elif not launched and time.monotonic() - first > ECHO:
             raise KeyboardInterrupt
 
     with _handling(handle):

@@ -29,6 +29,7 @@ from distillkit.interchange.read_pt import read_field_files
 from distillkit.interchange.to_set import images_per_class
 from distillkit.interrupt import StopRequest
 from distillkit.methods import Method, SettingsLayer
+from distillkit.paths import expanded
 from distillkit.precision import candidates
 from distillkit.progress import Progress, Silent, check_listener
 from distillkit.records import EvalReport, ImageSet, SourceData
@@ -112,7 +113,11 @@ def compress(
     layers = [*overrides, *([given_layer(settings)] if settings is not None else [])]
     method = method or default_method(dataset, ipc, preset, layers)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
-    folder = Path(out) if out is not None else default_out(composed.settings.dataset.name, ipc, composed.method.name)
+    folder = (
+        Path(expanded(out))
+        if out is not None
+        else default_out(composed.settings.dataset.name, ipc, composed.method.name)
+    )
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
     names = tuple(architectures_named(to_tune))
     check_searches(composed.settings, names)
@@ -127,7 +132,7 @@ def _spelled(dataset: str | Path) -> str:
         ConfigError: it is no name or path.
     """
     if isinstance(dataset, str | Path):
-        return str(dataset)
+        return expanded(dataset)
     raise ConfigError(
         f"`dataset` is a {type(dataset).__name__}, expected a name or a path; of data in memory make a folder first: "
         "datasets.Dataset.from_dict({'image': ..., 'label': ...}).save_to_disk('NAME')"
@@ -147,7 +152,9 @@ def _command_words(dataset: str, ipc: int, method: str, preset: str, layers: Seq
 
 def default_out(dataset: str, ipc: int, method: str) -> Path:
     """``runs/<dataset>-ipc<N>-<method>``."""
-    return Path("runs") / f"{Path(dataset).name}-ipc{ipc}-{method}"
+    place = Path(dataset)
+    name = place.name if dataset in DATASETS or place.name not in ("", "..") else place.resolve().name  # of "." too
+    return Path("runs") / f"{name}-ipc{ipc}-{method}"
 
 
 def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distillkit.errors import DamagedError, StorageError
+from distillkit.paths import expanded
 
 # safetensors writes its metadata map in an order that changes from process to process, so there is just one key.
 METADATA_KEY = "distillkit"
@@ -40,7 +41,8 @@ LEFT_BEHIND = 3600
 
 def cache_root() -> Path:
     """The folder of decoded data, experts and baselines: $DISTILLKIT_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("DISTILLKIT_CACHE") or platformdirs.user_cache_dir("distillkit"))
+    asked = os.environ.get("DISTILLKIT_CACHE")
+    return Path(expanded(asked) if asked else platformdirs.user_cache_dir("distillkit"))
 
 
 @contextlib.contextmanager
@@ -85,7 +87,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         StorageError: no space, no permission, no such folder, or a device or folder in its place; the old file, if
             any, is untouched.
     """
-    if path.exists() and not path.is_file():
+    with storage_errors(path, "write"):
+        taken = path.exists() and not path.is_file()
+    if taken:
         raise StorageError(f"could not write {path}: it is there and is no ordinary file")
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -237,7 +241,9 @@ def _parse_json(content: str | bytes, path: Path) -> Any:
 
 def _check_regular(path: Path) -> None:
     """Reading a pipe would wait for ever, reading a device never end."""
-    if path.exists() and not path.is_file():
+    with storage_errors(path, "read"):
+        taken = path.exists() and not path.is_file()
+    if taken:
         raise StorageError(f"could not read {path}: it is no ordinary file")
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from distillkit.artifact.headline import headline_row
 from distillkit.artifact.layout import FILES, LOADED, PUBLISHED
 from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DataError, Interrupted, StorageError, TrajectoryError
-from distillkit.interrupt import StopRequest, stop_on_signals
+from distillkit.interrupt import ECHO, StopRequest, stop_on_signals
 from distillkit.lab import effective
 from distillkit.pipeline import save_reports
 from distillkit.progress import Silent
@@ -330,6 +331,8 @@ def test_signals__first_asks_second_interrupts():
         assert stop
         with pytest.raises(Interrupted, match="stopped by SIGINT here; run the same command again"):
             stop.check("here")
+        os.kill(os.getpid(), signal.SIGINT)  # ``timeout`` sends its signal to a process and to its group
+        time.sleep(1.5 * ECHO)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

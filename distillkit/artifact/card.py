@@ -50,7 +50,7 @@ def render_card(config: dict[str, Any], recipe: dict[str, Any], results: dict[st
     about = ArtifactConfig.model_validate(config)
     how, measured = RecipeFile.model_validate(recipe), ResultsFile.model_validate(results)
     template = Template(resources.files("distillkit.artifact").joinpath("card_template.md").read_text("utf-8"))
-    values = _identity(about) | _training(about, how, measured) | _figures(about, how, measured)
+    values = _identity(about, how, measured) | _training(about, how, measured) | _figures(about, how, measured)
     return template.substitute(values, own_section=own_section.wrap(own))
 
 
@@ -95,7 +95,7 @@ def _title(about: ArtifactConfig, words: Callable[[str], str] = one_line) -> str
     return f"{words(about.source.name)} distilled to {about.ipc} {images} per class ({about.method})"
 
 
-def _identity(about: ArtifactConfig) -> dict[str, str]:
+def _identity(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> dict[str, str]:
     channels, height, width = about.image_shape
     source_bytes = about.source.train_images * channels * height * width
     source = source_link(about.source.hub_id, about.source.source, about.source.revision)
@@ -115,7 +115,7 @@ def _identity(about: ArtifactConfig) -> dict[str, str]:
         "class_bits": f"{8 * tensor_bytes(about) / about.num_classes / 1e3:.1f} kbit",
         "papers": paper_links(about),
         "origin": origin_words(about),
-        "load_lines": load_lines(about),
+        "load_lines": load_lines(about, how, measured),
         "other_models": other_models(about),
         "load_words": load_words(about),
         "command": _command(about),

@@ -258,7 +258,7 @@ def dtype_words(about: ArtifactConfig) -> str:
     return f"the images as {about.dtype}; in the 8-bit PNGs of the parquet view {rule}"
 
 
-def load_lines(about: ArtifactConfig) -> str:
+def load_lines(about: ArtifactConfig, how: RecipeFile, measured: ResultsFile) -> str:
     """The lines that load the set, train the network on it that the first row of the results is of, and test it."""
     source = '"path/to/this/folder"'
     if about.hub is not None:
@@ -267,11 +267,12 @@ def load_lines(about: ArtifactConfig) -> str:
     asked, of = "", "the data set that was distilled"
     if about.source.hub_id is None and about.settings.dataset.name not in DATASETS:
         asked, of = ', "path/to/the/images"', "the folder of images that it was made of"
+    recipe = ", recipe=ds.recipe" if main_row(how, measured) in measured.tuned else ""  # that of the figure
     return (
         "from distillkit import load_distilled\n\n"
         f"ds = load_distilled({source})\n"
         "model = ds.network()  # a fresh one, as those of the first row below\n"
-        "ds.train(model)  # learning rate, labels, augmentation and preprocessing come from the artifact\n"
+        f"ds.train(model{recipe})  # learning rate, labels, augmentation and preprocessing come from the artifact\n"
         f"print(ds.evaluate(model{asked}))  # on the test split of {of}"
     )
 

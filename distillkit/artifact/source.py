@@ -73,9 +73,10 @@ def asked_data(
     if name == stored.name or (local and _same_folder(name, stored.name)):
         at = {"name": name} if revision is None else {"name": name, "revision": revision}
         return Asked(stored.model_copy(update=at), fingerprint, must_match=True)
-    if local and name not in DATASETS and _is_here(name):
-        return Asked(stored.model_copy(update={"name": name}), fingerprint)
     color = "gray" if image_shape[0] == 1 else "rgb"
+    if local and name not in DATASETS and _is_here(name):
+        form = {"image_size": image_shape[1], "color": color}  # which may have been found out of the other folder
+        return Asked(stored.model_copy(update={"name": name, **form}), fingerprint)
     other = DatasetSettings(name=name, revision=revision, image_size=image_shape[1], color=color, data_root=data_root)
     return Asked(other, fingerprint)
 

@@ -98,7 +98,7 @@ def main() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     console.speak_any_encoding()
     try:
-        app()
+        app(prog_name="distillkit")  # of ``python -m distillkit`` too, or the shell would complete python's commands
     except SystemExit as end:
         if launched is not None:  # at once: connections to processes that are gone cannot be taken down in order
             sys.stdout.flush()

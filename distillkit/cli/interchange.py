@@ -12,7 +12,7 @@ from distillkit.cli import console
 from distillkit.cli import options as opt
 from distillkit.cli.command_line import command_line
 from distillkit.cli.running import running
-from distillkit.errors import ConfigError
+from distillkit.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
     from distillkit.stages.importing import Lost
@@ -36,7 +36,9 @@ def import_files(
     ] = None,
     std: Annotated[str | None, typer.Option("--std", help="Channel standard deviations; 1,1,1 for pixels.")] = None,
     lr: Annotated[str | None, typer.Option("--lr", help="Learning rate in place of the files', or 'search'.")] = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="Soft labels: probabilities or logits.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="Soft labels: probabilities, logits or weights.")
+    ] = None,
     experiment: Annotated[
         int | None, typer.Option("--experiment", min=0, help="Which of several in a res_*.pt; the first is 0.")
     ] = None,
@@ -92,6 +94,8 @@ def _lost(
     rate, search = _rate(lr), lr == "search"
     from distillkit.stages.importing import Lost, told_beside
 
+    if gone := next((path for path in files if not path.exists()), None):
+        raise NotFoundError(f"{gone} does not exist")
     lost = Lost(zca, rate, search, labels, _numbers("--mean", mean), _numbers("--std", std))
     if mean is None and zca is None and told_beside(files, lost) == lost:
         return replaced(lost, zca=_asked_zca())

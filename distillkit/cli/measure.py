@@ -152,7 +152,7 @@ def tune(
 
     beside = tuple(name.strip() for name in baselines.split(",") if name.strip())
     if unknown := [name for name in beside if name not in get_args(Baseline)]:
-        raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or both")
+        raise ConfigError(f"--baselines {unknown[0]!r} is unknown; use random, kmeans or random,kmeans")
     options = TuneOptions(opt.seconds_of(seconds), networks, scorers, images or VALIDATED, beside, seed or 0)  # type: ignore[arg-type]
     ds = load_distilled(artifact)
     storage.check_writable(artifact)

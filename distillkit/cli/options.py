@@ -14,6 +14,7 @@ from distillkit.cli.config_file import read_config_file
 from distillkit.config import parse_assignments
 from distillkit.errors import ConfigError
 from distillkit.methods import SettingsLayer
+from distillkit.paths import expanded
 from distillkit.settings import Precision as PrecisionNames
 from distillkit.words import did_you_mean
 
@@ -30,7 +31,7 @@ def _named(word: str) -> Path:
     """A folder to write; an empty word, of an unset variable of the shell, would be the working folder."""
     if not word.strip():
         raise typer.BadParameter("it is empty; '.' is the working folder")
-    return Path(word)
+    return Path(expanded(word))  # of --out=~/set, which shells leave as it is
 
 
 def out(words: str) -> Any:

@@ -15,6 +15,7 @@ from distillkit.data.listing import (
     first_part,
     folders_in,
     holds_images,
+    is_hidden,
     is_image,
     split_called,
     suffix_of,
@@ -135,6 +136,14 @@ def _class_images(folder: Path, notes: list[str]) -> Classes:
             f"{folder} has no class folders with images; expected {folder.name}/<class>/<image>, or beside the images "
             "a metadata.csv with columns file_name and label"
         )
+    beside = sum(path.is_file() and is_image(path.name) and not is_hidden(path, folder) for path in folder.iterdir())
+    if beside:
+        notes.append(
+            f"{beside} images of {folder.name}/ lie beside the class folders, belong to no class, and are left out"
+        )
+    hidden = sorted(path.name for path in folder.iterdir() if path.is_dir() and is_hidden(path, folder))
+    if with_images := [name for name in hidden if not name.startswith("__") and holds_images(folder / name)]:
+        notes.append(f"hidden folders with images, passed over: {', '.join(with_images[:5])}")
     if others:
         words = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         notes.append(f"files that are no images, left out: {words}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -35,9 +36,11 @@ def kmeans_representatives(points: np.ndarray, count: int, seed: int) -> list[in
     scikit-learn on one thread: its reduction over threads has no fixed order, and a run must repeat to the byte.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1):
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct images than clusters: some coincide
         clusters = KMeans(n_clusters=count, n_init=4, random_state=seed % 2**32).fit(points)
     return nearest_distinct(points, clusters.cluster_centers_.astype(points.dtype))
 

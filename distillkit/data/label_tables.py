@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -174,12 +175,14 @@ def _read(path: Path) -> Columns:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    file = io.StringIO(_text(path), newline="")
-    head = file.readline()
-    file.seek(0)
-    delimiter = max("\t;,", key=head.count)
+    text = re.sub(r"\A(?:[ \t]*\r?\n)+", "", _text(path))  # blank lines above the names of the columns
+    delimiter = max("\t;,", key=text.partition("\n")[0].count)
     try:
-        for row in csv.DictReader(file, delimiter=delimiter):
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = [name.strip() for name in reader.fieldnames or () if name and name.strip()]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise DataError(f"{path.name} has two columns {twice[0]!r}; rename one of them")
+        for row in reader:
             yield {name.strip(): _cell(value) for name, value in row.items() if name and isinstance(name, str)}
     except csv.Error as error:
         raise DataError(f"{path.name} is no table of labels: {error}") from error

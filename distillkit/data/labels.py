@@ -150,7 +150,7 @@ def named_classes(found: Sequence[str], settings: DatasetSettings) -> tuple[str,
     """The class names that were given, or else those ``found``.
 
     Raises:
-        ConfigError: not one for each class, or one that is empty or given twice.
+        ConfigError: not one for each class, one that is empty or given twice, or the data set's own in another order.
     """
     given = settings.class_names
     if given is not None and (twice := [name for name, count in Counter(given).items() if count > 1 or not name]):
@@ -158,6 +158,13 @@ def named_classes(found: Sequence[str], settings: DatasetSettings) -> tuple[str,
         raise ConfigError(f"`dataset.class_names`: {what} {twice[0]!r}; give each a name of its own")
     if given is not None and len(given) != len(found):
         raise ConfigError(f"{len(given)} class names were given, the data set has {len(found)} classes")
+    if given is not None and (
+        moved := [own for own, name in zip(found, given, strict=True) if own in given and own != name]
+    ):
+        raise ConfigError(
+            f"`dataset.class_names` calls another class {moved[0]!r}, one of the data set's own names, whose order is "
+            f"{some([str(name) for name in found])} (`dataset.classes` orders them)"
+        )
     return tuple(given or found)
 
 

@@ -21,10 +21,12 @@ from distillkit.data.listing import (
     suffix_of,
     version_of,
 )
+from distillkit.data.parquet_bounds import may_hold_images
 from distillkit.data.registry import DATASETS, KnownDataset
 from distillkit.errors import ConfigError, DataError, DistillkitError, NetworkError, NotFoundError, StorageError
 from distillkit.hub.address import is_folder, mistyped, similar_folder
 from distillkit.hub.sources import cached_source, source_revision
+from distillkit.paths import expanded
 from distillkit.settings import DatasetSettings
 from distillkit.words import did_you_mean
 
@@ -80,14 +82,19 @@ def locate(settings: DatasetSettings) -> Location:
         _refuse_choices(settings)
         return Location("embedded", known.embedded_as, "1", known)
     if known is not None and settings.data_root is not None:
-        folder = Path(settings.data_root) / name
+        folder = Path(expanded(settings.data_root)) / name
         if not folder.is_dir():
             raise NotFoundError(
                 f"`dataset.data_root` has no folder {folder}; expected a local copy of {known.hub_id} there"
             )
         return _of_folder(folder, known)
     if known is None and is_folder(name):
-        return _of_folder(Path(name), None)
+        if settings.revision is not None:
+            raise ConfigError(f"{name} is a folder and has no dataset.revision to choose; leave it out")
+        found = _of_folder(Path(name), None)
+        if found.kind in ("folder", "saved") and settings.config_name is not None:
+            raise ConfigError(f"{name} has no configurations, and dataset.config_name names one; leave it out")
+        return found
     if known is None and _is_file(name):
         return _of_file(Path(name))
     if known is None and not HUB_ID.fullmatch(name):
@@ -145,9 +152,9 @@ def _kind(folder: Path, files: Sequence[str]) -> str:
     if "dataset_dict.json" in here or {"dataset_info.json", "state.json"} <= here:
         return "saved"
     images = any(is_image(path) for path in files)
-    tables = [Path(path).name for path in files if path.endswith(".parquet")]
-    if any(not images or name != "metadata.parquet" for name in tables):  # metadata.parquet tells of images
-        return "parquet"
+    tables = [folder / path for path in files if path.endswith(".parquet")]
+    if any(not images or (path.name != "metadata.parquet" and may_hold_images(path)) for path in tables):
+        return "parquet"  # metadata.parquet, and tables of numbers and words, tell of images
     if images:
         return "folder"
     if any(path.endswith(".tar") for path in files):

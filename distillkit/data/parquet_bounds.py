@@ -22,6 +22,28 @@ AT_ONCE = 1 << 28
 """Bytes that are unpacked at a time to count them."""
 
 
+def may_hold_images(path: Path) -> bool:
+    """Whether a column of a parquet file can be of images, which are bytes: not where all are numbers and words. One
+    that cannot be read may be anything.
+    """
+    import pyarrow as pa
+
+    try:
+        schema = _footer(path).schema.to_arrow_schema()
+    except (pa.ArrowException, OSError, UnicodeError):
+        return True
+    return any(_has_bytes(field.type) for field in schema)
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Whether bytes are somewhere in a column of this type."""
+    import pyarrow as pa
+
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    return any(_has_bytes(kind.field(place).type) for place in range(kind.num_fields))
+
+
 def check_parquet(files: Iterable[Path]) -> list[Path]:
     """Refuse files that unpack to far more than they hold; returns those without rows.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from distillkit.data.columns import is_label_name
-from distillkit.data.listing import files_below
+from distillkit.data.listing import files_below, first_part, split_called
 from distillkit.data.locate import Location
 from distillkit.data.parquet_bounds import check_parquet
 from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
@@ -99,12 +100,39 @@ def _parquet(location: Location, settings: DatasetSettings) -> Any:
     if source.is_file():
         check_parquet([source])
         return datasets.load_dataset("parquet", data_files={"train": [str(source)]})
-    empty = check_parquet(source / path for path in files_below(source) if path.endswith(".parquet"))
+    files = [path for path in files_below(source) if path.endswith(".parquet")]
+    if lacking := _lacking(files):
+        raise DataError(f"{source} is incomplete: {lacking}; fetch the others")
+    empty = check_parquet(source / path for path in files)
+    named = None if settings.config_name is not None else _capitalised_splits(files)
+    if named is None:
+        given: dict[str, Any] = {"path": location.source, "name": settings.config_name}
+    else:
+        given = {
+            "path": "parquet",
+            "data_files": {split: [str(source / path) for path in own] for split, own in named.items()},
+        }
     if not empty:
-        return datasets.load_dataset(location.source, settings.config_name)
-    builder = datasets.load_dataset_builder(location.source, settings.config_name, batch_size=ROWS_AT_ONCE)
+        return datasets.load_dataset(**given)
+    builder = datasets.load_dataset_builder(**given, batch_size=ROWS_AT_ONCE)
     builder.download_and_prepare()
     return _with_rows(builder)
+
+
+def _capitalised_splits(files: Sequence[str]) -> dict[str, list[str]] | None:
+    """Files by split where all are of splits by their folder or name, in letters that ``datasets`` takes for none
+    (``Train.parquet``, ``TEST/0.parquet``); None of others, which are left to it.
+    """
+    found: dict[str, list[str]] = {}
+    odd = False
+    for path in files:
+        word = first_part(path) or re.split(r"[-_. ]", path)[0]
+        split = split_called(word)
+        if split is None:
+            return None
+        found.setdefault(split, []).append(path)
+        odd = odd or word != word.lower()
+    return found if odd else None
 
 
 def _with_rows(builder: Any) -> dict[str, Any]:
@@ -169,7 +197,7 @@ def _hub(location: Location, settings: DatasetSettings) -> Any:
         return _with_rows(builder)
     except ConnectionError:
         folder = cached_source(location.source, location.version)
-        if folder is None or not _is_whole(folder):
+        if folder is None or _lacking([str(path.relative_to(folder)) for path in folder.rglob("*.parquet")]) != "":
             raise
         return _parquet(Location("parquet", str(folder), location.version, location.known), settings)
 
@@ -184,16 +212,13 @@ def _fetched_parquet(builder: Any) -> list[Path]:
     return [Path(path) for path in manager.download(files)] if files else []
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the Hub's cache has all shards of its parquet files: of ``train-00000-of-00003.parquet`` there are 3."""
-    shards: dict[tuple[str, int], int] = {}
-    files = list(folder.rglob("*.parquet"))
-    for path in files:
-        found = OF_SHARDS.match(str(path.relative_to(folder)))
-        if found is not None:
-            key = (found[1], int(found[2]))
-            shards[key] = shards.get(key, 0) + 1
-    return bool(files) and all(count == total for (_, total), count in shards.items())
+def _lacking(files: Sequence[str]) -> str | None:
+    """Which shards of parquet files are not there, in words: of ``train-00000-of-00003.parquet`` there are 3. Empty if
+    all are, None if there are no files.
+    """
+    shards = Counter((found[1], int(found[2])) for path in files if (found := OF_SHARDS.match(path)) is not None)
+    short = [f"{count} of the {total} files of {name}" for (name, total), count in shards.items() if count < total]
+    return ", ".join(short) if files else None
 
 
 _READERS = {"parquet": _parquet, "webdataset": _webdataset, "saved": _saved, "hub": _hub}

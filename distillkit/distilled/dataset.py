@@ -40,6 +40,7 @@ from distillkit.hub.sources import sources_read_with
 from distillkit.interchange.export import export
 from distillkit.networks.build import build_network
 from distillkit.networks.kinds import architecture_of, batch_statistics
+from distillkit.paths import expanded
 from distillkit.progress import Progress, Silent
 from distillkit.records import ImageSet, SourceData
 from distillkit.settings import NetworkSettings
@@ -389,7 +390,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             StorageError: it cannot be written.
         """
         of_kind("folder", folder, (str, os.PathLike), "a folder")
-        return export(self._artifact, format, Path(folder), replace=yes_or_no("replace", replace))
+        return export(self._artifact, format, Path(expanded(folder)), replace=yes_or_no("replace", replace))
 
     def push_to_hub(
         self,

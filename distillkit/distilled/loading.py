@@ -12,6 +12,7 @@ from distillkit.environment import made_on_the_host
 from distillkit.errors import ConfigError
 from distillkit.hub.address import is_folder, looks_like_address, parse_address
 from distillkit.hub.client import Cache
+from distillkit.paths import expanded
 from distillkit.sharing.pull import fetch
 from distillkit.training.given import of_kind, yes_or_no
 
@@ -47,7 +48,7 @@ def load_distilled(
     of_kind("source", source, (str, os.PathLike), "a folder, org/name or hf://datasets/org/name")
     if revision is not None:
         of_kind("revision", revision, str, "a branch, a tag or a commit")
-    source = source if isinstance(source, str) else Path(source)
+    source = expanded(source) if isinstance(source, str) else Path(expanded(source))
     if isinstance(source, Path) or is_folder(source) or not looks_like_address(source):
         if revision is not None:
             raise ConfigError(f"{source} is a folder and has no revisions; leave out revision={revision!r}")

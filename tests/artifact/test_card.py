@@ -101,6 +101,15 @@ def test_load_lines__a_set_made_of_a_folder_says_that_the_folder_is_to_be_named(
     assert "ds.evaluate(model))" in card(config(source={"hub_id": "org/shades"}))
 
 
+def test_load_lines__take_the_recipe_of_the_figure_where_the_network_has_another_now():
+    assert "ds.train(model)  #" in card()
+    measured, row = small.results(), small.results()["architectures"]["convnet"]
+    measured["tuned"] = {"convnet": {**row, "recipe": "sgd", "seconds": 1.0, "baselines": {}}}
+    assert "ds.train(model, recipe=ds.recipe)  #" in card(measured=measured)
+    measured["tuned"] = {"mlp": measured["tuned"]["convnet"]}
+    assert "ds.train(model)  #" in card(measured=measured)
+
+
 def test_load_lines__run_as_written_give_the_cards_figure():
     """Of the set that the README shows first, by itself and by the card as it lies there."""
     folder = Path(__file__).parents[2] / "cards" / "digits-ipc1-ast"

@@ -58,6 +58,8 @@ def test_source__the_folder_that_is_named_is_read_and_split_as_then(tmp_path, mo
         asked = asked_data(stored, SHAPE, name)
         assert (asked.settings.name, asked.must_match) == (str(name), must_match)
         assert (asked.settings.image_column, asked.settings.split_seed, asked.settings.max_train) == ("picture", 3, 50)
+        form = (asked.settings.image_size, asked.settings.color)
+        assert form == ((None, "auto") if must_match else (32, "rgb"))  # the set's own, whatever is in another folder
     other = asked_data(stored, SHAPE, "cifar10")
     assert (other.settings.name, other.settings.image_column, other.must_match) == ("cifar10", None, False)
     assert (other.settings.image_size, other.settings.color) == (32, "rgb")

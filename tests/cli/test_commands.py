@@ -16,6 +16,7 @@ from distillkit.cli.app import app
 from distillkit.cli.config_file import read_config_file
 from distillkit.config import parse_assignments
 from distillkit.errors import StorageError
+from distillkit.pipeline import default_out
 from tests.helpers import TINY
 
 SETTINGS = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
@@ -480,3 +481,27 @@ def test_experts_train__of_a_method_that_asks_none():
     for more in ((), ("--set", "experts.count=1")):
         result = invoke("experts", "train", "digits", "--method", "rat", "--preset", "smoke", *more)
         assert (result.exit_code, "rat matches no experts and asks none" in result.stderr) == (2, True), result.output
+
+
+@pytest.mark.parametrize(("named", "called"), [(".", "a"), ("..", "pets"), ("../a/", "a"), ("digits", "digits")])
+def test_default_out__is_called_by_the_folder_however_it_is_named(tmp_path, monkeypatch, named, called):
+    (tmp_path / "pets" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "pets" / "a")
+    assert default_out(named, 1, "rat") == Path("runs") / f"{called}-ipc1-rat"
+
+
+def test_home__is_where_a_tilde_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert compress("digits", "--ipc", 1, "--method", "random", "--out=~/set").exit_code == 0
+    assert (tmp_path / "home" / "set" / "distilled.safetensors").is_file()
+    assert invoke("export", "~/set", "--to", "pt", "--out=~/pt").exit_code == 0
+    assert (tmp_path / "home" / "pt" / "lr_best.pt").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_module__completes_no_commands_of_python(tmp_path):
+    environment = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    command = [sys.executable, "-m", "distillkit", "--show-completion", "bash"]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert "complete -o default -F _distillkit_completion distillkit" in made.stdout
