@@ -6,6 +6,7 @@ it never decides which folder of this machine is read: a folder is read when the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ class Asked:
     fingerprint: str | None = None
     must_match: bool = False
 
-    def check(self, found: str | None) -> None:
-        """Whether data with the fingerprint ``found`` are those that were distilled, where they must be.
+    def check(self, found: str | None, note: Callable[[str], None] = lambda message: None) -> None:
+        """Whether data with the fingerprint ``found`` are those that were distilled, where they must be; ``note`` hears
+        that others are not.
 
         Raises:
             DataError: they are others, so their test images may be others too.
@@ -35,7 +37,12 @@ class Asked:
         if self.must_match and found != self.fingerprint:
             raise DataError(
                 f"{self.settings.name} is not the data set that was distilled (fingerprint {found}, expected "
-                f"{self.fingerprint}); pass the data themselves to measure on them all the same"
+                f"{self.fingerprint}); in Python, pass the data themselves to measure on them all the same"
+            )
+        if self.fingerprint is not None and found != self.fingerprint:
+            note(
+                f"{self.settings.name} is not the data set that was distilled, or not as it was split then; what the "
+                "set was made of may be among its test images"
             )
 
 

@@ -339,7 +339,7 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
         listener = Silent() if progress is None else progress
         with sources_read_with(self._token if token is None else token):
             data = load_data(asked.settings, listener, parts=parts, each=int(self.config["ipc"]), classes=self.classes)
-        asked.check(data.info.fingerprint)
+        asked.check(data.info.fingerprint, listener.note)
         return data
 
     @property

@@ -107,9 +107,7 @@ def _fitting_artifact(run: Run, prepared: Prepared) -> Artifact:
 def _split_words(run: Run, found: Artifact) -> str:
     """How to have the split of the artifact's run, as far as settings say."""
     theirs, own = found.config["settings"].get("dataset") or {}, run.settings.dataset.model_dump(mode="json")
-    unlike = [
-        f"`dataset.{key}={json.dumps(theirs[key])}`" for key in SPLIT if key in theirs and theirs[key] != own[key]
-    ]
+    unlike = [f"dataset.{key}={json.dumps(theirs[key])}" for key in SPLIT if key in theirs and theirs[key] != own[key]]
     return f"it had {', '.join(unlike)}" if unlike else "it must be of the same data set, unchanged since"
 
 

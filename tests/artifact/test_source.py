@@ -3,12 +3,13 @@
 import pytest
 
 from distillkit import load_distilled
-from distillkit.artifact.source import asked_data
+from distillkit.artifact.source import Asked, asked_data
 from distillkit.config import compose
 from distillkit.data.load import load_data
-from distillkit.errors import ConfigError, NotFoundError
+from distillkit.errors import ConfigError, DataError, NotFoundError
 from distillkit.hub.sources import source_revision, source_token, sources_read_with
 from distillkit.progress import Silent
+from distillkit.settings import DatasetSettings
 from distillkit.sharing.push import PushOptions, push
 
 SHAPE = (3, 32, 32)
@@ -47,6 +48,17 @@ def test_source__registered_and_hub_names_are_read_as_the_config_says(tmp_path, 
     assert (chosen.name, chosen.revision, chosen.split_seed, chosen.data_root) == ("org/photos", "c1", 3, None)
     assert (asked.must_match, asked.fingerprint) == (True, "f")
     assert asked_data(config("cifar10", "uoft-cs/cifar10"), SHAPE, data_root="mine").settings.data_root == "mine"
+
+
+def test_check__tells_of_other_data_and_refuses_where_they_must_be_the_same():
+    notes = []
+    Asked(DatasetSettings(name="x"), "abc").check("abc", notes.append)
+    Asked(DatasetSettings(name="x")).check("abc", notes.append)
+    assert notes == []
+    Asked(DatasetSettings(name="grown"), "abc").check("abd", notes.append)
+    assert notes[0].startswith("grown is not the data set that was distilled")
+    with pytest.raises(DataError, match=r"x is not the data set that was distilled \(fingerprint abd, expected abc\)"):
+        Asked(DatasetSettings(name="x"), "abc", must_match=True).check("abd", notes.append)
 
 
 def test_source__the_folder_that_is_named_is_read_and_split_as_then(tmp_path, monkeypatch):

@@ -501,7 +501,7 @@ def test_home__is_where_a_tilde_says(tmp_path, monkeypatch):
 
 
 def test_module__completes_no_commands_of_python(tmp_path):
-    environment = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
-    command = [sys.executable, "-m", "distillkit", "--show-completion", "bash"]
+    environment = {**os.environ, "HOME": str(tmp_path), "_DISTILLKIT_COMPLETE": "source_bash"}
+    command = [sys.executable, "-m", "distillkit"]
     made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert "complete -o default -F _distillkit_completion distillkit" in made.stdout

@@ -369,9 +369,9 @@ def test_init__a_set_that_was_learned_from_another_split_is_refused(tmp_path):
     photographs(tmp_path / "own")
     make(tmp_path / "a", dataset=str(tmp_path / "own"))
     way = from_artifact(tmp_path / "a")
-    words = r"was learned from other images, some of which this run may test or validate with; it had `dataset\."
+    words = r"was learned from other images, some of which this run may test or validate with; it had dataset\."
     for key, value, before in (("split_seed", 1, "0"), ("test_fraction", 0.4, "0.2"), ("validation_fraction", 0, "0.1")):
-        with pytest.raises(ConfigError, match=rf"{words}{key}={before}`$"):
+        with pytest.raises(ConfigError, match=rf"{words}{key}={before}$"):
             make(tmp_path / "b", dataset=str(tmp_path / "own"), settings={**way, f"dataset.{key}": value})
     first = next((tmp_path / "own" / "a").iterdir())
     first.rename(first.with_name("zzz.png"))  # the same images in another order are split otherwise
