@@ -18,6 +18,8 @@ from typing import Any, get_type_hints
 from typer.models import ArgumentInfo, OptionInfo
 
 _NAMED = re.compile(r"`([a-z_]+(?:\.[a-z_]+)?)(?:=([^`]*))?`")
+_WAY_OUT = re.compile(r", or pass `([a-z_]+(?:\.[a-z_]+)?)(?:=[^`]*)?`")
+"""Advice that a command may have no option for."""
 _DATA = "dataset."
 """The section whose settings have flags of their own, called as they are (``options.DataOptions``)."""
 
@@ -42,7 +44,11 @@ class Flags:
 
     def spoken(self, message: str) -> str:
         """``message`` with flags for the arguments and settings that it names; other words stay as they are."""
-        return _NAMED.sub(lambda found: self._flag(found[1], found[2]) or found[0], message)
+        possible = _WAY_OUT.sub(lambda found: found[0] if self._can_give(found[1]) else "", message)
+        return _NAMED.sub(lambda found: self._flag(found[1], found[2]) or found[0], possible)
+
+    def _can_give(self, name: str) -> bool:
+        return name.removeprefix(_DATA) in self.by_name or "settings" in self.by_name
 
     def _flag(self, name: str, value: str | None) -> str | None:
         """The words for one name and its value, None if the command has none."""

@@ -130,6 +130,8 @@ def test_flags__are_those_that_typer_parses():
         (commands.import_files, "`kind` 'x', `zca=True`", "--from 'x', --zca"),
         (commands.import_files, "`distill.labels=hard`", "--set distill.labels=hard"),  # not --labels, of the files
         (commands.import_files, "`precision=fp32`", "--set precision=fp32"),
+        (commands.compress, "mend it, or pass `dataset.skip_corrupt=True`", "mend it, or pass --skip-corrupt"),
+        (commands.evaluate, "mend it, or pass `dataset.skip_corrupt=True`", "mend it"),  # it could not be passed
         (expert_commands.train, "`replace=True`", "`replace=True`"),
         (expert_commands.push, "`replace=True`", "--yes"),
         (commands.compress, "`x` `y=1` `` ` `a b`", "`x` `y=1` `` ` `a b`"),
