@@ -36,8 +36,8 @@ def _tell_of_lost_lines(folder: Path) -> None:
     if count := foreign_lines(folder, content.config, content.recipe, content.results):
         said = "is not as distillkit writes it and is" if count == 1 else "are not as distillkit writes them and are"
         console.errors.print(
-            f"{counted(count, 'line')} of README.md outside your own section {said} made anew; the section and the head "
-            "are kept",
+            f"{counted(count, 'line')} of README.md outside your own section {said} made anew; the section and the "
+            "head are kept",
             markup=False,
         )
 
