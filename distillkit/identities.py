@@ -15,15 +15,21 @@ CONTENTS = "contents"
 
 def same_run(there: dict[str, Any], here: dict[str, Any]) -> bool:
     """Whether two identities are of one run. A file that is gone, or that older versions did not read, may be any."""
-    one, other = there.get(CONTENTS, {}), here.get(CONTENTS, {})
+    one, other = _contents(there), _contents(here)
     alike = all(one[key] == other[key] for key in one.keys() & other.keys())
     return alike and _but_contents(there) == _but_contents(here)
 
 
 def with_contents_of(identity: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """The identity, with what an earlier one of the same run knew of files that are gone."""
-    known = before.get(CONTENTS, {}) | identity.get(CONTENTS, {})
+    known = _contents(before) | _contents(identity)
     return {**identity, CONTENTS: known} if known else identity
+
+
+def _contents(identity: dict[str, Any]) -> dict[str, Any]:
+    """None of an identity that does not say."""
+    found = identity.get(CONTENTS)
+    return found if isinstance(found, dict) else {}
 
 
 def _but_contents(identity: dict[str, Any]) -> dict[str, Any]:

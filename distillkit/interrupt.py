@@ -93,7 +93,7 @@ def stop_on_signals(launched: bool = False, heard: Callable[[], None] = _said_to
         request.signal = _Early.signal
         request.raise_if_asked("before anything was begun", "nothing was changed")
 
-    first = math.inf
+    first = -math.inf  # of those who follow another process none came here
 
     def handle(number: int, _frame: FrameType | None) -> None:
         nonlocal first

@@ -180,12 +180,17 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
         names = [name.strip() for name in reader.fieldnames or () if name and name.strip()]
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
+        if twice := [name for name, count in Counter(names).items() if count > 1 and _is_asked_for(name)]:
             raise DataError(f"{path.name} has two columns {twice[0]!r}; rename one of them")
         for row in reader:
             yield {name.strip(): _cell(value) for name, value in row.items() if name and isinstance(name, str)}
     except csv.Error as error:
         raise DataError(f"{path.name} is no table of labels: {error}") from error
+
+
+def _is_asked_for(name: str) -> bool:
+    """Whether labels, or the images' names, may be looked for in a column of this name."""
+    return is_label_name(name) or plain(name) in NAME_COLUMNS
 
 
 def _cell(value: str | None) -> str | None:

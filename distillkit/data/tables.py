@@ -102,7 +102,9 @@ def _parquet(location: Location, settings: DatasetSettings) -> Any:
         return datasets.load_dataset("parquet", data_files={"train": [str(source)]})
     files = [path for path in files_below(source) if path.endswith(".parquet")]
     if lacking := _lacking(files):
-        raise DataError(f"{source} is incomplete: {lacking}; fetch the others")
+        raise DataError(
+            f"{source} is incomplete: {lacking}; fetch the others, or give those that are to be all names without -of-"
+        )
     empty = check_parquet(source / path for path in files)
     named = None if settings.config_name is not None else _capitalised_splits(files)
     if named is None:

@@ -79,7 +79,7 @@ def test_parquet__test_images_stay_test_images_however_their_split_is_written(tm
 
 def test_parquet__a_shard_that_is_missing_is_no_small_data_set(tmp_path):
     parquet(tmp_path / "set" / "train-00000-of-00002.parquet")
-    with pytest.raises(DataError, match=r"set is incomplete: 1 of the 2 files of train; fetch the others"):
+    with pytest.raises(DataError, match=r"set is incomplete: 1 of the 2 files of train; fetch the others, or give"):
         load(tmp_path / "set")
     parquet(tmp_path / "set" / "train-00001-of-00002.parquet")
     found = load(tmp_path / "set")

@@ -299,3 +299,10 @@ def test_signal__ends_the_wait_for_an_expert_of_another_process(tmp_path):
             stop=stop,
         )
     assert (store.state(0, 2), store.state(1, 2)) == ("good", "absent")
+
+
+def test_signals__end_a_run_at_once_that_follows_another_process_already():
+    with stop_on_signals() as stop:
+        stop.follow()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
