@@ -13,6 +13,11 @@ from distillkit.settings import Precision
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 NETWORKS = ("convnet", "resnet18", "vgg11", "alexnet", "lenet", "mlp", "timm/")
 BASELINES = ("random", "kmeans", "random,kmeans")
+FORMATS = ("pt", "ddranking", "imagefolder")
+FILES_OF = ("mtt", "datm", "pt")
+LABELS = ("probabilities", "logits", "weights")
+DTYPES = ("float32", "float16", "uint8")
+TRACKERS = ("tensorboard", "wandb")
 
 
 def _beginning(names: Iterable[str], begun: str) -> list[str]:
@@ -74,3 +79,28 @@ def networks(incomplete: str) -> list[str]:
 def baselines(incomplete: str) -> list[str]:
     """Real images that a search may be made for too."""
     return _beginning(BASELINES, incomplete)
+
+
+def formats(incomplete: str) -> list[str]:
+    """What an artifact can be exported to."""
+    return _beginning(FORMATS, incomplete)
+
+
+def files_of(incomplete: str) -> list[str]:
+    """Whose files can be imported."""
+    return _beginning(FILES_OF, incomplete)
+
+
+def labels(incomplete: str) -> list[str]:
+    """What the soft labels of such files can be."""
+    return _beginning(LABELS, incomplete)
+
+
+def dtypes(incomplete: str) -> list[str]:
+    """As what images can be stored."""
+    return _beginning(DTYPES, incomplete)
+
+
+def trackers(incomplete: str) -> list[str]:
+    """Who can be told of a run."""
+    return _beginning(TRACKERS, incomplete)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distillkit.cli import console
+from distillkit.cli import completion, console
 from distillkit.cli import options as opt
 from distillkit.cli.command_line import command_line
 from distillkit.cli.running import running
@@ -26,7 +26,12 @@ def import_files(
             help="images*.pt, labels*.pt and lr*.pt, a folder of them, res_*.pt of DC, DSA, DM, or data.pt of IDC."
         ),
     ],
-    kind: Annotated[str, typer.Option("--from", help="Whose files: mtt, datm (PAD too), or pt for others.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Whose files: mtt, datm (PAD too), or pt for others.", autocompletion=completion.files_of
+        ),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="What they were distilled from; see 'datasets'.")],
     zca: Annotated[
         bool | None, typer.Option("--zca/--no-zca", help="Whether the images are ZCA-whitened; the files do not say.")
@@ -37,7 +42,10 @@ def import_files(
     std: Annotated[str | None, typer.Option("--std", help="Channel standard deviations; 1,1,1 for pixels.")] = None,
     lr: Annotated[str | None, typer.Option("--lr", help="Learning rate in place of the files', or 'search'.")] = None,
     labels: Annotated[
-        str | None, typer.Option("--labels", help="Soft labels: probabilities, logits or weights.")
+        str | None,
+        typer.Option(
+            "--labels", help="Soft labels: probabilities, logits or weights.", autocompletion=completion.labels
+        ),
     ] = None,
     experiment: Annotated[
         int | None, typer.Option("--experiment", min=0, help="Which of several in a res_*.pt; the first is 0.")
@@ -132,7 +140,12 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 @console.guarded
 def export(
     artifact: opt.Artifact,
-    format: Annotated[str, typer.Option("--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).")],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--to", help="pt (MTT's files), ddranking, or imagefolder (8-bit PNGs).", autocompletion=completion.formats
+        ),
+    ],
     out: Annotated[Path, opt.out("Folder to write.")],
     token: opt.Token = None,
     replace: opt.Yes = False,

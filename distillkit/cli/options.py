@@ -135,9 +135,16 @@ PaperProtocol = Annotated[
     bool, typer.Option("--paper-protocol", help="Also report the maximum over checkpoints on test data.")
 ]
 StoredDtype = Annotated[
-    str | None, typer.Option("--dtype", help="Of the stored images: float32, float16 or uint8; each is measured.")
+    str | None,
+    typer.Option(
+        "--dtype",
+        help="Of the stored images: float32, float16 or uint8; each is measured.",
+        autocompletion=completion.dtypes,
+    ),
 ]
-Tracker = Annotated[str | None, typer.Option("--tracker", help="tensorboard or wandb.")]
+Tracker = Annotated[
+    str | None, typer.Option("--tracker", help="tensorboard or wandb.", autocompletion=completion.trackers)
+]
 TunedFor = Annotated[
     list[str] | None,
     typer.Option(

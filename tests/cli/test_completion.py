@@ -8,8 +8,11 @@ from typing import get_args
 import pytest
 
 from distillkit.cli import completion
+from distillkit.interchange.export import FORMATS
 from distillkit.methods import METHODS
 from distillkit.networks.field import FIELD
+from distillkit.records import LabelKind
+from distillkit.settings import StoredDtype
 
 
 def offered(typed, folder):
@@ -38,6 +41,11 @@ def offered(typed, folder):
         ("distillkit compress digits --precision t", ["tf32"]),
         ("distillkit compress digits --set distill.lr_i", ["distill.lr_img=", "distill.lr_init="]),
         ("distillkit tune runs/a --arch alex", ["alexnet"]),
+        ("distillkit export runs/a --to dd", ["ddranking"]),
+        ("distillkit import x.pt --from d", ["datm"]),
+        ("distillkit import x.pt --labels w", ["weights"]),
+        ("distillkit compress digits --dtype f", ["float16", "float32"]),
+        ("distillkit compress digits --tracker w", ["wandb"]),
         ("distillkit info photos/", ["photos/cats/"]),
     ],
 )
@@ -51,6 +59,9 @@ def test_values__are_all_that_there_are():
     assert completion.methods("") == list(METHODS)
     assert set(FIELD) < set(completion.networks(""))
     assert completion.precisions("") == [*get_args(completion.Precision)]
+    assert set(completion.formats("")) == set(FORMATS)
+    assert set(completion.dtypes("")) == {*get_args(StoredDtype)}
+    assert set(completion.labels("")) == {*get_args(LabelKind)}
     assert completion.folders("/no/such/place/") == []
 
 
