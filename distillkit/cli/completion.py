@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -13,11 +13,6 @@ from distillkit.settings import Precision
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 NETWORKS = ("convnet", "resnet18", "vgg11", "alexnet", "lenet", "mlp", "timm/")
 BASELINES = ("random", "kmeans", "random,kmeans")
-FORMATS = ("pt", "ddranking", "imagefolder")
-FILES_OF = ("mtt", "datm", "pt")
-LABELS = ("probabilities", "logits", "weights")
-DTYPES = ("float32", "float16", "uint8")
-TRACKERS = ("tensorboard", "wandb")
 
 
 def _beginning(names: Iterable[str], begun: str) -> list[str]:
@@ -81,26 +76,17 @@ def baselines(incomplete: str) -> list[str]:
     return _beginning(BASELINES, incomplete)
 
 
-def formats(incomplete: str) -> list[str]:
-    """What an artifact can be exported to."""
-    return _beginning(FORMATS, incomplete)
+def _offering(*values: str) -> Callable[[str], list[str]]:
+    """The completion of an option that has these values."""
+
+    def offered(incomplete: str) -> list[str]:
+        return _beginning(values, incomplete)
+
+    return offered
 
 
-def files_of(incomplete: str) -> list[str]:
-    """Whose files can be imported."""
-    return _beginning(FILES_OF, incomplete)
-
-
-def labels(incomplete: str) -> list[str]:
-    """What the soft labels of such files can be."""
-    return _beginning(LABELS, incomplete)
-
-
-def dtypes(incomplete: str) -> list[str]:
-    """As what images can be stored."""
-    return _beginning(DTYPES, incomplete)
-
-
-def trackers(incomplete: str) -> list[str]:
-    """Who can be told of a run."""
-    return _beginning(TRACKERS, incomplete)
+formats = _offering("pt", "ddranking", "imagefolder")
+files_of = _offering("mtt", "datm", "pt")
+labels = _offering("probabilities", "logits", "weights")
+dtypes = _offering("float32", "float16", "uint8")
+trackers = _offering("tensorboard", "wandb")
