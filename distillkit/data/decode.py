@@ -162,8 +162,9 @@ def decode(cell: dict[str, Any] | None, form: ImageForm, row: int) -> Tensor:
         with open_image(cell) as image:
             array = np.array(RESIZES[form.resize](to_mode(image, form.gray, form.values), form.size))
     except BROKEN as error:
+        what = "may not be read" if isinstance(error, PermissionError) else "cannot be decoded"
         raise DataError(
-            f"image {cell_name(cell, row)} cannot be decoded ({type(error).__name__}); "
+            f"image {cell_name(cell, row)} {what} ({type(error).__name__}); "
             "repair or remove it, or pass `dataset.skip_corrupt=True`"
         ) from error
     tensor = torch.from_numpy(array)

@@ -106,19 +106,23 @@ def _parquet(location: Location, settings: DatasetSettings) -> Any:
             f"{source} is incomplete: {lacking}; fetch the others, or give those that are to be all names without -of-"
         )
     empty = check_parquet(source / path for path in files)
-    named = None if settings.config_name is not None else _capitalised_splits(files)
-    if named is None:
-        given: dict[str, Any] = {"path": location.source, "name": settings.config_name}
-    else:
-        given = {
-            "path": "parquet",
-            "data_files": {split: [str(source / path) for path in own] for split, own in named.items()},
-        }
+    given = _of_folder("parquet", source, files, settings)
     if not empty:
         return datasets.load_dataset(**given)
     builder = datasets.load_dataset_builder(**given, batch_size=ROWS_AT_ONCE)
     builder.download_and_prepare()
     return _with_rows(builder)
+
+
+def _of_folder(reader: str, source: Path, files: Sequence[str], settings: DatasetSettings) -> dict[str, Any]:
+    """What ``datasets`` is to load of ``source``: the folder, or its files by split where it would not see the splits."""
+    named = None if settings.config_name is not None else _capitalised_splits(files)
+    if named is None:
+        return {"path": str(source), "name": settings.config_name}
+    return {
+        "path": reader,
+        "data_files": {split: [str(source / path) for path in own] for split, own in named.items()},
+    }
 
 
 def _capitalised_splits(files: Sequence[str]) -> dict[str, list[str]] | None:
@@ -153,7 +157,8 @@ def _webdataset(location: Location, settings: DatasetSettings) -> Any:
     if source.is_file():
         loaded = datasets.load_dataset("webdataset", data_files={"train": [str(source)]})
     else:
-        loaded = datasets.load_dataset(location.source, settings.config_name)
+        tars = [path for path in files_below(source) if path.endswith(".tar")]
+        loaded = datasets.load_dataset(**_of_folder("webdataset", source, tars, settings))
     return {name: _with_folders(_flat(table)) for name, table in loaded.items()}
 
 

@@ -231,9 +231,10 @@ def shard(path, count, member):
         (lambda index: ("json", json.dumps({"label": KINDS[index % 2], "more": index}).encode()), "cat"),
     ],
 )
-def test_webdataset__folder_of_tars(tmp_path, member, first):
-    shard(tmp_path / "set" / "train-0000.tar", 8, member)
-    shard(tmp_path / "set" / "test-0000.tar", 4, member)
+@pytest.mark.parametrize(("train", "test"), [("train-0000", "test-0000"), ("Train", "Test"), ("TRAIN/0", "TEST/0")])
+def test_webdataset__folder_of_tars(tmp_path, member, first, train, test):
+    shard(tmp_path / "set" / f"{train}.tar", 8, member)
+    shard(tmp_path / "set" / f"{test}.tar", 4, member)
     data = load(tmp_path / "set")
     assert sizes(data) == (8, 4)
     assert is_right(data, first)

@@ -287,6 +287,20 @@ def parquet(folder, rows, **features):
     return folder
 
 
+def test_images__that_may_not_be_read_are_not_called_damaged(tmp_path, monkeypatch):
+    folder = classes(tmp_path / "set")
+    opened = Image.open
+
+    def guarded(file, *others):
+        if str(file).endswith("a/1.png"):
+            raise PermissionError(13, "Permission denied")
+        return opened(file, *others)
+
+    monkeypatch.setattr(Image, "open", guarded)
+    with pytest.raises(DataError, match=r"^image .*1\.png .* may not be read \(PermissionError\); "):
+        load(folder, image_size=8, color="rgb")
+
+
 def test_tables__may_not_name_files_of_this_machine(tmp_path):
     """A hostile data set put a local picture into a set that was published."""
     secret = tmp_path / "secret.png"
