@@ -115,7 +115,7 @@ def _parquet(location: Location, settings: DatasetSettings) -> Any:
 
 
 def _of_folder(reader: str, source: Path, files: Sequence[str], settings: DatasetSettings) -> dict[str, Any]:
-    """What ``datasets`` is to load of ``source``: the folder, or its files by split where it would not see the splits."""
+    """What ``datasets`` is to load of ``source``: the folder, or its files by split where it sees no splits."""
     named = None if settings.config_name is not None else _capitalised_splits(files)
     if named is None:
         return {"path": str(source), "name": settings.config_name}
