@@ -128,6 +128,11 @@ STUDIES = {
         "MTT, 6 experts": ("mtt", {"experts.count": 6, "distill.outer_steps": 500, "distill.select_every": 125}),
         "MTT, 100 experts": ("mtt", {"experts.count": 100, "distill.outer_steps": 500, "distill.select_every": 125}),
     },
+    "rat-labels": {
+        "RaT, hard labels": ("rat", {}),
+        "labels learned as weights, rate 0.003": ("rat", {"distill.labels": "weights", "distill.lr_label": 0.003}),
+        "labels learned as weights, rate 0.01": ("rat", {"distill.labels": "weights", "distill.lr_label": 0.01}),
+    },
     "engine": {
         "MTT, eager": ("mtt", {"distill.compile": "never"}),
         "MTT, compiled": ("mtt", {"distill.compile": "always"}),
