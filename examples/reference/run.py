@@ -142,7 +142,7 @@ FEWER = {
     "evaluate.baselines": ["random", "kmeans"],
     "evaluate.label_rows": False,
 }
-# MTT's row of ten images begins with a student's rate of 0.001, which fell to 0.0002 at once: larger rates for few steps.
+# MTT's row of ten images begins with a student's rate of 0.001, which fell to 0.0002 at once: larger for few steps.
 SOONER = {"distill.lr_init": 0.01, "distill.lr_img": 1000, "distill.gate_norm": 4}
 CPU_FULL += [
     Problem("cifar10", 1, "paper", ("mtt", "ast", "mct", "pad", "datm"), FEWER),
