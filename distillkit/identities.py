@@ -52,13 +52,34 @@ def _but_places(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in ("data_root", "license")}
 
 
-def but_sizes(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity without how long the run is."""
+def is_beginning_of(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether ``here`` is the run ``there`` with more outer steps, the first of which are those of ``there``: it then
+    goes on where that one stopped. Not where a step depends on how many there are: rates that fall, real images that
+    are shown from easy to hard, and perhaps a method of somebody's own.
+    """
+    distill, own_code = there.get("settings", {}).get("distill", {}), "code" in there
+    depends = distill.get("final_rate", 1) != 1 or distill.get("real_order", "shuffle") != "shuffle" or own_code
+    return not depends and 0 < _steps(there) < _steps(here) and same_run(_but_length(there), _but_length(here))
+
+
+def _steps(identity: dict[str, Any]) -> int:
+    """Outer steps of a run; none of an identity that does not say."""
+    found = identity.get("settings", {}).get("distill", {}).get("outer_steps")
+    return found if isinstance(found, int) else 0
+
+
+def _but_length(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without its outer steps and the time budget that they may come from."""
     settings = dict(identity.get("settings", {}))
     settings["time_budget"] = settings["budget_asked"] = None
-    for section, key in (("distill", "outer_steps"), ("experts", "count")):
-        settings[section] = {**settings.get(section, {}), key: None}
+    settings["distill"] = {**settings.get("distill", {}), "outer_steps": None}
     return {**identity, "settings": settings}
+
+
+def but_sizes(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without how long the run is."""
+    settings = _but_length(identity)["settings"]
+    return {**identity, "settings": {**settings, "experts": {**settings.get("experts", {}), "count": None}}}
 
 
 def difference(left: Any, right: Any) -> str:

@@ -29,7 +29,7 @@ from distillkit.artifact.layout import FILES, PUBLISHED, RUN_FILES, missing_file
 from distillkit.artifact.read import read_config
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.errors import ArtifactError, ConfigError, DamagedError, StorageError
-from distillkit.identities import but_sizes, completed, difference, same_run, with_contents_of
+from distillkit.identities import but_sizes, completed, difference, is_beginning_of, same_run, with_contents_of
 from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 
@@ -109,10 +109,14 @@ class RunFolder:
                 said.append(completed(storage.read_metadata(path)["owner"]))
         return max(filter(None, said), key=said.count, default={})
 
-    def is_own(self, about: Any) -> bool:
-        """Whether a file, from what it says of itself, is this run's; those of older versions do not say it."""
+    def is_own(self, about: Any, of_the_end: bool = False) -> bool:
+        """Whether a file, from what it says of itself, is this run's; those of older versions do not say it. One that
+        is not ``of_the_end`` may be from when fewer outer steps were asked for.
+        """
         owner = about.get("owner") if isinstance(about, dict) else None
-        return owner is None or same_run(completed(owner), self.identity())
+        if owner is None or same_run(completed(owner), self.identity()):
+            return True
+        return not of_the_end and is_beginning_of(completed(owner), self.identity())
 
     def files(self) -> list[str]:
         """Names in ``out`` of what is there of an artifact and of what its run goes on from, but for pictures."""
@@ -122,7 +126,8 @@ class RunFolder:
 
     @contextlib.contextmanager
     def claimed(self, identity: dict[str, Any], replace: bool) -> Iterator[None]:
-        """Hold the folder for the run called ``identity``; continue it if it is that run's already.
+        """Hold the folder for the run called ``identity``; continue it if it is that run's already, or that of the same
+        run with fewer outer steps.
 
         Raises:
             ConfigError: the folder holds another run or other files (and ``replace`` is not set), or is in use.
@@ -195,7 +200,7 @@ class RunFolder:
         if not self._config.is_file():
             return self._check_others(replace)
         other = self._stored_identity()
-        if same_run(other, identity):
+        if same_run(other, identity) or (not replace and is_beginning_of(other, identity)):
             return False
         if self._has_results() and not replace:
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
@@ -335,7 +340,7 @@ class RunFolder:
             tensors, numbers = storage.read_tensors(path)
         except DamagedError:
             return None  # the checkpoint of the last step gives it again
-        if not isinstance(numbers, dict) or not self.is_own(numbers):
+        if not isinstance(numbers, dict) or not self.is_own(numbers, of_the_end=True):
             return None
         try:
             images, labels, ids = (tensors[name].clone() for name in ("images", "labels", "class_ids"))
@@ -343,10 +348,22 @@ class RunFolder:
         except KeyError:
             return None  # another file in its place
 
+    def has_lost_its_set(self) -> bool:
+        """Whether a selected set is there that ``load_synthetic`` does not give; not where it is that of this run after
+        fewer outer steps.
+        """
+        path = self.path / RUN_FILES.synthetic
+        if not path.exists() or self.load_synthetic() is not None:
+            return False
+        try:
+            return not is_beginning_of(completed(storage.read_metadata(path)["owner"]), self.identity())
+        except (DamagedError, KeyError, TypeError):
+            return True
+
     def rows(self) -> dict[str, EvalReport]:
         """Rows of the results table that are done; none if the file is damaged."""
         try:
-            return {name: EvalReport.from_json(row) for name, row in self._read_own(RUN_FILES.evaluation).items()}
+            return {name: EvalReport.from_json(row) for name, row in self._read_own(RUN_FILES.evaluation, True).items()}
         except (KeyError, TypeError, IndexError, AttributeError):
             return {}  # another file in its place
 
@@ -411,7 +428,7 @@ class RunFolder:
         """A JSON object that is a part of this run's result."""
         storage.write_sealed_json(self.path / name, {"owner": self.identity(), "of": name, "content": content})
 
-    def _read_own(self, name: str) -> dict[str, Any]:
+    def _read_own(self, name: str, of_the_end: bool = False) -> dict[str, Any]:
         """What ``_write_own`` wrote; empty if it is absent, damaged or another run's.
 
         Raises:
@@ -423,7 +440,7 @@ class RunFolder:
             found = storage.read_sealed_json(self.path / name)
         except DamagedError:
             return {}
-        if not isinstance(found, dict) or not self.is_own(found) or found.get("of", name) != name:
+        if not isinstance(found, dict) or not self.is_own(found, of_the_end) or found.get("of", name) != name:
             return {}
         content = found.get("content")
         return content if isinstance(content, dict) else {}

@@ -54,7 +54,7 @@ def distilled(run: Run, prepared: Prepared, folder: RunFolder) -> tuple[Syntheti
     done = folder.load_synthetic()
     if done is not None:
         return done
-    if (folder.path / "synthetic.safetensors").exists():
+    if folder.has_lost_its_set():
         run.progress.note("the selected set in run/synthetic.safetensors is damaged; selecting it again")
     if not folder.checkpoint.exists():
         check_artifact(run, prepared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ def finished_artifact(out: Path, run: Run, prepared: Prepared) -> DistilledDatas
         run.progress.note(f"{out} has no {FILES.card}, or an empty one; packing it again")
         return None
     if not _is_of(ds, run, prepared):
-        run.progress.note(f"{out} holds the artifact of another run; packing this run's")
+        made = ds.config["settings"]["distill"].get("outer_steps")
+        fewer = _is_of(ds, run, prepared, whatever=("outer_steps",))
+        other = f"the set of this run after {made} outer steps" if fewer else "the artifact of another run"
+        run.progress.note(f"{out} holds {other}; this run's will take its place")
         return None
     if prepared.data.info.license not in (None, ds.config["source"].get("license")):
         run.progress.note(f"{out} states another licence; packing it again")
@@ -62,8 +66,10 @@ def finished_artifact(out: Path, run: Run, prepared: Prepared) -> DistilledDatas
     return ds
 
 
-def _is_of(ds: DistilledDataset, run: Run, prepared: Prepared) -> bool:
-    """Whether an artifact was made by this run: a copied one may lie in its place."""
+def _is_of(ds: DistilledDataset, run: Run, prepared: Prepared, whatever: Collection[str] = ()) -> bool:
+    """Whether an artifact was made by this run, with any value of the settings called ``whatever``: a copied one may
+    lie in its place.
+    """
     settings, about = run.settings, ds.config
     wanted = (settings.method, settings.ipc, settings.seed, prepared.data.info.fingerprint)
     found = (about["method"], about["ipc"], about.get("seed", 0), about["source"].get("fingerprint"))
@@ -74,6 +80,7 @@ def _is_of(ds: DistilledDataset, run: Run, prepared: Prepared) -> bool:
         stored[part] is None or stored[part].get(key, value) in (value, _last_part(value))
         for part in parts
         for key, value in own[part].items()
+        if key not in whatever
     )
     return found == wanted and same
 

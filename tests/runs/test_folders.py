@@ -1,6 +1,7 @@
 """Output folders: nothing is taken for what it is not, deleted too early, or somebody else's and touched."""
 
 import shutil
+import signal
 import time
 
 import pytest
@@ -10,9 +11,12 @@ from PIL import Image
 from distillkit import compress, load_distilled
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.config import compose
-from distillkit.errors import ConfigError, DistillkitError
+from distillkit.distill.state import OuterState
+from distillkit.errors import ConfigError, DistillkitError, Interrupted
+from distillkit.interrupt import StopRequest
 from distillkit.methods import SettingsLayer
 from distillkit.plan import make_plan
+from distillkit.progress import Silent
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import make_run
 from tests.helpers import TINY
@@ -317,14 +321,111 @@ def test_artifact__of_a_folder_holds_no_path_of_this_machine(tmp_path):
     assert made.load_source(tmp_path / "clients" / "acme").info.fingerprint == made.config["source"]["fingerprint"]
 
 
-def test_out__a_larger_budget_is_another_run_that_can_begin_with_these_images(tmp_path):
-    made = make(tmp_path / "a")
+LONGER = {"distill.outer_steps": 8}
+
+
+def told_while(make_it):
+    """The notes of a run."""
+    listener = Silent()
+    notes = []
+    listener.note = notes.append
+    make_it(listener)
+    return notes
+
+
+@pytest.mark.parametrize("select_every", [2, 3])  # 4 steps: a look at the last of them, or one out of turn
+def test_out__more_outer_steps_go_on_from_a_finished_run(tmp_path, select_every):
+    """The set is that of a run which was asked for so many at once, its rows are measured anew."""
+    often = {"distill.select_every": select_every, "distill.checkpoint_every": 1}
+    whole = make(tmp_path / "whole", settings={**often, **LONGER})
+    short = make(tmp_path / "a", settings=often)
+    notes = told_while(lambda heard: make(tmp_path / "a", settings={**often, **LONGER}, progress=heard))
+    assert "continuing from step 4" in notes
+    assert any(
+        note.endswith("holds the set of this run after 4 outer steps; this run's will take its place") for note in notes
+    )
+    assert not any("damaged" in note for note in notes)
+    long = load_distilled(tmp_path / "a")
+    states = [OuterState.load(RunFolder(tmp_path / name).checkpoint, "cpu") for name in ("whole", "a")]
+    assert states[0].step == 8 and torch.equal(states[0].images, states[1].images)
+    assert long.results["selection"]["outer_steps"] == 8
+    losses = [
+        [row["loss"] for row in RunFolder(tmp_path / name).read_metrics() if "loss" in row] for name in ("whole", "a")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
+    if select_every == 2:
+        assert torch.equal(long.images, whole.images)
+        assert long.results["architectures"] == whole.results["architectures"]
+    assert long.results["architectures"] != short.results["architectures"] or torch.equal(long.images, short.images)
+    with pytest.raises(ConfigError, match=r"outer_steps \(8 there, 4 here\)"):
+        make(tmp_path / "a", settings=often)
+
+
+def test_out__more_outer_steps_go_on_from_a_run_that_was_stopped(tmp_path):
+    whole, stop = make(tmp_path / "whole", settings=LONGER), StopRequest()
+
+    class Stopping(Silent):
+        def advance(self, steps=1, **shown):
+            if steps and "loss" in shown:
+                stop.signal = signal.SIGINT
+
+    with pytest.raises(Interrupted):
+        make(tmp_path / "a", stop=stop, progress=Stopping())
+    long = make(tmp_path / "a", settings=LONGER)
+    assert torch.equal(long.images, whole.images) and long.results == whole.results
+
+
+def test_out__a_larger_budget_goes_on(tmp_path):
+    make(tmp_path / "a", settings={"time_budget": 600})
+    notes = told_while(lambda heard: make(tmp_path / "a", settings={**LONGER, "time_budget": 1200}, progress=heard))
+    assert "in 1200 s: 2 experts (0 to train) and 8 outer steps" in notes and "continuing from step 4" in notes
+
+
+def test_out__a_run_that_was_to_go_on_and_has_not_is_still_the_shorter_one(tmp_path, monkeypatch):
+    short = make(tmp_path / "a")
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr("distillkit.pipeline.distilled", lambda *_: (_ for _ in ()).throw(RuntimeError()))
+        make(tmp_path / "a", settings=LONGER)
+    notes = told_while(lambda heard: make(tmp_path / "a", progress=heard))
+    assert notes[-1].endswith("is finished already; nothing to do")
+    assert torch.equal(load_distilled(tmp_path / "a").images, short.images)
+
+
+def test_plan__of_a_run_that_goes_on_is_of_the_steps_that_are_left(tmp_path):
+    make(tmp_path / "a")
+    settings = {**TINY, **LONGER}
+    run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", [SettingsLayer("test", settings)]), torch.device("cpu"))
+    done = make_plan(run, out=tmp_path / "a")["done"]
+    assert done == {"outer_steps": 4, "distilled": False, "rows": [], "finished": False}
+
+
+@pytest.mark.parametrize(
+    "own", [{"distill.final_rate": 0.5}, {"distill.outer_steps": 3}, {"network.width": 8}, {"experts.count": 3}]
+)
+def test_out__a_run_that_cannot_go_on_as_it_was_is_another(tmp_path, own):
+    """Rates that fall over all of a run's steps are others in a longer run."""
+    always = {key: value for key, value in own.items() if key == "distill.final_rate"}
+    make(tmp_path / "a", settings=always)
+    before = contents(tmp_path / "a")
+    with pytest.raises(ConfigError, match="holds another run"):
+        make(tmp_path / "a", settings={**LONGER, **own})
+    assert contents(tmp_path / "a") == before
+
+
+def test_out__replace_begins_a_longer_run_anew(tmp_path):
+    make(tmp_path / "a")
+    notes = told_while(lambda heard: make(tmp_path / "a", settings=LONGER, replace=True, progress=heard))
+    assert not any(note.startswith("continuing") for note in notes)
+
+
+def test_out__a_longer_run_can_begin_with_the_images_of_one_it_cannot_go_on_from(tmp_path):
+    made = make(tmp_path / "a", settings={"distill.final_rate": 0.5})
     longer = {"distill.outer_steps": 6}
     words = r"differs in settings\.distill\.outer_steps \(4 there, 6 here\); to go on from its images, `distill\.init"
     with pytest.raises(ConfigError, match=words):
-        make(tmp_path / "a", settings=longer)
+        make(tmp_path / "a", settings={**longer, "distill.final_rate": 0.5})
     with pytest.raises(ConfigError) as refused:
-        make(tmp_path / "a", settings={"network.width": 8})
+        make(tmp_path / "a", settings={"network.width": 8, "distill.final_rate": 0.5})
     assert "go on from" not in str(refused.value)
     way = {"distill.init": "artifact", "distill.init_from": str(tmp_path / "a"), "distill.select_margin": 0.99}
     after = make(tmp_path / "b", settings={**longer, **way})
@@ -370,7 +471,11 @@ def test_init__a_set_that_was_learned_from_another_split_is_refused(tmp_path):
     make(tmp_path / "a", dataset=str(tmp_path / "own"))
     way = from_artifact(tmp_path / "a")
     words = r"was learned from other images, some of which this run may test or validate with; it had dataset\."
-    for key, value, before in (("split_seed", 1, "0"), ("test_fraction", 0.4, "0.2"), ("validation_fraction", 0, "0.1")):
+    for key, value, before in (
+        ("split_seed", 1, "0"),
+        ("test_fraction", 0.4, "0.2"),
+        ("validation_fraction", 0, "0.1"),
+    ):
         with pytest.raises(ConfigError, match=rf"{words}{key}={before}$"):
             make(tmp_path / "b", dataset=str(tmp_path / "own"), settings={**way, f"dataset.{key}": value})
     first = next((tmp_path / "own" / "a").iterdir())
