@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from distillkit.methods import METHODS
 from distillkit.settings import SECTIONS, RunSettings, defaults
 
 LONGEST = 20
@@ -52,34 +53,60 @@ def _but_places(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in ("data_root", "license")}
 
 
-def is_beginning_of(there: dict[str, Any], here: dict[str, Any]) -> bool:
-    """Whether ``here`` is the run ``there`` with more outer steps, the first of which are those of ``there``: it then
-    goes on where that one stopped. Not where a step depends on how many there are: rates that fall, real images that
-    are shown from easy to hard, and perhaps a method of somebody's own.
+def same_but_for_length(there: dict[str, Any], here: dict[str, Any]) -> bool:
+    """Whether two runs of one method, of as many experts, differ in nothing but how many outer steps there are: one
+    then goes on from the steps of the other. Not where a step depends on how many follow: rates that fall, real images
+    that are shown from easy to hard, and perhaps a method of somebody's own.
     """
-    distill, own_code = there.get("settings", {}).get("distill", {}), "code" in there
-    depends = distill.get("final_rate", 1) != 1 or distill.get("real_order", "shuffle") != "shuffle" or own_code
-    return not depends and 0 < _steps(there) < _steps(here) and same_run(_but_length(there), _but_length(here))
+    distill = _section(there, "distill")
+    depends = distill.get("final_rate", 1) != 1 or distill.get("real_order", "shuffle") != "shuffle"
+    own = "code" in there or there.get("method") not in METHODS
+    learned = outer_steps_of(there) > 0 and outer_steps_of(here) > 0
+    return learned and not depends and not own and same_run(_but_length(there), _but_length(here))
 
 
-def _steps(identity: dict[str, Any]) -> int:
-    """Outer steps of a run; none of an identity that does not say."""
-    found = identity.get("settings", {}).get("distill", {}).get("outer_steps")
+def outer_steps_of(identity: dict[str, Any]) -> int:
+    """That a run was asked for; none of an identity that does not say."""
+    found = _section(identity, "distill").get("outer_steps")
     return found if isinstance(found, int) else 0
+
+
+def experts_of(identity: dict[str, Any]) -> int | None:
+    """How many experts a run has; None of an identity that does not say."""
+    found = _section(identity, "experts").get("count")
+    return found if isinstance(found, int) else None
+
+
+def with_experts(identity: dict[str, Any], count: int) -> dict[str, Any]:
+    """An identity with so many experts."""
+    settings = {**identity["settings"], "experts": {**_section(identity, "experts"), "count": count}}
+    return {**identity, "settings": settings}
+
+
+def _section(identity: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of the settings; empty where it is damaged."""
+    settings = identity.get("settings")
+    found = settings.get(name) if isinstance(settings, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _but_length(identity: dict[str, Any]) -> dict[str, Any]:
     """An identity without its outer steps and the time budget that they may come from."""
-    settings = dict(identity.get("settings", {}))
-    settings["time_budget"] = settings["budget_asked"] = None
-    settings["distill"] = {**settings.get("distill", {}), "outer_steps": None}
-    return {**identity, "settings": settings}
+    return _without(identity, ("distill", "outer_steps"))
 
 
 def but_sizes(identity: dict[str, Any]) -> dict[str, Any]:
     """An identity without how long the run is."""
-    settings = _but_length(identity)["settings"]
-    return {**identity, "settings": {**settings, "experts": {**settings.get("experts", {}), "count": None}}}
+    return _without(identity, ("distill", "outer_steps"), ("experts", "count"))
+
+
+def _without(identity: dict[str, Any], *sizes: tuple[str, str]) -> dict[str, Any]:
+    """An identity without its time budget and some settings, named by section and key."""
+    settings = dict(identity.get("settings") or {})
+    settings["time_budget"] = settings["budget_asked"] = None
+    for section, key in sizes:
+        settings[section] = {**_section(identity, section), key: None}
+    return {**identity, "settings": settings}
 
 
 def difference(left: Any, right: Any) -> str:

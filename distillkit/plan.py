@@ -51,6 +51,7 @@ def make_plan(
         costs = measured_costs(run, prepared, done)
     if run.settings.time_budget is not None:
         run = begun or within(run, dealt_costs(run.settings, costs, processes), run.settings.time_budget)
+        done, said = (done, said) if out is None or begun else found_in(out, run, prepared, replace)
     costs = costs.of_experts(0 if done.finished else run.settings.experts.count)
     stages = stage_costs(run, costs, done)
     seconds, alone = (sum(stage.seconds(count) for stage in stages) for count in (processes, 1))

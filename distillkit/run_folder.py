@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -29,7 +30,17 @@ from distillkit.artifact.layout import FILES, PUBLISHED, RUN_FILES, missing_file
 from distillkit.artifact.read import read_config
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.errors import ArtifactError, ConfigError, DamagedError, StorageError
-from distillkit.identities import but_sizes, completed, difference, is_beginning_of, same_run, with_contents_of
+from distillkit.identities import (
+    but_sizes,
+    completed,
+    difference,
+    experts_of,
+    outer_steps_of,
+    same_but_for_length,
+    same_run,
+    with_contents_of,
+    with_experts,
+)
 from distillkit.locks import BusyError, locked
 from distillkit.records import EvalReport, SyntheticSet
 
@@ -79,10 +90,13 @@ class RunFolder:
         return self.path / RUN_FILES.metrics
 
     def stored_settings(self) -> dict[str, Any] | None:
-        """The settings of the run that the folder holds, if it holds one."""
+        """The settings of the run that the folder holds, if it holds one; as it is to be now, if it was longer or
+        shorter before.
+        """
         if not self._config.is_file():
             return None
-        stored = self._stored_identity().get("settings")
+        known, last = self._stored_identity(), self._identities()[:1]
+        stored = (last[0] if last and same_but_for_length(known, last[0]) else known).get("settings")
         return stored if isinstance(stored, dict) else None
 
     @property
@@ -101,22 +115,32 @@ class RunFolder:
         Raises:
             StorageError: the config cannot be read now; another try may.
         """
+        said = self._identities()
+        return max(said, key=said.count, default={})
+
+    def _identities(self) -> list[dict[str, Any]]:
+        """As the config, the checkpoints and the selected set say, of those that can be read."""
         said = []
         with contextlib.suppress(DamagedError):
             said.append(completed(storage.read_sealed_json(self._config, or_plain=True)))
-        for path in (self.checkpoint, self.older_checkpoint, self.path / RUN_FILES.synthetic):
+        for path in (self.checkpoint, self.older_checkpoint, self._synthetic):
             with contextlib.suppress(StorageError, KeyError, TypeError):  # absent, damaged, or of an older version
                 said.append(completed(storage.read_metadata(path)["owner"]))
-        return max(filter(None, said), key=said.count, default={})
+        return [identity for identity in said if identity]
+
+    @property
+    def _synthetic(self) -> Path:
+        """The selected set."""
+        return self.path / RUN_FILES.synthetic
 
     def is_own(self, about: Any, of_the_end: bool = False) -> bool:
         """Whether a file, from what it says of itself, is this run's; those of older versions do not say it. One that
-        is not ``of_the_end`` may be from when fewer outer steps were asked for.
+        is not ``of_the_end`` may be from when more or fewer outer steps were asked for.
         """
         owner = about.get("owner") if isinstance(about, dict) else None
         if owner is None or same_run(completed(owner), self.identity()):
             return True
-        return not of_the_end and is_beginning_of(completed(owner), self.identity())
+        return not of_the_end and same_but_for_length(completed(owner), self.identity())
 
     def files(self) -> list[str]:
         """Names in ``out`` of what is there of an artifact and of what its run goes on from, but for pictures."""
@@ -127,7 +151,7 @@ class RunFolder:
     @contextlib.contextmanager
     def claimed(self, identity: dict[str, Any], replace: bool) -> Iterator[None]:
         """Hold the folder for the run called ``identity``; continue it if it is that run's already, or that of the same
-        run with fewer outer steps.
+        run with more or fewer outer steps to make, no more than these being made.
 
         Raises:
             ConfigError: the folder holds another run or other files (and ``replace`` is not set), or is in use.
@@ -200,7 +224,7 @@ class RunFolder:
         if not self._config.is_file():
             return self._check_others(replace)
         other = self._stored_identity()
-        if same_run(other, identity) or (not replace and is_beginning_of(other, identity)):
+        if same_run(other, identity) or (not replace and self._goes_on(other, identity)):
             return False
         if self._has_results() and not replace:
             what = f"{other.get('method', '?')} on {other.get('dataset', '?')} at ipc {other.get('ipc', '?')}"
@@ -209,9 +233,34 @@ class RunFolder:
             raise ConfigError(f"{self.out} holds {held}; choose another `out`, or `replace=True` to replace it")
         return True
 
+    def _goes_on(self, other: dict[str, Any], identity: dict[str, Any]) -> bool:
+        """Whether a run goes on from the steps of the one that the folder holds, which was to be longer or shorter."""
+        return same_but_for_length(other, identity) and self._outer_steps_made(other) <= outer_steps_of(identity)
+
+    def _outer_steps_made(self, other: dict[str, Any]) -> float:
+        """Of the run that the folder holds; all that it was asked for where a file is damaged; of no end where one does
+        not say whose it is, as those of older versions did not.
+        """
+        steps: list[float] = []
+        for path in filter(Path.exists, (self._synthetic, self.checkpoint)):
+            try:
+                about = storage.read_metadata(path)
+                asked = outer_steps_of(completed(about["owner"]))
+                steps.append(asked if path == self._synthetic else about["step"])
+            except StorageError:
+                steps.append(outer_steps_of(other))
+            except (KeyError, TypeError):
+                steps.append(math.inf)
+        return max(steps, default=outer_steps_of(other))
+
     def _way_on(self, other: dict[str, Any], identity: dict[str, Any]) -> str:
-        """How to go on from a finished run that had another budget, as words; a longer run is not the same run."""
-        if not (self.out / FILES.config).is_file() or not same_run(but_sizes(other), but_sizes(identity)):
+        """How to go on from a run that had another budget and is not the same run, as words."""
+        if not same_run(but_sizes(other), but_sizes(identity)):
+            return ""
+        count = experts_of(other)
+        if count is not None and self._goes_on(other, with_experts(identity, count)):
+            return f"; to go on with its experts, `experts.count={count}`"
+        if not (self.out / FILES.config).is_file():
             return ""
         return (
             f"; to go on from its images, `distill.init=artifact` and `distill.init_from={self.out}` in another `out`"
@@ -324,7 +373,7 @@ class RunFolder:
         tensors = {"images": synthetic.images, "labels": synthetic.labels, "class_ids": synthetic.class_ids}
         numbers = {"lr": synthetic.lr, "label_kind": synthetic.label_kind, "selection": selection}
         about = {**numbers, "owner": self.identity()}
-        storage.write_tensors(self.path / RUN_FILES.synthetic, tensors, about, sealed=True)
+        storage.write_tensors(self._synthetic, tensors, about, sealed=True)
 
     def load_synthetic(self) -> tuple[SyntheticSet, dict[str, Any]] | None:
         """The selected set and how it was selected; None before distillation is over, or if the file is damaged or
@@ -333,11 +382,10 @@ class RunFolder:
         Raises:
             StorageError: it cannot be read now; another try may.
         """
-        path = self.path / RUN_FILES.synthetic
-        if not path.exists():
+        if not self._synthetic.exists():
             return None
         try:
-            tensors, numbers = storage.read_tensors(path)
+            tensors, numbers = storage.read_tensors(self._synthetic)
         except DamagedError:
             return None  # the checkpoint of the last step gives it again
         if not isinstance(numbers, dict) or not self.is_own(numbers, of_the_end=True):
@@ -350,13 +398,12 @@ class RunFolder:
 
     def has_lost_its_set(self) -> bool:
         """Whether a selected set is there that ``load_synthetic`` does not give; not where it is that of this run after
-        fewer outer steps.
+        fewer outer steps, or more.
         """
-        path = self.path / RUN_FILES.synthetic
-        if not path.exists() or self.load_synthetic() is not None:
+        if not self._synthetic.exists() or self.load_synthetic() is not None:
             return False
         try:
-            return not is_beginning_of(completed(storage.read_metadata(path)["owner"]), self.identity())
+            return not same_but_for_length(completed(storage.read_metadata(self._synthetic)["owner"]), self.identity())
         except (DamagedError, KeyError, TypeError):
             return True
 

@@ -472,7 +472,7 @@ class RunSettings(Section):
     """Seconds into which experts and distillation are fitted: fewer experts and outer steps than asked for, if need
     be, by step times measured when the run begins."""
     budget_asked: tuple[int, int] | None = None
-    """Experts and outer steps that were asked for before the time budget cut them; written by distillkit."""
+    """Experts and outer steps that were asked for before the time budget changed them; written by distillkit."""
     dataset: DatasetSettings
     network: NetworkSettings = NetworkSettings()
     experts: ExpertSettings = ExpertSettings()

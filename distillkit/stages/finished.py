@@ -50,9 +50,8 @@ def finished_artifact(out: Path, run: Run, prepared: Prepared) -> DistilledDatas
         run.progress.note(f"{out} has no {FILES.card}, or an empty one; packing it again")
         return None
     if not _is_of(ds, run, prepared):
-        made = ds.config["settings"]["distill"].get("outer_steps")
-        fewer = _is_of(ds, run, prepared, whatever=("outer_steps",))
-        other = f"the set of this run after {made} outer steps" if fewer else "the artifact of another run"
+        shorter = _is_of(ds, run, prepared, whatever=("outer_steps",))
+        other = "the set of this run with other outer_steps" if shorter else "the artifact of another run"
         run.progress.note(f"{out} holds {other}; this run's will take its place")
         return None
     if prepared.data.info.license not in (None, ds.config["source"].get("license")):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from distillkit import plots, storage
 from distillkit.artifact.headline import headline_row
-from distillkit.artifact.layout import FILES
+from distillkit.artifact.layout import FILES, recipe_file
 from distillkit.artifact.write import ArtifactContent, write_artifact
 from distillkit.data.registry import DATASETS
 from distillkit.distill.matching import loss_on_curves
@@ -61,7 +62,7 @@ def package(
     config = _config_json(run, prepared, synthetic, folder, made_by)
     stored = recipe_json(recipe, settings.evaluate, settings.dataset.augmentation, architecture)
     before = kept(folder.out, config, stored)
-    _tell(run, before)
+    _tell(run, before, results["architectures"])
     content = ArtifactContent(
         synthetic=synthetic,
         preprocess=prepared.preprocess,
@@ -72,13 +73,17 @@ def package(
         dtype=settings.artifact.dtype,
     )
     write_artifact(folder.out, content)
+    for name in before.outdated:
+        (folder.out / recipe_file(name)).unlink(missing_ok=True)
 
 
-def _tell(run: Run, before: KeptResults) -> None:
+def _tell(run: Run, before: KeptResults, own: Container[str]) -> None:
     if before.recipes:
         run.progress.note(f"recipes kept: {', '.join(before.recipes)}")
     if before.lost:
         run.progress.note(f"recipes that cannot be read, left out: {', '.join(before.lost)}")
+    if outdated := [name for name in before.outdated if name not in own]:
+        run.progress.note(f"recipes and rows of the images that lay here, left out: {', '.join(outdated)}")
 
 
 def _outer_loss(settings: RunSettings) -> tuple[str, float | None]:
@@ -112,7 +117,11 @@ def _results_json(
         results["hard_labels"] = rows[HARD].to_json()
     if RANDOM_SOFT in rows:
         results["baselines"][RANDOM_SOFT] = rows[RANDOM_SOFT].to_json()
-    checkpoints = folder.test_checkpoints()
+    checkpoints = {
+        step: accuracy
+        for step, accuracy in folder.test_checkpoints().items()
+        if int(step) % settings.distill.select_every == 0 or int(step) == settings.distill.outer_steps
+    }  # not the last step of when the run was to be shorter
     if checkpoints:
         best = max(checkpoints, key=checkpoints.__getitem__)
         results["paper_protocol"] = {

@@ -29,6 +29,8 @@ class KeptResults:
     rows: dict[str, Any] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     """Networks whose recipe cannot be read any more."""
+    outdated: list[str] = field(default_factory=list)
+    """Networks with a recipe or row of other images that lay there, which the artifact does not keep."""
 
     def config(self) -> dict[str, Any]:
         """For distill_config.json."""
@@ -56,7 +58,8 @@ def kept(out: Path, config: dict[str, Any], recipe: dict[str, Any]) -> KeptResul
     except ArtifactError:
         return KeptResults()
     if not _same_set(before, config):
-        return KeptResults(before.get("hub"))
+        rows = _results(out / FILES.results).get("architectures", {})
+        return KeptResults(before.get("hub"), outdated=sorted({*rows, *before.get("recipes", [])}))
     results, dtype = _results(out / FILES.results), before.get("dtype", "float32")
     found = {name: _has_recipe(out, name) for name in before.get("recipes", []) if name in results.get("tuned", {})}
     recipes = [name for name, good in found.items() if good]

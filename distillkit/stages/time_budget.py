@@ -16,7 +16,9 @@ SPARED = 0.1
 
 
 def within(run: Run, costs: Costs, seconds: float) -> Run:
-    """The run with as many experts (they get half at most) and outer steps as fit into ``seconds``, a tenth spared.
+    """The run with as many experts (they get half at most) and outer steps as fit into ``seconds``, a tenth spared; no
+    more than it asks for, but that the number of steps of a quick preset is itself a choice of time, which a budget
+    replaces.
 
     The evaluation at the end comes on top: what it measures must not depend on a budget.
 
@@ -34,7 +36,9 @@ def within(run: Run, costs: Costs, seconds: float) -> Run:
     validation = look_seconds(settings, costs, 1) - look_seconds(settings, costs, 0)  # of each regular look
     fixed = look_seconds(settings, costs, 2) + length_choice(settings) * costs.fresh_network
     step = costs.outer_step + validation / settings.distill.select_every
-    steps = min(settings.distill.outer_steps, int((left - training - fixed) / step))
+    steps = int((left - training - fixed) / step)
+    if not run.origins.get("distill.outer_steps", "").startswith("quick preset"):
+        steps = min(settings.distill.outer_steps, steps)
     if (experts == 0 and settings.experts.count > 0) or steps < 1:
         takes = f"an expert takes {next(iter(seconds_of.values())):.0f} s, " if seconds_of else ""
         raise ConfigError(

@@ -1,5 +1,6 @@
 """Output folders: nothing is taken for what it is not, deleted too early, or somebody else's and touched."""
 
+import dataclasses
 import shutil
 import signal
 import time
@@ -8,17 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from distillkit import compress, load_distilled
+from distillkit import compress, load_distilled, storage
 from distillkit.artifact.schema import ArtifactConfig
 from distillkit.config import compose
 from distillkit.distill.state import OuterState
 from distillkit.errors import ConfigError, DistillkitError, Interrupted
 from distillkit.interrupt import StopRequest
-from distillkit.methods import SettingsLayer
+from distillkit.methods import METHODS, SettingsLayer
 from distillkit.plan import make_plan
 from distillkit.progress import Silent
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import make_run
+from distillkit.stages.costs import Costs
+from distillkit.stages.tune import TuneOptions, keep_recipe, tune
 from tests.helpers import TINY
 
 
@@ -341,9 +344,7 @@ def test_out__more_outer_steps_go_on_from_a_finished_run(tmp_path, select_every)
     short = make(tmp_path / "a", settings=often)
     notes = told_while(lambda heard: make(tmp_path / "a", settings={**often, **LONGER}, progress=heard))
     assert "continuing from step 4" in notes
-    assert any(
-        note.endswith("holds the set of this run after 4 outer steps; this run's will take its place") for note in notes
-    )
+    assert any(note.endswith("the set of this run with other outer_steps; this run's will take its place") for note in notes)
     assert not any("damaged" in note for note in notes)
     long = load_distilled(tmp_path / "a")
     states = [OuterState.load(RunFolder(tmp_path / name).checkpoint, "cpu") for name in ("whole", "a")]
@@ -410,6 +411,90 @@ def test_out__a_run_that_cannot_go_on_as_it_was_is_another(tmp_path, own):
     with pytest.raises(ConfigError, match="holds another run"):
         make(tmp_path / "a", settings={**LONGER, **own})
     assert contents(tmp_path / "a") == before
+
+
+def test_out__too_many_steps_asked_by_mistake_can_be_taken_back(tmp_path):
+    """Until they are made: 8 for 6, say, and stopped after the fifth."""
+    whole, stop = make(tmp_path / "whole", settings={"distill.outer_steps": 6}), StopRequest()
+    make(tmp_path / "a")
+
+    class Stopping(Silent):
+        def advance(self, steps=1, **shown):
+            if steps and "loss" in shown:
+                stop.signal = signal.SIGINT
+
+    with pytest.raises(Interrupted, match="after outer step 5"):
+        make(tmp_path / "a", settings=LONGER, stop=stop, progress=Stopping())
+    with pytest.raises(ConfigError, match=r"outer_steps \(8 there, 4 here\)"):
+        make(tmp_path / "a")
+    assert torch.equal(make(tmp_path / "a", settings={"distill.outer_steps": 6}).images, whole.images)
+
+
+def test_out__sizes_of_a_budget_hold_from_the_moment_that_they_are_chosen(tmp_path, monkeypatch):
+    """A kill before the first checkpoint of a run that goes on: its files are still those of the shorter one."""
+    short = {"time_budget": 600}
+    make(tmp_path / "a", settings=short)
+    before = RunFolder(tmp_path / "a").stored_settings()
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr("distillkit.pipeline.distilled", lambda *_: (_ for _ in ()).throw(RuntimeError()))
+        make(tmp_path / "a", settings={**LONGER, "time_budget": 1200})
+    after = RunFolder(tmp_path / "a").stored_settings()
+    assert (before["distill"]["outer_steps"], after["distill"]["outer_steps"], after["time_budget"]) == (4, 8, 1200)
+
+
+def test_out__of_other_experts_the_way_on_is_told(tmp_path):
+    make(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"to go on with its experts, `experts\.count=2`"):
+        make(tmp_path / "a", settings={**LONGER, "experts.count": 3})
+    make(tmp_path / "a", settings=LONGER)
+
+
+def test_out__files_that_do_not_say_whose_they_are_are_of_no_longer_run(tmp_path):
+    """Those of old versions: the set of four steps was the result of eight."""
+    make(tmp_path / "a")
+    for path in (tmp_path / "a" / "run").glob("*.safetensors"):
+        tensors, about = storage.read_tensors(path)
+        about.pop("owner")
+        storage.write_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, about, sealed=True)
+    assert make(tmp_path / "a").results["selection"]["outer_steps"] == 4
+    with pytest.raises(ConfigError, match="holds another run"):
+        make(tmp_path / "a", settings=LONGER)
+
+
+def test_out__a_method_of_ones_own_does_not_go_on(tmp_path):
+    """Its parts may depend on the number of steps."""
+    own = dataclasses.replace(METHODS["mtt"], name="own")
+    make(tmp_path / "a", method=own)
+    with pytest.raises(ConfigError, match="holds another run"):
+        make(tmp_path / "a", method=own, settings=LONGER)
+
+
+def test_out__recipes_of_the_shorter_run_are_told_to_be_left_out(tmp_path):
+    keep_recipe(tmp_path / "a", tune(make(tmp_path / "a"), "mlp", TuneOptions(0.1, 1, 1, 10)))
+    assert (tmp_path / "a" / "recipes" / "mlp.json").is_file()
+    notes = told_while(lambda heard: make(tmp_path / "a", settings=LONGER, progress=heard))
+    assert "recipes and rows of the images that lay here, left out: mlp" in notes
+    assert not (tmp_path / "a" / "recipes" / "mlp.json").exists()
+    assert "recipes" not in load_distilled(tmp_path / "a").config
+
+
+def test_out__a_papers_protocol_reads_no_checkpoint_out_of_turn(tmp_path):
+    often = {"evaluate.paper_protocol": True, "distill.select_every": 3}
+    whole = make(tmp_path / "whole", settings={**often, **LONGER})
+    make(tmp_path / "a", settings=often)
+    long = make(tmp_path / "a", settings={**often, **LONGER})
+    assert long.results["paper_protocol"] == whole.results["paper_protocol"]
+    assert list(whole.results["paper_protocol"]["checkpoints"]) == ["0", "3", "6", "8"]
+
+
+def test_plan__of_fewer_steps_than_are_made_is_refused_as_the_run_is(tmp_path, monkeypatch):
+    make(tmp_path / "a")
+    settings = {**TINY, "distill.outer_steps": 100, "time_budget": 60.0}
+    run = make_run(compose("digits", 1, "mtt", "smoke", "cpu", [SettingsLayer("test", settings)]), torch.device("cpu"))
+    monkeypatch.setattr("distillkit.plan.measured_costs", lambda *_: Costs(0.1, 20.0, 0.1, {}))
+    plan = make_plan(run, out=tmp_path / "a")
+    assert plan["done"]["outer_steps"] == 0 and any("would be refused" in note for note in plan["notes"])
+    assert all(stage["steps"] >= 0 for stage in plan["stages"])
 
 
 def test_out__replace_begins_a_longer_run_anew(tmp_path):

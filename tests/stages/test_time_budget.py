@@ -86,6 +86,23 @@ def test_within__counts_the_validation_at_the_length_of_real_images(tiny, change
     assert within(made(tiny, **settings, **changes), costs, 100).settings.distill.outer_steps == steps
 
 
+@pytest.mark.parametrize(
+    ("preset", "given", "steps"),
+    [
+        ("quick", {}, 85_000),  # more than the preset's 300: these are what fits into minutes
+        ("quick", {"distill.outer_steps": 300}, 300),
+        ("paper", {}, 6000),
+        ("smoke", {}, 4),
+    ],
+)
+def test_within__a_budget_takes_the_place_of_a_quick_presets_steps_and_of_no_others(preset, given, steps):
+    layers = [SettingsLayer("--set", {**given, "distill.select_every": 10**9}, asked=True)]
+    run = make_run(compose("cifar10", 1, "rat", preset, "cpu", layers), torch.device("cpu"))
+    costs = Costs(0.0, 0.01, 0.0, {})
+    found = within(run, costs, 1000).settings.distill.outer_steps
+    assert found == steps if steps < 80_000 else 80_000 < found <= 90_000
+
+
 LEARNING = (
     "expert epochs",
     "outer steps",
