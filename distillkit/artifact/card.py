@@ -169,9 +169,9 @@ def _preprocessing(about: ArtifactConfig) -> str:
         )
     if about.settings.dataset.preprocessing == "unit-dct":
         return (
-            "whitened pixels: each image minus its own mean, divided by its L2 norm, then the channels of each of its "
-            "cosine coefficients (orthonormal DCT-II over rows and columns) times that frequency's matrix of "
-            "`unit_dct_matrices`, and back"
+            "whitened pixels: each image minus its own mean, divided by its L2 norm, transformed by an orthonormal "
+            "DCT-II over rows and columns, the channels of each frequency multiplied by its matrix of "
+            "`unit_dct_matrices`, transformed back"
         )
     if about.settings.dataset.preprocessing == "zca":
         return "ZCA-whitened pixels, `(x.flatten() - zca_mean) @ zca_matrix` of pixels x in [0, 1]"

@@ -178,7 +178,8 @@ def earlier_words(about: ArtifactConfig) -> str:
     """Who made the images that the run began with, oldest first, and what that took."""
     if not about.earlier_runs:
         return ""
-    lines = ["", "", "The run began with the images of an earlier one; before it, in order:", ""]
+    said = "The run began with the images of the last of these earlier ones, whose folder `distill.init_from` names:"
+    lines = ["", "", said, ""]
     for run in about.earlier_runs:
         steps = "" if run.outer_steps is None else f"{run.outer_steps:,} outer steps, "
         cost = f"{steps}{run.seconds:.0f} seconds in all, {plain(run.hardware)}"
@@ -287,10 +288,10 @@ def other_models(about: ArtifactConfig) -> str:
     few = ""
     if norm:
         few = (
-            f", with other normalisation than that of batches, whose statistics {counted(images, 'image')} may be too "
-            'few for (photographs: try `norm="keep"` as well)'
+            f"; batch normalisation is replaced, since {counted(images, 'image')} may be too few for its statistics "
+            '(photographs: try `norm="keep"` as well)'
         )
-    return f"Any torch module takes its place; `distillkit.{call}` gives one of timm, and what was changed in it{few}."
+    return f"Any torch module takes its place; `distillkit.{call}` gives a network of timm and its changes{few}."
 
 
 def load_words(about: ArtifactConfig) -> str:

@@ -184,6 +184,11 @@ def main():
         for method in args.methods
     ]
     wanted = list(dict.fromkeys((p, m, s, 0 if m in CORESETS else minutes) for p, m, s, minutes in wanted))
+    before, now = {row["threads"] for row in rows}, str(threads_each(args.jobs))
+    if before - {now} and not all(known(rows, *job) for job in wanted):
+        sys.exit(
+            f"{path} holds runs of {', '.join(sorted(before))} threads, these would have {now}: other --jobs or --out"
+        )
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = [pool.submit(point, args, *job) for job in wanted if not known(rows, *job)]
         for job in jobs:

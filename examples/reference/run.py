@@ -7,7 +7,8 @@
 Each set is a run of ``distillkit compress`` in ``--work``, one for each distillation seed, five fresh networks each; a
 run that is finished is not made again, an interrupted one goes on. Experts are shared over seeds, and over methods
 where their recipes agree. The set of seed 0 goes to ``--cards`` (whole if its files are under 2 MB, else without its
-tensors), the table to ``--out``: accuracies beside the published ones, seconds of each stage, hardware and versions.
+tensors; the repository's own, ``cards``, hold the best of several tiers), the table to ``--out``: accuracies beside the
+published ones, seconds of each stage, hardware and versions.
 """
 
 import argparse
@@ -344,7 +345,7 @@ def parsed_arguments():
     parser.add_argument("--preset", help="another one than the tier's")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for every run")
     parser.add_argument("--done", action="store_true", help="begin nothing: cards and a table of what is finished")
-    parser.add_argument("--cards", type=Path, default=Path("cards"))
+    parser.add_argument("--cards", type=Path, default=Path("runs/reference/cards"))
     shared_arguments(parser, "runs/reference")
     return parser.parse_args()
 

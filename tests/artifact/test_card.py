@@ -135,8 +135,8 @@ def test_other_models__the_line_builds_a_network_that_the_set_can_train(ipc, siz
     about = ArtifactConfig.model_validate(config(ipc=ipc, image_shape=[1, size, size]))
     words = other_models(about)
     call = f'distillkit.prepare_model("resnet18", num_classes=2, image_size={size}, channels=1{norm})'
-    assert f"`{call}` gives one of timm" in words
-    assert ("other normalisation" in words) == bool(norm)
+    assert f"`{call}` gives a network of timm" in words
+    assert ("batch normalisation is replaced" in words) == bool(norm)
 
 
 @pytest.mark.parametrize(
