@@ -5,7 +5,8 @@
 Every process is forked from one that has imported everything, and makes a tiny set. A trial kills it a few times, then
 lets it end, and compares every file of its output folder and of the cache with those of an undisturbed run (wall times
 left out; figures are not drawn: what is in them is compared). Trials: one run; a run with ``replace=True`` (``--yes``)
-over a finished one, after which either may be the one that ends; two processes on one output folder; two on one cache.
+over a finished one, after which either may be the one that ends; a run that goes on from one of fewer outer steps,
+finished or not; two processes on one output folder; two on one cache.
 """
 
 import argparse
@@ -52,11 +53,12 @@ COMMON = {
 MATCHING = {"dataset.max_train": 200, "distill.expert_epochs": 1, "distill.max_start_epoch": 2}
 RUNS = {
     "mtt": ("digits", "mtt", MATCHING),
+    "mtt, fewer steps": ("digits", "mtt", {**MATCHING, "distill.outer_steps": 4}),
     "mtt, lower lr": ("digits", "mtt", {**MATCHING, "distill.lr_img": 7.0}),
     "mct": ("digits", "mct", {**MATCHING, "trajectories.waypoint_epochs": [0, 2, 4], "trajectories.keep_raw": True}),
     "dm": ("pictures", "dm", {"dataset.preprocessing": "zca", "network.depth": 1}),
 }
-TRIALS = {"one run": 4, "over a finished run": 3, "two on one folder": 2, "two on one cache": 2}
+TRIALS = {"one run": 4, "over a finished run": 3, "more steps": 3, "two on one folder": 2, "two on one cache": 2}
 """Kinds of trials, with how often each comes."""
 CHANGES = ("os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir", "os.truncate")
 UNEQUAL_ALWAYS = ("run/seconds.json",)
@@ -229,6 +231,7 @@ class Trials:
         names = {
             "one run": self._one_run,
             "over a finished run": self._over,
+            "more steps": self._more_steps,
             "two on one folder": self._one_folder,
             "two on one cache": self._one_cache,
         }[kind](place)
@@ -248,6 +251,17 @@ class Trials:
         self._kill_some("over a finished run", place, name, "set", replace=True, early=True)
         last = self.dice.choice((name, name, before))
         return {"set": self._ended(place, last, "set", replace=True), None: before}
+
+    def _more_steps(self, place):
+        """A run goes on from the steps of one of fewer, which had ended or was killed."""
+        before, name = "mtt, fewer steps", "mtt"
+        if self.dice.random() < 0.5:
+            for part in ("set", "cache"):
+                shutil.copytree(self.references[before].root / part, place.root / part)
+        else:
+            self._kill_some("more steps", place, before, "set")
+        self._kill_some("more steps", place, name, "set")
+        return {"set": self._ended(place, name, "set")}
 
     def _one_folder(self, place):
         name, made = self.dice.choice([*RUNS]), 0
