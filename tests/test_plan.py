@@ -11,16 +11,18 @@ from filelock import FileLock
 
 from distillkit import plan
 from distillkit.distill.state import OuterState
+from distillkit.distill.unrolled import UnrolledStudents
 from distillkit.errors import ArtifactError, Interrupted, StorageError
 from distillkit.interrupt import StopRequest
 from distillkit.plan import make_plan
 from distillkit.progress import Silent
 from distillkit.records import EvalReport
 from distillkit.run_folder import RunFolder
-from distillkit.stages import step_times, time_budget
+from distillkit.stages import costs, step_times, time_budget
 from distillkit.stages.context import prepare
 from distillkit.stages.costs import Costs
 from distillkit.stages.standing import Standing
+from distillkit.stages.step_times import FreshNetwork
 from tests.helpers import made, run
 
 
@@ -69,6 +71,43 @@ def test_plan__times_evaluation_networks_in_the_precision_that_they_are_trained_
     assert set(seen) == {asked.steady_precision} == {"fp32"}
     step_times.expert_seconds(asked, prepared, {0: 2})
     assert seen[-1] == "bf16"
+
+
+def test_plan__a_step_takes_what_most_of_them_take(monkeypatch):
+    """One that compiles once more, or waits for other work, made a budget half as long."""
+    clock = iter([0.0, 0.4, 1.0, 6.0, 7.0, 7.4])  # 0.4 s, 5 s and 0.4 s, from one end to the next begin nothing
+    monkeypatch.setattr(step_times.time, "perf_counter", lambda: next(clock))
+    called = []
+    assert step_times._time(lambda: called.append(1), torch.device("cpu")) == pytest.approx(0.4)
+    assert len(called) == 4  # one warms up
+
+
+@pytest.mark.parametrize(("seconds", "whole"), [(0.01, True), (9.0, False)])
+def test_plan__a_short_outer_step_is_timed_as_a_whole(tiny, monkeypatch, seconds, whole):
+    """What it does besides its inner steps was counted with each of them."""
+    asked = made({**tiny, "distill.inner_steps": 6})
+    taken, plain = [], UnrolledStudents.gradient
+
+    def gradient(students, state, numbers):
+        taken.append(students.settings.inner_steps)
+        return plain(students, state, numbers)
+
+    monkeypatch.setattr(UnrolledStudents, "gradient", gradient)
+    monkeypatch.setattr(step_times, "_time", lambda action, device: action() or seconds)
+    found = step_times.outer_seconds(asked, prepare(asked))
+    assert (6 in taken) == whole
+    assert 2 in taken
+    assert found == pytest.approx(seconds if whole else 3 * seconds)
+
+
+def test_plan__networks_that_select_are_asked_about_the_images_that_are_held_out(tiny, monkeypatch):
+    asked = made({**tiny, "dataset.max_train": None})
+    prepared = prepare(asked)
+    monkeypatch.setattr(costs, "evaluation_seconds", lambda *given: FreshNetwork(2.0, 0.01))
+    found = costs.measured_costs(asked, prepared)
+    assert found.fresh_network == pytest.approx(2 + 0.01 * len(prepared.data.test))
+    assert found.selecting == pytest.approx((2 + 0.01 * len(prepared.data.validation),))
+    assert len(prepared.data.test) != len(prepared.data.validation)
 
 
 def test_plan__takes_the_length_of_given_experts(tmp_path, tiny):

@@ -20,7 +20,13 @@ from distillkit.stages.image_length import ADDS
 from distillkit.stages.reach import expert_reach
 from distillkit.stages.room import check_step_fits
 from distillkit.stages.standing import BEGINNING, Standing
-from distillkit.stages.step_times import evaluation_seconds, expert_seconds, full_seconds, outer_seconds, pool_seconds
+from distillkit.stages.step_times import (
+    evaluation_seconds,
+    expert_seconds,
+    full_seconds,
+    outer_seconds,
+    selecting_seconds,
+)
 from distillkit.trajectories.store import TrajectoryStore
 
 
@@ -52,7 +58,8 @@ def share(pieces: int, processes: int) -> float:
 class Costs:
     """Seconds of an epoch of one expert, of an outer step, of a fresh network, of measuring them; of the experts, by
     number, how many epochs the cache lacks, none of those that it has; of a network trained on all images, 0 where
-    that row is not wanted or there already; of a network of each architecture of a pool, whose networks select.
+    that row is not wanted or there already; of a network of each architecture that selects. A fresh network is asked
+    about the test images, one that selects about those that are held out.
     """
 
     expert_epoch: float
@@ -61,7 +68,7 @@ class Costs:
     missing: Mapping[int, int]
     measuring: float = 0.0
     full_network: float = 0.0
-    of_pool: tuple[float, ...] = ()
+    selectors: tuple[float, ...] = ()
 
     def of_experts(self, count: int) -> Costs:
         """Where there are only so many experts."""
@@ -69,8 +76,8 @@ class Costs:
 
     @property
     def selecting(self) -> tuple[float, ...]:
-        """Seconds of a network of each architecture that selects."""
-        return self.of_pool or (self.fresh_network,)
+        """Seconds of a network of each architecture that selects, where it was measured apart."""
+        return self.selectors or (self.fresh_network,)
 
 
 def measured_costs(run: Run, prepared: Prepared, done: Standing = BEGINNING) -> Costs:
@@ -88,10 +95,11 @@ def measured_costs(run: Run, prepared: Prepared, done: Standing = BEGINNING) -> 
         step = outer_seconds(run, prepared, done.state)
     with arithmetic(run.steady_precision, run.device):
         fresh = evaluation_seconds(run, prepared, prepared.network)
-        of_pool = pool_seconds(run, prepared, fresh) if settings.distill.outer_steps else ()
+        selectors = selecting_seconds(run, prepared, fresh) if settings.distill.outer_steps else ()
         wants_full = "full" in settings.evaluate.baselines and not full_row_path(run, prepared).exists()
         full = full_seconds(run, prepared) if wants_full else 0.0
-    return Costs(expert, step, fresh, missing, time.perf_counter() - begin, full, of_pool)
+    measuring = time.perf_counter() - begin
+    return Costs(expert, step, fresh.asked(len(prepared.data.test)), missing, measuring, full, selectors)
 
 
 def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
@@ -101,7 +109,7 @@ def dealt_costs(settings: RunSettings, costs: Costs, processes: int) -> Costs:
         expert_epoch=costs.expert_epoch * share(max(1, len(costs.missing)), processes),
         outer_step=costs.outer_step * share(settings.distill.segments, processes),
         fresh_network=costs.fresh_network * share(settings.distill.select_networks, processes),
-        of_pool=tuple(each * share(settings.distill.select_networks, processes) for each in costs.of_pool),
+        selectors=tuple(each * share(settings.distill.select_networks, processes) for each in costs.selectors),
     )
 
 

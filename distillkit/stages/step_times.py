@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,17 +39,23 @@ from distillkit.training.fit import fit, predict
 from distillkit.training.recipe import Recipe
 from distillkit.training.stack import Stack, TrainingForm, fit_stack
 
-PROBE_STEPS = 3  # steps timed after one that warms up
+FEWEST, MOST = 3, 20
+"""Steps timed after one that warms up: as many as a second holds, within these bounds."""
+ENOUGH = SHORT = 1.0
+"""Seconds: of steps that are timed, and of an outer step that is short enough to be timed as a whole."""
 
 
 def _time(action: Callable[[], None], device: torch.device) -> float:
+    """Seconds of the median step: the first ones may compile once more, or be given their memory."""
     action()
-    begin = time.perf_counter()
-    for _ in range(PROBE_STEPS):
+    spent: list[float] = []
+    while len(spent) < FEWEST or (len(spent) < MOST and sum(spent) < ENOUGH):
+        begin = time.perf_counter()
         action()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - begin) / PROBE_STEPS
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        spent.append(time.perf_counter() - begin)
+    return statistics.median(spent)
 
 
 def _step_seconds(
@@ -83,7 +90,7 @@ def expert_seconds(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> 
     """An epoch of one expert, of as many side by side as the run will train for these ``missing`` epochs by number."""
     settings = run.settings.experts
     count = len(prepared.train_labels)
-    plain = settings.model_copy(update={"epochs": PROBE_STEPS + 1, "order": "shuffle"})
+    plain = settings.model_copy(update={"epochs": MOST + 1, "order": "shuffle"})
     recipe = expert_recipe(plain, prepared.augmentation)
     form = expert_form(run, prepared, len(missing), max(missing.values()))
     batch, precision = min(count, settings.batch_size), expert_precision(run, prepared)
@@ -91,27 +98,38 @@ def expert_seconds(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> 
     return step * count / settings.batch_size
 
 
-def pool_seconds(run: Run, prepared: Prepared, own: float) -> tuple[float, ...]:
-    """A network of each architecture of a pool, which select; none without one. ``own``: one of the run's."""
-    if not run.settings.network.pool:
-        return ()
-    networks = selecting_networks(run, prepared).values()
-    return tuple(own if one == prepared.network else evaluation_seconds(run, prepared, one) for one in networks)
+@dataclass(frozen=True)
+class FreshNetwork:
+    """Seconds of a network that is trained on the set: of its ``training``, and to ask it about an image."""
+
+    training: float
+    image: float
+
+    def asked(self, images: int) -> float:
+        """Trained, and asked about so many images."""
+        return self.training + self.image * images
 
 
-def evaluation_seconds(run: Run, prepared: Prepared, network: NetworkSettings) -> float:
-    """One fresh network: all its steps, then the test images."""
+def selecting_seconds(run: Run, prepared: Prepared, own: FreshNetwork) -> tuple[float, ...]:
+    """A network of each architecture that selects, with the images that are held out. ``own``: one of the run's."""
+    networks, held_out = selecting_networks(run, prepared).values(), len(prepared.validation.labels)
+    each = (own if one == prepared.network else evaluation_seconds(run, prepared, one) for one in networks)
+    return tuple(one.asked(held_out) for one in each)
+
+
+def evaluation_seconds(run: Run, prepared: Prepared, network: NetworkSettings) -> FreshNetwork:
+    """One fresh network: all its steps, and an image that it is asked about."""
     settings = run.settings.evaluate
     size = run.settings.ipc * prepared.num_classes
-    short = settings.model_copy(update={"epochs": PROBE_STEPS + 1})
+    short = settings.model_copy(update={"epochs": MOST + 1})
     recipe = evaluation_recipe(short, run.settings.distill.lr_init, prepared.augmentation)
     batch = min(size, settings.batch_size)
     form = evaluation_form(run, recipe, size, run.settings.distill.select_networks)  # the rows at the end are no slower
     step = _step_seconds(run, prepared, network, recipe, batch, form, run.steady_precision)
     model = prepared.build(network, 0, "plan")(0).to(run.device)
     probe = prepared.train_images[:512]
-    test = _time(lambda: _exhaust(predict(model, probe)), run.device) * len(prepared.data.test) / len(probe)
-    return settings.epochs * step * size / batch + test
+    asking = _time(lambda: _exhaust(predict(model, probe)), run.device) / len(probe)
+    return FreshNetwork(settings.epochs * step * size / batch, asking)
 
 
 def full_seconds(run: Run, prepared: Prepared) -> float:
@@ -120,7 +138,7 @@ def full_seconds(run: Run, prepared: Prepared) -> float:
     recipe = full_data_recipe(settings, prepared.augmentation, count)
     batch = min(count, recipe.batch_size)
     form = evaluation_form(run, recipe, count, settings.full_networks)
-    short = replace(recipe, epochs=PROBE_STEPS + 1)
+    short = replace(recipe, epochs=MOST + 1)
     step = _step_seconds(run, prepared, prepared.network, short, batch, form, run.steady_precision)
     return recipe.epochs * step * count / batch
 
@@ -225,7 +243,8 @@ def _unrolled_seconds(
     inner: int,
     device: torch.device,
 ) -> float:
-    """An outer step whose students take all their steps, from ``seconds`` of one with ``inner`` of them.
+    """An outer step whose students take all their steps, from ``seconds`` of one with ``inner`` of them: where it is
+    short it is timed itself, since then what it does besides those steps counts.
 
     The loss on real images is computed once, whatever the number of steps; steps before the window are cheaper.
     """
@@ -237,4 +256,10 @@ def _unrolled_seconds(
         in_turn = 1 if students.engine.together else settings.segments
         some = _time(lambda: _exhaust(students.advance(state, PROBE_INNER_STEPS)), device)
         before = in_turn * some / PROBE_INNER_STEPS * mean_prefix_steps(settings)
-    return real + before + max(0.0, seconds - real) / inner * settings.inner_steps
+    whole = real + max(0.0, seconds - real) / inner * settings.inner_steps
+    if whole <= SHORT:
+        kept = students.engine.kept * settings.inner_steps // inner
+        own = students.settings.model_copy(update={"inner_steps": settings.inner_steps})
+        students = replace(students, settings=own, engine=replace(students.engine, kept=kept))
+        whole = _time(lambda: _exhaust(students.gradient(state, range(settings.segments))), device)
+    return before + whole

@@ -20,6 +20,7 @@ from distillkit.stages import costs, step_times, validation
 from distillkit.stages.architectures import selecting_networks
 from distillkit.stages.context import make_run, prepare
 from distillkit.stages.costs import Costs
+from distillkit.stages.step_times import FreshNetwork
 from distillkit.stages.time_budget import within
 from tests.helpers import Notes, StopAfter, same_bytes
 from tests.processes.worlds import in_threads
@@ -179,7 +180,7 @@ def test_a_budget_pays_for_every_network_that_selects(settings):
     changes = {"distill.outer_steps": 9999, "distill.select_every": 10, "distill.select_networks": 2}
     layers = [SettingsLayer("test", {**settings, **METHODS["dm"], **changes, "dataset.augmentation": "flip"})]
     asked = make_run(compose("digits", 1, "dm", "smoke", "cpu", layers), torch.device("cpu"), Notes())
-    alone, both = Costs(0.0, 0.5, 1.0, {}), Costs(0.0, 0.5, 1.0, {}, of_pool=(1.0, 4.0))
+    alone, both = Costs(0.0, 0.5, 1.0, {}), Costs(0.0, 0.5, 1.0, {}, selectors=(1.0, 4.0))
     steps = [within(asked, one, 1000).settings.distill.outer_steps for one in (alone, both)]
     # of 900 s, but for two looks at the beginning and end; a step with its share of a look: 0.5 + 2 / 10, 0.5 + 10 / 10
     assert steps == [int((900 - 4) / 0.7), int((900 - 20) / 1.5)]
@@ -204,7 +205,9 @@ def test_the_plan_of_a_pool_is_the_mean_of_its_members(settings, monkeypatch):
     monkeypatch.setattr(step_times, "_seconds_of_a_step", lambda run, *given: seconds[run.settings.network.pool])
     fresh = {"instance": 5.0, "batch": 1.0}
     for where in (costs, step_times):
-        monkeypatch.setattr(where, "evaluation_seconds", lambda run, prepared, network: fresh[network.norm])
+        monkeypatch.setattr(
+            where, "evaluation_seconds", lambda run, prepared, network: FreshNetwork(fresh[network.norm], 0.0)
+        )
     found = make_plan(asked, prepare(asked))
     (steps,) = (stage for stage in found["stages"] if stage["name"] == "outer steps")
     assert steps["seconds_each"] == 2.5
