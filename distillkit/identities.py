@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from distillkit.methods import METHODS
 from distillkit.settings import SECTIONS, RunSettings, defaults
 
 LONGEST = 20
@@ -56,13 +55,12 @@ def _but_places(values: dict[str, Any]) -> dict[str, Any]:
 def same_but_for_length(there: dict[str, Any], here: dict[str, Any]) -> bool:
     """Whether two runs of one method, of as many experts, differ in nothing but how many outer steps there are: one
     then goes on from the steps of the other. Not where a step depends on how many follow: rates that fall, real images
-    that are shown from easy to hard, and perhaps a method of somebody's own.
+    that are shown from easy to hard, and perhaps code of somebody's own.
     """
     distill = _section(there, "distill")
     depends = distill.get("final_rate", 1) != 1 or distill.get("real_order", "shuffle") != "shuffle"
-    own = "code" in there or there.get("method") not in METHODS
     learned = outer_steps_of(there) > 0 and outer_steps_of(here) > 0
-    return learned and not depends and not own and same_run(_but_length(there), _but_length(here))
+    return learned and not depends and "code" not in there and same_run(_but_length(there), _but_length(here))
 
 
 def outer_steps_of(identity: dict[str, Any]) -> int:

@@ -42,6 +42,7 @@ from distillkit.identities import (
     with_experts,
 )
 from distillkit.locks import BusyError, locked
+from distillkit.methods import METHODS
 from distillkit.records import EvalReport, SyntheticSet
 
 TOLD_BEFORE = {
@@ -234,8 +235,11 @@ class RunFolder:
         return True
 
     def _goes_on(self, other: dict[str, Any], identity: dict[str, Any]) -> bool:
-        """Whether a run goes on from the steps of the one that the folder holds, which was to be longer or shorter."""
-        return same_but_for_length(other, identity) and self._outer_steps_made(other) <= outer_steps_of(identity)
+        """Whether a run goes on from the steps of the one that the folder holds, which was to be longer or shorter; not
+        one of a method made in Python, whose parts nobody knows.
+        """
+        known = other.get("method") in METHODS and same_but_for_length(other, identity)
+        return known and self._outer_steps_made(other) <= outer_steps_of(identity)
 
     def _outer_steps_made(self, other: dict[str, Any]) -> float:
         """Of the run that the folder holds; all that it was asked for where a file is damaged; of no end where one does
