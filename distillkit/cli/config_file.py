@@ -28,8 +28,14 @@ class _UniqueKeys(SettingsLoader):
 EXAMPLE = "'distill: {lr_img: 3}'"
 
 
+NOT_TAKEN = ("time_budget", "budget_asked")
+"""Settings of a set that is made again which its other ones say already: how long it came out."""
+OF_THE_MACHINE = ("name", "data_root")
+"""What a set says of where its data lay; the command line says where they lie now."""
+
+
 def read_config_file(path: Path) -> SettingsLayer:
-    """A YAML or JSON file of sections, or of dotted keys.
+    """A YAML or JSON file of sections, or of dotted keys; or the config of a set, for its settings.
 
     Raises:
         ConfigError: no such file, not YAML, nothing in it or in a section, or a key twice.
@@ -39,6 +45,9 @@ def read_config_file(path: Path) -> SettingsLayer:
         raise ConfigError(f"--config {path} is empty; expected sections of settings, as in {EXAMPLE}")
     if not isinstance(content, dict):
         raise ConfigError(f"--config {path} must hold sections of settings, found {type(content).__name__}")
+    of_a_set = isinstance(content.get("settings"), dict) and "format_version" in content
+    if of_a_set:
+        content = _of_a_set(content["settings"])
     sections = {key.partition(".")[0] for key in known_keys() if "." in key}
     values: dict[str, Any] = {}
     for key, value in content.items():
@@ -49,7 +58,16 @@ def read_config_file(path: Path) -> SettingsLayer:
         if twice:
             raise ConfigError(f"--config {path} gives {twice[0]!r} twice; remove one of the two")
         values |= inner
-    return SettingsLayer(f"--config {path.name}", values, asked=True)
+    return SettingsLayer(f"--config {path.name}", values, asked=not of_a_set)  # which says all, with effect or without
+
+
+def _of_a_set(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an artifact's config, as a file of them."""
+    taken = {key: value for key, value in settings.items() if key not in NOT_TAKEN}
+    data = taken.get("dataset")
+    if isinstance(data, dict):
+        taken["dataset"] = {key: value for key, value in data.items() if key not in OF_THE_MACHINE}
+    return taken
 
 
 def _content(path: Path) -> Any:

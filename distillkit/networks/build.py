@@ -26,6 +26,13 @@ OPTIONS = {"convnet": ("width", "depth", "norm"), "timm": ("norm",), **dict.from
 """Options of architectures by name, or by family."""
 
 
+def options_of(name: str) -> tuple[str, ...] | None:
+    """The settings that a network of this name reads besides its name; None of one that there is not."""
+    if name.startswith("timm/"):
+        return ("replace_norm",)
+    return OPTIONS.get(name, ()) if name in ("convnet", *FIELD) else None
+
+
 def _meant_network(name: str) -> str:
     """Where timm has a network of that name, it with ``timm/`` before it; else the name most like it."""
     return f"; did you mean 'timm/{name}'?" if is_timm_name(name) else did_you_mean(name, ("convnet", *FIELD))

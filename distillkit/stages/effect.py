@@ -14,6 +14,7 @@ from distillkit.distill.objectives import LEARNING_SEAMS, needs, set_seams
 from distillkit.errors import ConfigError
 from distillkit.experts.recipe import EXPERT_SEAMS
 from distillkit.methods import Method, SettingsLayer
+from distillkit.networks.build import options_of
 from distillkit.parts import OF_EXPERTS, Seam, all_parts, chosen_parts, value_of
 from distillkit.settings import SECTIONS, RunSettings, defaults
 from distillkit.trajectories.forms import FORMS
@@ -30,6 +31,8 @@ OF_PREPROCESSING = {
     "dataset.std": ("standardise",),
 }
 """Settings of the data set that some ways of preprocessing read."""
+OF_NETWORKS = ("network.width", "network.depth", "network.norm", "network.replace_norm")
+"""Settings that some networks read."""
 _EXPERT_SEAMS: tuple[Seam[Any], ...] = (*EXPERT_SEAMS, FORMS)
 
 
@@ -60,6 +63,8 @@ def effective_keys(settings: RunSettings) -> set[str]:
     unread = {key for key in SGD_ALONE if settings.evaluate.optimizer != "sgd"}
     unread |= {key for key in PAPERS_ALONE if settings.preset != "paper"}
     unread |= {key for key, names in OF_PREPROCESSING.items() if settings.dataset.preprocessing not in names}
+    options = options_of(settings.network.name)
+    unread |= {key for key in OF_NETWORKS if options is not None and key.partition(".")[2] not in options}
     return read - unread
 
 
@@ -96,6 +101,9 @@ def _reason(key: str, settings: RunSettings) -> str:
     if key in OF_PREPROCESSING:
         words = "|".join(OF_PREPROCESSING[key])
         return f"it is read with dataset.preprocessing={words}, and this run has {settings.dataset.preprocessing}"
+    if key in OF_NETWORKS:
+        own = ", ".join(options_of(settings.network.name) or ()) or "none of these settings"
+        return f"network {settings.network.name} reads {own}"
     section = key.partition(".")[0]
     readers: Mapping[str, list[str]] = defaultdict(list)
     for seam, name, part in all_parts((*LEARNING_SEAMS, *_EXPERT_SEAMS)):

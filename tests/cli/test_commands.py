@@ -328,6 +328,21 @@ def test_config_file__a_section_may_stand_beside_other_dotted_keys_of_it(tmp_pat
     assert read_config_file(file).values == {"distill.lr_img": 3, "distill.outer_steps": 4, "seed": 2}
 
 
+def test_config_file__the_config_of_a_set_makes_it_again(tmp_path):
+    asked = ("--preset", "smoke", "--device", "cpu", *SETTINGS, "--set", "distill.lr_init=0.03")
+    first = invoke("compress", "digits", "--ipc", 1, "--method", "ast", *asked, "--out", tmp_path / "a")
+    assert first.exit_code == 0, first.output
+    given = ("--preset", "smoke", "--device", "cpu", "--config", tmp_path / "a" / "distill_config.json")
+    again = invoke("compress", "digits", "--ipc", 1, *given, "--out", tmp_path / "b")
+    assert again.exit_code == 0, again.output
+    one, other = (json.loads((tmp_path / name / "distill_config.json").read_text()) for name in "ab")
+    assert one["settings"] == other["settings"]
+    tensors = [(tmp_path / name / "distilled.safetensors").read_bytes() for name in "ab"]
+    assert tensors[0] == tensors[1]
+    clash = invoke("compress", "digits", "--ipc", 2, *given)
+    assert (clash.exit_code, "says ipc=1, but --ipc is 2" in clash.stderr) == (2, True)
+
+
 def test_data__corrupt_image_one_class_and_text_labels(class_folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = class_folders({"a": 30, "b": 30})

@@ -9,6 +9,9 @@ from distillkit import load_distilled
 from distillkit.artifact.card import render_card
 from distillkit.artifact.card_words import percent
 from distillkit.artifact.schema import ResultsFile
+from distillkit.cli.config_file import read_config_file
+from distillkit.config import compose
+from distillkit.stages.checks import check_distillation
 
 ALL = sorted(path.parent for path in (Path(__file__).parents[2] / "cards").glob("*/distill_config.json"))
 WHOLE = [folder for folder in ALL if (folder / "distilled.safetensors").is_file()]
@@ -35,6 +38,16 @@ def test_card__of_a_set_that_is_not_here_says_so(folder):
     card = (folder / "README.md").read_text()
     assert "Only the card and the figures are kept here, not the images" in card
     assert "load_distilled" not in card
+
+
+@pytest.mark.parametrize("folder", ALL, ids=lambda folder: folder.name)
+def test_card__its_config_can_be_given_to_compress(folder):
+    layer = read_config_file(folder / "distill_config.json")
+    told = json.loads((folder / "distill_config.json").read_text())
+    name, ipc, preset = (told["settings"][key] for key in ("dataset", "ipc", "preset"))
+    composed = compose(name["name"], ipc, told["method"], preset, "cpu", [layer])
+    check_distillation(composed.settings, composed.asked)
+    assert composed.settings.distill.model_dump(mode="json").items() >= told["settings"]["distill"].items()
 
 
 def test_cards__are_there():

@@ -81,7 +81,7 @@ def test_out__an_artifact_put_in_the_place_of_a_runs_own_is_packed_again(made, t
     ("settings", "message"),
     [
         ({"network.name": "resnet"}, "network 'resnet' is unknown"),
-        ({"network.name": "timm/nope"}, "timm has no network"),
+        ({"network.name": "timm/nope", "network.width": 128}, "timm has no network"),
         ({"network.depth": 9}, "needs images of 512 pixels"),
         ({"network.width": 10_000_000}, "does not fit into memory"),
     ],
@@ -194,7 +194,7 @@ def test_network__without_a_second_derivative_is_refused_in_the_first_seconds(tm
 @pytest.mark.study
 def test_network__of_timm_with_attention_is_distilled_with(tmp_path):
     """Fused attention has no second derivative; the plain form of it is what distillation takes."""
-    ds = make(tmp_path / "a", settings={"network.name": "timm/test_vit", "distill.outer_steps": 1})
+    ds = make(tmp_path / "a", settings={"network.name": "timm/test_vit", "network.width": 128, "distill.outer_steps": 1})
     assert ds.images.shape == (10, 1, 8, 8)
 
 

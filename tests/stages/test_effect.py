@@ -66,6 +66,35 @@ def test_setting_of_another_optimizer_or_preset__is_refused(key, value, method, 
         check_effect(composed.settings, composed.asked)
 
 
+@pytest.mark.parametrize(
+    ("network", "key", "value", "words"),
+    [
+        ("alexnet", "norm", "batch", "network alexnet reads none of these settings"),
+        ("resnet18", "width", 77, "network resnet18 reads norm"),
+        ("resnet18", "depth", 2, "network resnet18 reads norm"),
+        ("convnet", "replace_norm", "group", "network convnet reads width, depth, norm"),
+        ("timm/resnet10t", "norm", "batch", "network timm/resnet10t reads replace_norm"),
+    ],
+)
+def test_setting_of_another_network__is_refused(network, key, value, words):
+    asked = SettingsLayer("--set", asked=True, values={"network.name": network, f"network.{key}": value})
+    composed = compose("cifar10", 1, "mtt", "quick", "cpu", [asked])
+    with pytest.raises(ConfigError, match=f"network.{key}={value} has no effect here: {words}"):
+        check_effect(composed.settings, composed.asked)
+
+
+@pytest.mark.parametrize("network", ["convnet", "resnet18", "mlp", "timm/resnet10t"])
+def test_setting_of_the_network__is_taken(network):
+    own = {
+        "convnet": {"width": 4, "depth": 2, "norm": "batch"},
+        "resnet18": {"norm": "batch"},
+        "timm/resnet10t": {"replace_norm": "group"},
+    }.get(network, {})
+    values = {"network.name": network, **{f"network.{key}": value for key, value in own.items()}}
+    composed = compose("cifar10", 1, "mtt", "quick", "cpu", [SettingsLayer("--set", asked=True, values=values)])
+    check_effect(composed.settings, composed.asked)
+
+
 def test_run__does_not_begin_with_a_setting_without_effect(tmp_path):
     with pytest.raises(ConfigError, match=r"distill.mask_ratio=0.5 has no effect"):
         compress("digits", ipc=1, preset="smoke", out=tmp_path / "out", settings={"distill.mask_ratio": 0.5})
