@@ -9,6 +9,7 @@ from typing import Any
 
 from distillkit.data.listing import SPLIT_NAMES
 from distillkit.errors import ConfigError
+from distillkit.words import counted
 
 LABEL_NAMES = (
     *("label", "labels", "fine_label", "class", "classes", "class_name", "class_label", "category", "categories"),
@@ -73,10 +74,18 @@ def _usual_test(tables: dict[str, Any], train: str, label: str, notes: list[str]
             if _has_labels(tables[name], label):
                 return name
             notes.append(f"split {name!r} has no labels, and was passed over")
-    others = [name for name in tables if name != train and SPLIT_NAMES.get(name.lower()) in (None, "train")]
-    if others:
-        notes.append(f"a test split is cut from {train!r}; `dataset.test_split` uses another: {', '.join(others)}")
     return None
+
+
+def unused_splits(tables: dict[str, Any], train: str, test: str | None, label: str) -> list[str]:
+    """A note on labelled splits that a run uses for nothing, if there are any; ``test`` is None where it is cut."""
+    others = [name for name in tables if name not in (train, test) and _has_labels(tables[name], label)]
+    if not others:
+        return []
+    if test is None:
+        return [f"a test split is cut from {train!r}; `dataset.test_split` uses another: {', '.join(others)}"]
+    counts = ", ".join(f"{name!r} ({counted(len(tables[name]), 'image')})" for name in others)
+    return [f"not used: split {counts}; validation images are cut from {train!r}, test images are those of {test!r}"]
 
 
 def _has_labels(table: Any, label: str) -> bool:

@@ -87,16 +87,11 @@ def locate(settings: DatasetSettings) -> Location:
             raise NotFoundError(
                 f"`dataset.data_root` has no folder {folder}; expected a local copy of {known.hub_id} there"
             )
-        return _of_folder(folder, known)
+        return _without_versions(_of_folder(folder, known), folder, settings)
     if known is None and is_folder(name):
-        if settings.revision is not None:
-            raise ConfigError(f"{name} is a folder and has no dataset.revision to choose; leave it out")
-        found = _of_folder(Path(name), None)
-        if found.kind in ("folder", "saved") and settings.config_name is not None:
-            raise ConfigError(f"{name} has no configurations, and dataset.config_name names one; leave it out")
-        return found
+        return _without_versions(_of_folder(Path(name), None), name, settings)
     if known is None and _is_file(name):
-        return _of_file(Path(name))
+        return _without_versions(_of_file(Path(name)), name, settings)
     if known is None and not HUB_ID.fullmatch(name):
         _raise_unknown(name)
     return _of_hub(name, known, settings.revision)
@@ -109,8 +104,22 @@ def _is_file(name: str) -> bool:
         return False
 
 
+def _without_versions(found: Location, name: str | Path, settings: DatasetSettings) -> Location:
+    """What was found on this machine, which has no versions, and configurations only where it is tables by folders.
+
+    Raises:
+        ConfigError: one is chosen; a choice without effect would be a lie.
+    """
+    if settings.revision is not None:
+        raise ConfigError(f"{name} lies on this machine and has no dataset.revision to choose; leave it out")
+    by_folders = found.kind in ("parquet", "webdataset") and Path(found.source).is_dir()
+    if settings.config_name is not None and not by_folders:
+        raise ConfigError(f"{name} has no configurations, and dataset.config_name names one; leave it out")
+    return found
+
+
 def _refuse_choices(settings: DatasetSettings) -> None:
-    """Embedded data have nothing to choose of these; a choice without effect would be a lie."""
+    """Embedded data have nothing to choose of these."""
     choices = ("image_column", "label_column", "train_split", "test_split", "config_name", "revision")
     for choice in choices:
         if getattr(settings, choice) is not None:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from distillkit.data.class_folders import Classes, read_class_folders
-from distillkit.data.columns import NO_SPLIT, check_image_column, image_column, label_column, pick_test, pick_train
+from distillkit.data.columns import (
+    NO_SPLIT,
+    check_image_column,
+    image_column,
+    label_column,
+    pick_test,
+    pick_train,
+    unused_splits,
+)
 from distillkit.data.label_tables import read_label_tables
 from distillkit.data.labels import Labelling, in_order, labelling, named_classes, read_labels, some
 from distillkit.data.listing import SPLIT_NAMES
@@ -44,6 +52,7 @@ def read(location: Location, settings: DatasetSettings) -> RawDataset:
     test_name = pick_test(
         _split_name(settings.test_split, known.test_split if known else None, tables), tables, train_name, label, notes
     )
+    notes += unused_splits(tables, train_name, test_name, label)
     stored = read_labels(first, label)
     classes = labelling(stored, getattr(first.features[label], "names", None), settings, known, notes)
     folder = Path(location.source) if location.kind == "folder" else None
@@ -86,7 +95,7 @@ def _folder_tables(folder: Path, settings: DatasetSettings, notes: list[str]) ->
     for split, columns in labelled.items():
         table = datasets.Dataset.from_dict(columns)
         found[split] = table.cast_column("image", datasets.Image())
-        if settings.image_column is not None:  # of names in the table, of images from here on
+        if settings.image_column not in (None, "image"):  # of names in the table, of images from here on
             found[split] = found[split].rename_column("image", settings.image_column)
     return found
 

@@ -151,6 +151,24 @@ def test_splits__of_other_names_are_told(tmp_path):
     assert (data.info.test_split, sizes(data)) == ("PublicTest", (6, 2))
 
 
+def test_splits__that_are_used_for_nothing_are_told(tmp_path):
+    for split, count in (("train", 6), ("val", 2), ("test", 4)):
+        for name in ("a", "b"):
+            flat(tmp_path / split / name, count)
+    data = load(tmp_path, validation_fraction=0.5)
+    assert sizes(data) == (12, 8)
+    told = "not used: split 'validation' (4 images); validation images are cut from 'train', test images are those of 'test'"
+    assert told in said(data)
+    assert "not used: split 'test' (8 images)" in said(load(tmp_path, test_split="val"))
+
+
+def test_table__its_column_of_names_may_be_called_image(tmp_path):
+    flat(tmp_path)
+    (tmp_path / "metadata.csv").write_text("image,label\n" + "".join(f"{i}.png,{KINDS[i % 2]}\n" for i in range(8)))
+    assert is_right(load(tmp_path, image_column="image"))
+    assert is_right(load(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -212,6 +230,25 @@ def test_registered__a_local_copy_in_class_folders_has_other_columns(tmp_path):
             put(tmp_path / "cifar10" / name / f"{index}.png", COLOURS[name.endswith("dog")], (32, 32))
     data = load("cifar10", data_root=str(tmp_path))  # on the Hub its images are in a column img
     assert (data.info.source, sizes(data)) == ("uoft-cs/cifar10", (8, 8))
+
+
+def test_choices_of_what_is_here__without_effect_are_refused(tmp_path):
+    """There is one version of it, and images as files have no configurations."""
+    split = {f"{name}/{index}.png": COLOURS[index % 2] for name in KINDS for index in range(4)}
+    for name, colour in split.items():
+        put(tmp_path / "cifar10" / name, colour)
+    file = table(tmp_path / "parquet", [0, 1] * 4) / "train.parquet"
+    for name, settings, words in (
+        ("cifar10@v9", {"data_root": str(tmp_path)}, "has no dataset.revision to choose"),
+        ("cifar10", {"data_root": str(tmp_path), "config_name": "x"}, "has no configurations"),
+        (tmp_path / "cifar10", {"revision": "v9"}, "has no dataset.revision to choose"),
+        (tmp_path / "cifar10", {"config_name": "x"}, "has no configurations"),
+        (file, {"revision": "v9"}, "has no dataset.revision to choose"),
+        (file, {"config_name": "x"}, "has no configurations"),
+    ):
+        name, _, revision = str(name).partition("@")
+        with pytest.raises(ConfigError, match=words):
+            load(name, **settings, **({"revision": revision} if revision else {}))
 
 
 def shard(path, count, member):
