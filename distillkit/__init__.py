@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from distillkit.pipeline import compress, evaluate, import_files
     from distillkit.progress import Progress
     from distillkit.records import EvalReport, SyntheticSet
+    from distillkit.stages.importing import Lost
     from distillkit.stages.tune import TuneOptions, tune
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "EvalReport": "records",
     "FewImagesWarning": "errors",
     "Interrupted": "errors",
+    "Lost": "stages.importing",
     "LostError": "errors",
     "METHODS": "methods",
     "Method": "methods",
@@ -85,6 +87,7 @@ __all__ = [
     "EvalReport",
     "FewImagesWarning",
     "Interrupted",
+    "Lost",
     "LostError",
     "Method",
     "NetworkError",

@@ -44,6 +44,19 @@ def architectures_named(value: Any) -> list[str]:
     return names
 
 
+def files_named(value: Any) -> list[str | os.PathLike[str]]:
+    """One file or folder, or each of several.
+
+    Raises:
+        ConfigError: they are no names.
+    """
+    several = isinstance(value, Iterable) and not isinstance(value, str | os.PathLike)
+    names = list(value) if several else [value]
+    for name in names:
+        of_kind("paths", name, (str, os.PathLike), "a file or folder, or a list of them")
+    return names
+
+
 def given_layer(settings: Any) -> SettingsLayer:
     """The layer of the settings that a caller gives by dotted key; numbers and arrays of numpy or torch become plain.
 

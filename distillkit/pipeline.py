@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distillkit import storage
-from distillkit.arguments import architectures_named, check_arguments, check_layers, given_layer
+from distillkit.arguments import architectures_named, check_arguments, check_layers, files_named, given_layer
 from distillkit.artifact.change import Change, change_artifact
 from distillkit.artifact.read import Artifact
 from distillkit.config import compose, default_method
@@ -52,7 +52,7 @@ from distillkit.stages.room import check_step_fits
 from distillkit.stages.threads import settled_threads
 from distillkit.stages.time_budget import with_sizes, within_budget
 from distillkit.stages.workplace import workplace
-from distillkit.training.given import callable_or_none, seed_number, whole, yes_or_no
+from distillkit.training.given import callable_or_none, of_kind, seed_number, whole, yes_or_no
 
 
 @made_on_the_host
@@ -113,11 +113,7 @@ def compress(
     layers = [*overrides, *([given_layer(settings)] if settings is not None else [])]
     method = method or default_method(dataset, ipc, preset, layers)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
-    folder = (
-        Path(expanded(out))
-        if out is not None
-        else default_out(composed.settings.dataset.name, ipc, composed.method.name)
-    )
+    folder = _folder(out, composed.settings.dataset.name, ipc, composed.method.name)
     words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
     names = tuple(architectures_named(to_tune))
     check_searches(composed.settings, names)
@@ -148,6 +144,10 @@ def _command_words(dataset: str, ipc: int, method: str, preset: str, layers: Seq
         shown = Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
         words += ["--set", f"{key}={json.dumps(shown)}"]
     return shlex.join(words)
+
+
+def _folder(out: str | Path | None, dataset: str, ipc: int, method: str) -> Path:
+    return default_out(dataset, ipc, method) if out is None else Path(expanded(out))
 
 
 def default_out(dataset: str, ipc: int, method: str) -> Path:
@@ -225,15 +225,15 @@ def _agree(run: Run, prepared: Prepared) -> None:
 
 @made_on_the_host
 def import_files(
-    paths: Sequence[Path],
+    paths: str | Path | Sequence[str | Path],
     kind: str,
-    dataset: str,
-    lost: Lost,
+    dataset: str | Path,
+    lost: Lost = Lost(),
     *,
     title: str | None = None,
     experiment: int | None = None,
     preset: str = "quick",
-    out: Path | None = None,
+    out: str | Path | None = None,
     device: str = "auto",
     overrides: Sequence[SettingsLayer] = (),
     replace: bool = False,
@@ -247,7 +247,7 @@ def import_files(
         paths: ``images*.pt``, ``labels*.pt``, ``lr*.pt``, or a folder of them, a ``res_*.pt``, or IDC's ``data.pt``.
         kind: ``mtt``, ``datm`` or ``pt``: whose they are.
         dataset: registered name, Hub id or folder that they were distilled from.
-        lost: what the files do not say.
+        lost: what the files do not say (``distillkit.Lost``): at the least ``zca``, unless a note beside them tells it.
         title: of the method, for the card.
         experiment: which of several in a ``res_*.pt``, the first being 0.
         preset: of the evaluation recipe and network, where no note of our own export says them.
@@ -263,16 +263,19 @@ def import_files(
         DataError: the files hold no distilled set.
         ConfigError: what they lost was not said, or does not fit.
     """
-    replace = yes_or_no("replace", replace)
+    replace, dataset = yes_or_no("replace", replace), _spelled(dataset)
     check_arguments(out=out, stop=stop, preset=preset)
+    of_kind("lost", lost, Lost, "a distillkit.Lost")
     check_listener(progress)
-    files = read_field_files(paths, experiment, with_lr=lost.lr is None and not lost.search)
+    check_layers(overrides)
+    named = [Path(expanded(path)) for path in files_named(paths)]
+    files = read_field_files(named, experiment, with_lr=lost.lr is None and not lost.search)
     made_by = provenance(kind, title, files)
-    lost = told_beside(paths, lost)
+    lost = told_beside(named, lost)
     layer = preprocessing_layer(kind, dataset, files, lost)
     place, ipc = resolve_device(device), images_per_class(files)
-    composed = compose(dataset, ipc, "random", preset, place.type, [recipe_layer(paths), layer, *overrides])
-    folder = out or Path("runs") / f"{Path(composed.settings.dataset.name).name}-ipc{ipc}-{kind}-imported"
+    composed = compose(dataset, ipc, "random", preset, place.type, [recipe_layer(named), layer, *overrides])
+    folder = _folder(out, composed.settings.dataset.name, ipc, f"{kind}-imported")
     run = make_run(composed, place, progress, stop, command)
     import_set(run, files, made_by, lost, folder, replace=replace)
     return load_distilled(folder)

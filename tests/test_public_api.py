@@ -21,6 +21,7 @@ PUBLIC = [
     "EvalReport",
     "FewImagesWarning",
     "Interrupted",
+    "Lost",
     "LostError",
     "Method",
     "NetworkError",

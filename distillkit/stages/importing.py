@@ -163,6 +163,8 @@ def preprocessing_layer(kind: str, dataset: str, files: FieldFiles, lost: Lost) 
         return SettingsLayer("import", {**values, "dataset.preprocessing": lost.space or "zca"})
     mean, std = lost.mean, lost.std
     if mean is None and std is None and kind in ("mtt", "datm"):
+        if lost.zca is None:
+            raise ConfigError("the files do not say whether the images are ZCA-whitened; give `zca=True` or False")
         mean, std = published_statistics(dataset) or (None, None)
     if mean is None or std is None:
         raise ConfigError(

@@ -7,6 +7,7 @@ import pickle
 import random
 import re
 import shutil
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import distillkit
 from distillkit import compress, load_distilled, pipeline, storage
 from distillkit.data.preprocess import Standardise
 from distillkit.data.published_statistics import published_statistics
@@ -44,6 +46,41 @@ def import_set(tmp_path, folder, kind="pt", lost=None, replace=False, **settings
     return pipeline.import_files(
         [folder], kind, "digits", known, preset="smoke", out=out, device="cpu", overrides=overrides, replace=replace
     )
+
+
+def test_import_files__takes_paths_as_compress_does(made, tmp_path, monkeypatch):
+    """Text or Path, one or several, the home folder as ``~``; the folder's default name is that of ``compress``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    load_distilled(made).export("pt", tmp_path / "pt")
+    overrides = [SettingsLayer("--set", {**TINY, "dataset.max_train": 200})]
+    few = {"preset": "smoke", "device": "cpu", "overrides": overrides}
+    one = distillkit.import_files("~/pt", "pt", "digits", out="~/a", **few)
+    assert one.folder == tmp_path / "a"
+    several = distillkit.import_files(
+        ["pt/images_best.pt", tmp_path / "pt" / "labels_best.pt", "pt/lr_best.pt"], "pt", "digits", **few
+    )
+    assert several.folder == Path("runs/digits-ipc2-pt-imported")
+    assert torch.equal(one.images, several.images)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"paths": 3}, "`paths` is a int, expected a file or folder"),
+        ({"paths": [3]}, "`paths` is a int, expected a file or folder"),
+        ({"dataset": 3}, "`dataset` is a int, expected a name or a path"),
+        ({"lost": None}, "`lost` is a NoneType, expected a distillkit.Lost"),
+        ({"overrides": {"seed": 1}}, "overrides is a dict, expected a list"),
+        ({"out": 3}, "`out` is a int, expected a folder"),
+        ({"kind": "mtt"}, "the files do not say whether the images are ZCA-whitened; give `zca=True` or False"),
+    ],
+)
+def test_import_files__what_it_cannot_take_is_refused_in_a_sentence(tmp_path, given, message):
+    folder = save(tmp_path / "x", images=images(), labels=torch.arange(20) % 10, lr=0.1)
+    call = {"paths": folder, "kind": "pt", "dataset": "digits", **given}
+    with pytest.raises(ConfigError, match=message):
+        distillkit.import_files(**call)
 
 
 def test_round_trip__an_exported_set_comes_back_and_trains_as_before(made, tmp_path):

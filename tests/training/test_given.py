@@ -128,7 +128,7 @@ FLAGGED = {
     "export": lambda ds, folder: (ds.export, {"format": "pt", "folder": folder}),
     "import_files": lambda ds, folder: (
         distillkit.import_files,
-        {"paths": [folder], "kind": "pt", "dataset": "digits", "lost": None},
+        {"paths": [folder], "kind": "pt", "dataset": "digits"},
     ),
     "load_distilled": lambda ds, folder: (load_distilled, {"source": "org/name"}),
     "loader": lambda ds, folder: (ds.loader, {}),
