@@ -41,6 +41,7 @@ from distillkit.stages.context import Prepared, Run, make_run, of_its_classes, o
 from distillkit.stages.distillation import distilled
 from distillkit.stages.evaluation import evaluate_rows
 from distillkit.stages.expert_precision import expert_precision, keep_expert_precision
+from distillkit.stages.experts import train_experts
 from distillkit.stages.fingerprints import expert_setup
 from distillkit.stages.finished import check_place, finished_artifact
 from distillkit.stages.importing import Lost, import_set, preprocessing_layer, provenance, recipe_layer, told_beside
@@ -53,6 +54,7 @@ from distillkit.stages.threads import settled_threads
 from distillkit.stages.time_budget import with_sizes, within_budget
 from distillkit.stages.workplace import workplace
 from distillkit.training.given import callable_or_none, of_kind, seed_number, whole, yes_or_no
+from distillkit.trajectories.store import TrajectoryStore
 
 
 @made_on_the_host
@@ -171,6 +173,24 @@ def run_all(run: Run, out: Path, *, replace: bool = False) -> DistilledDataset:
         return _made(run, prepared, out, replace)
 
 
+def experts_alone(run: Run) -> TrajectoryStore:
+    """The experts that ``run_all`` would train for this run, or find, and nothing else: what ``distillkit experts
+    train`` does.
+
+    Raises:
+        ConfigError: the run needs no experts, or its settings do not fit.
+        DistillkitError: as ``run_all``; finished epochs are kept.
+    """
+    if not needs_experts(run.settings):
+        raise ConfigError(f"{run.settings.method} matches no experts and asks none: there is nothing to train")
+    check_distillation(run.settings, run.asked)
+    prepared = prepare(run)
+    run = of_its_classes(run, prepared)
+    check_networks(run, prepared)
+    with settled_threads(run, prepared):
+        return train_experts(run, prepared)
+
+
 def _made(run: Run, prepared: Prepared, out: Path, replace: bool) -> DistilledDataset:
     """The artifact in ``out``, of data that are prepared."""
     check_step_fits(run, prepared)
@@ -228,7 +248,7 @@ def import_files(
     paths: str | Path | Sequence[str | Path],
     kind: str,
     dataset: str | Path,
-    lost: Lost = Lost(),
+    lost: Lost | None = None,
     *,
     title: str | None = None,
     experiment: int | None = None,
@@ -265,6 +285,7 @@ def import_files(
     """
     replace, dataset = yes_or_no("replace", replace), _spelled(dataset)
     check_arguments(out=out, stop=stop, preset=preset)
+    lost = Lost() if lost is None else lost
     of_kind("lost", lost, Lost, "a distillkit.Lost")
     check_listener(progress)
     check_layers(overrides)

@@ -45,11 +45,8 @@ def train(
     """Train the experts that 'compress' with the same options, and the same --method, would use."""
     from distillkit.config import compose
     from distillkit.environment import resolve_device
-    from distillkit.stages.checks import needs_experts
-    from distillkit.stages.context import make_run, of_its_classes, prepare
-    from distillkit.stages.experts import check_experts, train_experts
-    from distillkit.stages.probe import check_networks
-    from distillkit.stages.threads import settled_threads
+    from distillkit.pipeline import experts_alone
+    from distillkit.stages.context import make_run
 
     data = opt.DataOptions(
         data_root=data_root,
@@ -67,15 +64,7 @@ def train(
     layers = opt.layers(settings, config, seed, precision, data)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     with running(quiet) as (progress, stop):
-        run = make_run(composed, place, progress, stop)
-        if not needs_experts(run.settings):
-            raise ConfigError(f"{run.settings.method} matches no experts and asks none: there is nothing to train")
-        check_experts(run.settings)
-        prepared = prepare(run)
-        run = of_its_classes(run, prepared)
-        check_networks(run, prepared)
-        with settled_threads(run, prepared):
-            store = train_experts(run, prepared)
+        store = experts_alone(make_run(composed, place, progress, stop))
     _print_store(_summary(store.folder), as_json)
 
 

@@ -167,5 +167,10 @@ def decode(cell: dict[str, Any] | None, form: ImageForm, row: int) -> Tensor:
             f"image {cell_name(cell, row)} {what} ({type(error).__name__}); "
             "repair or remove it, or pass `dataset.skip_corrupt=True`"
         ) from error
+    return channels_first(array)
+
+
+def channels_first(array: np.ndarray[Any, Any]) -> Tensor:
+    """The pixels of a Pillow image, uint8 [H, W] or [H, W, C], as [C, H, W]."""
     tensor = torch.from_numpy(array)
-    return tensor[None] if form.gray else tensor.permute(2, 0, 1).contiguous()
+    return tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1).contiguous()

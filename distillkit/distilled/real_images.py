@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from distillkit.data.decode import DEEP_MODES, RESIZES, resize_and_crop, to_mode
+from distillkit.data.decode import DEEP_MODES, RESIZES, channels_first, resize_and_crop, to_mode
 from distillkit.data.labels import check_same_classes
 from distillkit.errors import ConfigError
 from distillkit.records import ImageSet
@@ -46,8 +47,6 @@ def from_pillow(
     Raises:
         ConfigError: it is such a grey, and the data set had none.
     """
-    from torchvision.transforms.functional import pil_to_tensor
-
     if image.mode in DEEP_MODES and values is None:
         raise ConfigError(
             f"this image has greys of more than 8 bits (mode {image.mode}), and the set does not say which are black "
@@ -55,8 +54,7 @@ def from_pillow(
         )
     channels, size, _ = image_shape
     resized = RESIZES.get(resize, resize_and_crop)(to_mode(image, gray=channels == 1, values=values), size)
-    tensor: Tensor = pil_to_tensor(resized)
-    return tensor
+    return channels_first(np.array(resized))
 
 
 def with_ids_of(classes: tuple[str, ...], images: ImageSet) -> ImageSet:

@@ -83,6 +83,10 @@ def fitting_network(
     if found is None or not found.are_few:
         return network, None
     changed = network.model_copy(update={"replace_norm": "instance"})
+    try:
+        build_network(changed, image_shape, num_classes, 0, "kind")
+    except ConfigError:  # it would hear nothing of an image
+        changed = network.model_copy(update={"replace_norm": "group"})
     return changed, (
         f"batch normalisation replaced, which {counted(images, 'image')} train badly "
         f"({counted(found.values, 'value')} a channel, {NEEDED} are needed); {network.name}:norm=keep keeps it"

@@ -14,7 +14,7 @@ from torch import nn
 
 from distillkit.environment import made_on_the_host
 from distillkit.errors import ConfigError
-from distillkit.networks.norms import replace_batch_norm
+from distillkit.networks.norms import is_deaf, replace_batch_norm
 from distillkit.networks.strides import SMALL, least_side, shrink_less
 
 
@@ -201,6 +201,11 @@ def prepare_model(
             if norm != "keep":
                 done = replace_batch_norm(model, norm, torch.zeros(2, channels, image_size, image_size))
                 notes.append(done or "norm: no batch normalisation to replace")
+                if done and is_deaf(model, (channels, image_size, image_size)):
+                    raise ConfigError(
+                        f"timm/{name} with norm={norm!r} gives the same for any image: its features are the means of "
+                        f"maps, which that norm takes away; use norm={'group' if norm == 'instance' else 'keep'!r}"
+                    )
             model.architecture = f"timm/{name}" + ("" if norm == "keep" else f":norm={norm}")  # type: ignore[assignment]
             return model, notes
     raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from distillkit import licenses
 from distillkit.artifact import front_matter as head
 from distillkit.artifact import own_section
 from distillkit.artifact.card_words import TAGS, byte_count, one_line, source_link, unfenced
@@ -17,7 +18,7 @@ def front_matter(about: TrajectoriesFile) -> dict[str, Any]:
     """The YAML of the card; there is nothing for the Hub's viewer to show."""
     matter: dict[str, Any] = {
         "pretty_name": _title(about),
-        "license": about.license or "unknown",
+        **licenses.front_matter(about.license),
         "tags": [*TAGS, "expert-trajectories"],
         "viewer": False,
     }

@@ -49,6 +49,7 @@ class Setup(_Closed):
     form: TrajectorySettings
     epochs: Epochs | None = None
     computed: Annotated[list[Plain], Field(max_length=2)] | None = None
+    code: Line | None = None  # the digest of a method file of one's own, whose parts may have made them
 
     @property
     def most_epochs(self) -> int:

@@ -94,6 +94,11 @@ def _default(key: str) -> Any:
 
 
 def _reason(key: str, settings: RunSettings) -> str:
+    return _reason_beside_parts(key, settings) or _reason_of_parts(key, settings)
+
+
+def _reason_beside_parts(key: str, settings: RunSettings) -> str | None:
+    """Of settings that no part reads; None of others."""
     if key in SGD_ALONE:
         return f"it is SGD's, and networks are trained by {settings.evaluate.optimizer} (evaluate.optimizer)"
     if key in PAPERS_ALONE:
@@ -104,6 +109,10 @@ def _reason(key: str, settings: RunSettings) -> str:
     if key in OF_NETWORKS:
         own = ", ".join(options_of(settings.network.name) or ()) or "none of these settings"
         return f"network {settings.network.name} reads {own}"
+    return None
+
+
+def _reason_of_parts(key: str, settings: RunSettings) -> str:
     section = key.partition(".")[0]
     readers: Mapping[str, list[str]] = defaultdict(list)
     for seam, name, part in all_parts((*LEARNING_SEAMS, *_EXPERT_SEAMS)):

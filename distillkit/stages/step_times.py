@@ -95,7 +95,7 @@ def expert_seconds(run: Run, prepared: Prepared, missing: Mapping[int, int]) -> 
     form = expert_form(run, prepared, len(missing), max(missing.values()))
     batch, precision = min(count, settings.batch_size), expert_precision(run, prepared)
     step = _step_seconds(run, prepared, prepared.network, recipe, batch, form, precision)
-    return step * count / settings.batch_size
+    return step * count / batch
 
 
 @dataclass(frozen=True)

@@ -248,13 +248,15 @@ def _exam(ds: DistilledDataset, images: ImageSet, place: torch.device) -> Examin
     return Examination(ds.inputs(images, place), images.labels.to(place))
 
 
-def _subset(ds: DistilledDataset, train: ImageSet, kind: Baseline, place: torch.device) -> Callable[[int], TrainingSet]:
+def _subset(
+    ds: DistilledDataset, train: ImageSet, kind: Baseline, seed: int, place: torch.device
+) -> Callable[[int], TrainingSet]:
     """Real images, as many as the set has: another random subset for each network, or one k-means coreset."""
     inputs, ipc = ds.inputs(train, place), int(ds.config["ipc"])
 
     def choose(index: int) -> TrainingSet:
         draw = index if kind == "random" else 0
-        rows = select_coreset(kind, inputs, train.labels, ds.num_classes, ipc, 0, draw)
+        rows = select_coreset(kind, inputs, train.labels, ds.num_classes, ipc, seed, draw)
         return TrainingSet(inputs[rows.to(place)], _one_hot(train.labels[rows], ds.num_classes).to(place))
 
     if kind == "random":
@@ -293,7 +295,7 @@ class _Bench:
         baselines: dict[str, EvalReport] = {}
         files = [self._measured_file("set", tried[0].candidate)]
         for kind in self.asked.baselines:
-            subset = _subset(ds, data.train, kind, place)
+            subset = _subset(ds, data.train, kind, self.asked.seed, place)
             best = self.searched(kind, seen, subset)[0]
             self.listener.note(f"{kind}: {best.candidate.words}")
             baselines[kind] = self.measured(kind, best.candidate, test, subset)

@@ -76,3 +76,7 @@ def test_errors__say_what_to_do(hub):
     convex = ("--set", "trajectories.form=convex", "--set", "trajectories.waypoints=99")
     unknown = invoke("experts", "train", "digits", *convex)
     assert (unknown.exit_code, "must be 2 to" in unknown.stderr) == (2, True)
+    idle = invoke("experts", "train", "digits", "--preset", "smoke", "--set", "experts.clipping=[0.5]")
+    assert (idle.exit_code, "experts.clipping=(0.5,) has no effect here" in idle.stderr) == (2, True), idle.stderr
+    none = invoke("experts", "train", "digits", "--method", "rat")
+    assert (none.exit_code, "there is nothing to train" in none.stderr) == (2, True)

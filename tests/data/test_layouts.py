@@ -157,8 +157,8 @@ def test_splits__that_are_used_for_nothing_are_told(tmp_path):
             flat(tmp_path / split / name, count)
     data = load(tmp_path, validation_fraction=0.5)
     assert sizes(data) == (12, 8)
-    told = "not used: split 'validation' (4 images); validation images are cut from 'train', test images are those of 'test'"
-    assert told in said(data)
+    said_of_it = "validation images are cut from 'train', test images are those of 'test'"
+    assert f"not used: split 'validation' (4 images); {said_of_it}" in said(data)
     assert "not used: split 'test' (8 images)" in said(load(tmp_path, test_split="val"))
 
 

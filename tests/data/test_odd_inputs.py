@@ -1,6 +1,7 @@
 """Odd data, by kind: what is read, what is left out and said, what is refused."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -71,6 +72,17 @@ def test_orientation__is_applied_to_a_pillow_image_too(tmp_path, orientation, wh
     expected = torch.full((8, 8), -2.0)
     expected[white] = 2.0
     assert torch.equal(ds.preprocess(image), expected.expand(3, 8, 8))
+
+
+@pytest.mark.parametrize(("channels", "mode", "colour"), [(3, "RGB", (51, 102, 153)), (1, "L", 51)])
+def test_pillow_image__is_prepared_without_torchvision(tmp_path, monkeypatch, channels, mode, colour):
+    """Which the plain install does not bring."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    ds = load_distilled(write_small(tmp_path / "set", shape=(channels, 8, 8)))
+    found = ds.preprocess(Image.new(mode, (8, 8), colour))
+    assert (found.shape, found.dtype) == ((channels, 8, 8), torch.float32)
+    wanted = (torch.tensor(colour).view(-1) / 255 - 0.5) / 0.25
+    assert torch.allclose(found[:, 3, 5], wanted, atol=1e-6)
 
 
 def test_orientation__damaged_exif_is_no_reason_to_stop():

@@ -356,6 +356,18 @@ def test_tune__stopped_while_it_measures_begins_with_what_was_tried(copy, fast, 
     assert runs.count("tune") == searched
 
 
+def test_tune__another_seed_draws_other_real_images_beside_the_set(copy):
+    ds = load_distilled(copy)
+    train = ds.load_source().train
+
+    def drawn(seed, index):
+        return tune_stage._subset(ds, train, "random", seed, torch.device("cpu"))(index).images
+
+    assert torch.equal(drawn(0, 1), drawn(0, 1))
+    assert not torch.equal(drawn(0, 1), drawn(1, 1))
+    assert not torch.equal(drawn(1, 0), drawn(1, 1))
+
+
 def test_tune__stopped_between_two_networks_measures_those_that_are_left(copy, fast, monkeypatch):
     ds, trained, train = load_distilled(copy), [], protocol.train_and_score
 

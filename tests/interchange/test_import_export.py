@@ -70,7 +70,7 @@ def test_import_files__takes_paths_as_compress_does(made, tmp_path, monkeypatch)
         ({"paths": 3}, "`paths` is a int, expected a file or folder"),
         ({"paths": [3]}, "`paths` is a int, expected a file or folder"),
         ({"dataset": 3}, "`dataset` is a int, expected a name or a path"),
-        ({"lost": None}, "`lost` is a NoneType, expected a distillkit.Lost"),
+        ({"lost": 3}, "`lost` is a int, expected a distillkit.Lost"),
         ({"overrides": {"seed": 1}}, "overrides is a dict, expected a list"),
         ({"out": 3}, "`out` is a int, expected a folder"),
         ({"kind": "mtt"}, "the files do not say whether the images are ZCA-whitened; give `zca=True` or False"),

@@ -6,6 +6,7 @@ from torch import nn
 
 from distillkit import prepare_model
 from distillkit.errors import ConfigError
+from distillkit.evaluation.choice import fitting_network
 from distillkit.networks.build import architecture_name, build_network, parse_architecture
 from distillkit.networks.field import FIELD, build_field
 from distillkit.networks.kinds import (
@@ -16,6 +17,7 @@ from distillkit.networks.kinds import (
     has_attention,
     has_batch_norm,
 )
+from distillkit.networks.norms import is_deaf
 from distillkit.networks.strides import resnet_side
 from distillkit.settings import NetworkSettings
 
@@ -66,12 +68,16 @@ def test_resnet18__is_the_basic_block_written_by_hand():
     assert all(norm.num_groups == norm.num_channels for norm in model.modules() if isinstance(norm, nn.GroupNorm))
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_efficientnet", "mobilenetv3_small_050", "vgg11_bn"])
+BATCH_NORMED = ["resnet10t", "test_efficientnet", "mobilenetv3_small_050", "vgg11_bn", "efficientvit_m0", "levit_128s"]
+
+
+@pytest.mark.parametrize("name", BATCH_NORMED)
 @pytest.mark.parametrize("norm", ["instance", "group"])
 def test_prepare_model__batch_normalisation_is_replaced_and_that_is_said(name, norm):
+    """That of features too, which EfficientViT has before its classifier, and of tokens, as LeViT has it."""
     kept, _ = prepare_model(name, num_classes=7, image_size=32)
     model, notes = prepare_model(name, num_classes=7, image_size=32, norm=norm)
-    before = [layer for layer in kept.modules() if isinstance(layer, nn.BatchNorm2d)]
+    before = [layer for layer in kept.modules() if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d)]
     assert not has_batch_norm(model)
     assert parameters(model) == parameters(kept)
     note = next(note for note in notes if note.startswith("norm: "))
@@ -80,6 +86,29 @@ def test_prepare_model__batch_normalisation_is_replaced_and_that_is_said(name, n
     assert logits.shape == (4, 7)
     assert float(logits.std(0).min()) > 1e-5
     assert model.architecture == f"timm/{name}:norm={norm}"
+
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "starnet_s1"])
+def test_prepare_model__a_network_that_would_give_the_same_for_any_image_is_refused(name):
+    """Its features are means of sums of maps whose means are nought."""
+    with pytest.raises(ConfigError, match=f"timm/{name} with norm='instance' gives the same for any image.*'group'"):
+        prepare_model(name, num_classes=7, image_size=32, norm="instance")
+    other, note = fitting_network(NetworkSettings(name=f"timm/{name}"), (3, 32, 32), 7, 7)
+    assert (other.replace_norm, f"{name}:norm=keep keeps it" in note) == ("group", True)
+
+
+def test_is_deaf__by_hand_and_leaves_the_network_as_it_was():
+    """A normalised map's mean is nought; an activation between, or groups of channels, leave something of it."""
+
+    def network(*between):
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(8, 8), *between, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    deaf, hears = network().train(), network(nn.ReLU())
+    before = deaf(torch.ones(1, 3, 8, 8)).detach()
+    assert (is_deaf(deaf, (3, 8, 8)), is_deaf(hears, (3, 8, 8))) == (True, False)
+    assert (deaf[1].num_groups, deaf.training) == (8, True)
+    assert torch.equal(deaf(torch.ones(1, 3, 8, 8)), before)
+    assert not is_deaf(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), (3, 2, 2))
 
 
 def test_prepare_model__timms_activation_and_dropout_stay():

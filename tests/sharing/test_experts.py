@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from distillkit.errors import ArtifactError, ConfigError, NotFoundError, Traject
 from distillkit.hub.address import parse_address
 from distillkit.hub.client import Cache
 from distillkit.sharing.experts import LIST, plan_push_experts, pull_experts, push_experts
+from distillkit.sharing.experts_card import front_matter
 from distillkit.sharing.publication import PushOptions
 from distillkit.trajectories.store import TrajectoryStore, experts_root
 from tests.helpers import TINY
@@ -106,6 +108,37 @@ def test_card__front_matter_and_what_to_type(hub, store):
         LIST,
     ]
     assert str(experts_root().parent) not in card + files[LIST].decode()
+
+
+@pytest.mark.parametrize(
+    ("stated", "head"),
+    [
+        ("CC BY 4.0", {"license": "cc-by-4.0"}),
+        ("mit", {"license": "mit"}),
+        ("Custom, non-commercial", {"license": "other", "license_name": "custom-non-commercial"}),
+        (None, {"license": "unknown"}),
+    ],
+)
+def test_card__its_licence_is_one_that_the_hub_knows(stated, head):
+    about = SimpleNamespace(
+        license=stated, hub_id=None, experts=[1, 2], setup=SimpleNamespace(dataset="digits"), source=None
+    )
+    assert front_matter(about).items() >= head.items()
+
+
+def test_push__experts_of_a_method_file_say_which_code_made_them(hub, tiny, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\nfrom distillkit import METHODS\n"
+        "METHOD = dataclasses.replace(METHODS['mct'], name='mine', title='Mine')\n"
+    )
+    asked = {key: value for key, value in {**tiny, **CONVEX}.items() if key.startswith(("experts", "traj", "dataset"))}
+    method = f"{tmp_path / 'mine.py'}:METHOD"
+    compress("digits", ipc=1, method=method, preset="smoke", settings=asked, out=tmp_path / "a", device="cpu")
+    own = next(store for store in stores() if store.form == "convex")
+    assert len(own.setup["code"]) >= 16
+    push_experts(own, REPO, PushOptions())
+    shutil.rmtree(experts_root())
+    assert pull_experts(parse_address(REPO), Cache()).store.setup["code"] == own.setup["code"]
 
 
 def test_own_section__survives_a_second_push(hub, store):

@@ -1,11 +1,13 @@
 """What is counted of each stage, by hand."""
 
+import pytest
 import torch
 
 from distillkit.config import compose
 from distillkit.methods import SettingsLayer
-from distillkit.stages.context import make_run
+from distillkit.stages.context import make_run, prepare
 from distillkit.stages.costs import Costs, StageCost, dealt_costs, share, stage_costs
+from distillkit.stages.step_times import expert_seconds
 from tests.helpers import made
 
 
@@ -31,6 +33,17 @@ def test_stage_costs__count_the_networks_that_choose_the_baselines_learning_rate
     soft = counts("datm")  # hard labels too, and random images with the experts' labels, a third baseline
     assert (soft["evaluation networks"], soft["baselines' validation networks"]) == (6 * 4, 3 * 3 * 3)
     assert "baselines' validation networks" not in counts("mtt", **{"evaluate.lr": 0.01})
+
+
+def test_expert_seconds__an_epoch_of_few_images_is_one_step(tiny, monkeypatch):
+    """A batch is never more than there are images: 60 of them are one step, not a quarter of one."""
+    monkeypatch.setattr("distillkit.stages.step_times._step_seconds", lambda *given: 3.0)
+    for count, batch, steps in ((60, 256, 1.0), (60, 20, 3.0), (60, 40, 1.5)):
+        asked = made(
+            tiny, **{"dataset.max_train": count, "dataset.validation_fraction": 0.0, "experts.batch_size": batch}
+        )
+        prepared = prepare(asked)
+        assert expert_seconds(asked, prepared, {0: 2}) == pytest.approx(3.0 * steps * len(prepared.train_labels) / 60)
 
 
 def test_processes__share_experts_students_and_networks(tiny):
