@@ -32,6 +32,7 @@ from distillkit.errors import ConfigError, Interrupted, LostError
 from distillkit.interrupt import StopRequest
 from distillkit.launch import launched_as
 from distillkit.messages import as_tensor, flat, length_of, of_bytes, packed, shapes_of, unpacked
+from distillkit.words import first_line
 
 T = TypeVar("T")
 BEAT = 2.0
@@ -68,12 +69,18 @@ class World:
         return number % self.size == self.rank
 
     def place(self, device: torch.device) -> torch.device:
-        """``device``, or where that says no more than ``cuda`` the GPU of this process.
+        """``device``, or where that is ``cuda`` the GPU of this process.
 
         Raises:
-            ConfigError: a host has fewer GPUs than processes.
+            ConfigError: a host has fewer GPUs than processes, or one GPU is named for several processes.
         """
         if self.link is None or device.type != "cuda":
+            return device
+        if device.index is not None:
+            if self.size > 1:
+                raise ConfigError(
+                    f"`device` {device} is one GPU for {self.size} processes; `device=cuda` gives each its own"
+                )
             return device
         local, there = int(os.environ.get("LOCAL_RANK", self.rank)), torch.cuda.device_count()
         if local >= there:
@@ -343,8 +350,7 @@ def joined(stop: StopRequest | None = None) -> Iterator[World]:
         rank, size = launched
         dist.init_process_group(backend, timeout=MEETING, store=_store(rank, size), rank=rank, world_size=size)
     except (RuntimeError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ConfigError(f"the processes of the run do not find each other: {first}") from error
+        raise ConfigError(f"the processes of the run do not find each other: {first_line(error)}") from error
     link = Link(stop)
     try:
         yield World(link.rank, link.size, link)

@@ -116,7 +116,7 @@ def compress(
     method = method or default_method(dataset, ipc, preset, layers)
     composed = compose(dataset, ipc, method, preset, place.type, layers)
     folder = _folder(out, composed.settings.dataset.name, ipc, composed.method.name)
-    words = command or _command_words(dataset, ipc, method if isinstance(method, str) else method.name, preset, layers)
+    words = command or _command_words(dataset, ipc, method, preset, layers)
     names = tuple(architectures_named(to_tune))
     check_searches(composed.settings, names)
     run = make_run(composed, place, progress, stop, words, tracker, world, names)
@@ -137,9 +137,10 @@ def _spelled(dataset: str | Path) -> str:
     )
 
 
-def _command_words(dataset: str, ipc: int, method: str, preset: str, layers: Sequence[SettingsLayer]) -> str:
-    """The command line that repeats the call; absolute paths are shortened to their last part."""
+def _command_words(dataset: str, ipc: int, method: str | Method, preset: str, layers: Sequence[SettingsLayer]) -> str:
+    """The command line that repeats the call; paths are shortened to their last part."""
     name = dataset if dataset in DATASETS or not Path(dataset).is_dir() else Path(dataset).resolve().name
+    method = Path(method).name if isinstance(method, str) else method.name  # FILE.py:NAME keeps the name of the file
     words = ["distillkit", "compress", name, "--ipc", str(ipc), "--method", method, "--preset", preset]
     given = {key: value for layer in layers for key, value in layer.values.items() if key != "dataset.data_root"}
     for key, value in given.items():

@@ -99,7 +99,9 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """Where a data set came from; ``fingerprint`` is the SHA-256 of the decoded tensors, splits included."""
+    """Where a data set came from; ``fingerprint``: the first 16 hex digits of a SHA-256 of its images and labels and of
+    how they were split.
+    """
 
     name: str
     source: str

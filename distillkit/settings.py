@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,6 +21,10 @@ from pydantic import (
     model_serializer,
 )
 
+from distillkit.paths import expanded
+
+HomePath = Annotated[str, AfterValidator(expanded)]
+"""A path, in which ``~`` is the home folder."""
 StoredDtype = Literal["float32", "float16", "uint8"]
 """How the images of a distilled set are stored."""
 TrajectoryDtype = Literal["float32", "float16", "bfloat16"]
@@ -195,7 +200,7 @@ class ExpertSettings(Section):
     """Data order part: which images an epoch sees, in which order; ``easy-to-hard`` is PAD's data scheduler."""
     difficulty: str = "el2n"
     """Score of the data scheduler: ``el2n`` or ``grand`` (of the last layer)."""
-    ranking: str | None = None
+    ranking: HomePath | None = None
     """File with a ranking of the data scheduler's own, instead of a score (see ``data/ranking.py``): PAD's released
     ones, say."""
     difficulty_networks: int = Field(5, ge=1)
@@ -251,7 +256,7 @@ class DistillSettings(Section):
     """Initial synthetic images: ``real`` (random training images), ``kmeans`` (nearest to class-wise centroids),
     ``kmeans-logits`` (the same on an expert's logits, AST), ``correct`` (an expert classifies them correctly, DATM),
     ``noise`` (of unit length, RaT), ``artifact`` (those of ``init_from``)."""
-    init_from: str | None = None
+    init_from: HomePath | None = None
     """Artifact folder whose images, labels and learning rate ``init=artifact`` starts from: a set learned by narrow
     students, say, that wide ones finish; of the same data and split, so that none of its images tests this one."""
     labels: str = "hard"

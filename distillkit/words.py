@@ -1,4 +1,4 @@
-"""Words of messages and cards that depend on what they say: numbers with their nouns, names that were mistyped."""
+"""Words of messages and cards that depend on what they say: numbers with their nouns, errors, mistyped names."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def counted(number: int, noun: str) -> str:
 def signed(number: float) -> str:
     """With one digit and its sign; what rounds to nothing is ``+0.0``."""
     return f"{round(number, 1) + 0.0:+.1f}"
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """The first line of an error's text, of so many characters at most; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
 def meant(name: str, known: Iterable[str]) -> str:

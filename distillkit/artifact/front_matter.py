@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from distillkit.errors import ConfigError
+from distillkit.words import first_line
 
 HEAD = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.S)
 OF_THE_CONTENT = ("size_categories", "source_datasets", "configs", "dataset_info")
@@ -80,7 +81,7 @@ def parse(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+        raise ValueError(first_line(error)) from error
 
 
 def read(card: str, whose: str) -> dict[str, Any]:

@@ -269,9 +269,11 @@ def _check_finite(file: str, name: str, tensor: Tensor) -> None:
 def _synthetic(tensors: dict[str, Tensor], config: ArtifactConfig, preprocessing: Preprocess) -> SyntheticSet:
     for name, tensor in tensors.items():
         _check_finite(FILES.tensors, name, tensor)
-    ids = tensors["class_ids"]
-    if int(ids.min()) < 0 or int(ids.max()) >= config.num_classes:
-        raise StorageError(f"{FILES.tensors}: class_ids are not ids of {config.num_classes} classes")
+    wanted = torch.arange(config.num_classes).repeat_interleave(config.ipc)
+    if not torch.equal(tensors["class_ids"], wanted):
+        raise StorageError(
+            f"{FILES.tensors}: class_ids are not {config.ipc} of each of {config.num_classes} classes, class by class"
+        )
     if float(tensors["lr"]) <= 0:
         raise StorageError(f"{FILES.tensors}: the learning rate {float(tensors['lr'])} is not positive")
     if config.label_kind == "probabilities":

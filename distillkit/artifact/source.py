@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from distillkit.data.registry import DATASETS
 from distillkit.errors import ArtifactError, ConfigError, DataError
 from distillkit.hub.address import REPOSITORY, spelled
+from distillkit.paths import expanded
 from distillkit.settings import DatasetSettings
 
 
@@ -78,7 +79,7 @@ def asked_data(
                 "yours to say: `dataset=PATH`"
             )
         return Asked(stored, fingerprint, must_match=True)
-    name, revision = spelled(str(dataset))
+    name, revision = spelled(expanded(dataset))
     if name == stored.name or (local and _same_folder(name, stored.name)):
         at = {"name": name} if revision is None else {"name": name, "revision": revision}
         return Asked(stored.model_copy(update=at), fingerprint, must_match=True)

@@ -14,7 +14,7 @@ _LOCAL_FLAGS = ("--yes", "-y", "--json", "--quiet", "-q", "--debug")
 
 def command_line() -> str:
     """The command as typed, without options that have no influence on the result and with names instead of paths."""
-    kept, words = ["distillkit"], sys.argv[1:]
+    kept, words = ["distillkit"], [part for word in sys.argv[1:] for part in _set_apart(word)]
     skip = False
     for word, after in zip(words, [*words, ""][1:], strict=True):
         option, _, value = word.partition("=")
@@ -23,6 +23,12 @@ def command_line() -> str:
         if not dropped:
             kept.append(f"{option}={_without_folders(value)}" if value else _without_folders(word))
     return shlex.join(kept)
+
+
+def _set_apart(word: str) -> list[str]:
+    """``--set=KEY=VALUE`` as ``--set KEY=VALUE``; any other word as it is."""
+    option, equals, value = word.partition("=")
+    return [option, value] if option == "--set" and equals else [word]
 
 
 def _without_folders(word: str) -> str:

@@ -23,6 +23,7 @@ from rich.text import Text
 from distillkit.cli.flags import Flags
 from distillkit.errors import ConfigError, DistillkitError, Interrupted
 from distillkit.interrupt import came_early
+from distillkit.words import first_line
 
 if TYPE_CHECKING:
     from distillkit.distilled import DistilledDataset
@@ -138,8 +139,7 @@ def _sentence(error: Exception) -> str:
         return f"this needs {module}, which is not installed: pip install 'distillkit[{EXTRAS[module]}]'"
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"unexpected {type(error).__name__}: {first} (--debug shows where; please report it)"
+    return f"unexpected {type(error).__name__}: {first_line(error)} (--debug shows where; please report it)"
 
 
 def _fail(message: str, status: int, options: dict[str, Any]) -> None:

@@ -110,9 +110,7 @@ def _label_words(synthetic: SyntheticSet) -> str:
 @console.guarded
 def preview(
     artifact: opt.Folder,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="PNG to write; default preview.png in the artifact.")
-    ] = None,
+    out: Annotated[Path | None, opt.out("PNG to write; default preview.png in the artifact.", "FILE")] = None,
     as_json: opt.Json = False,
     debug: opt.Debug = False,
 ) -> None:

@@ -28,15 +28,15 @@ Dataset = Annotated[
 
 
 def _named(word: str) -> Path:
-    """A folder to write; an empty word, of an unset variable of the shell, would be the working folder."""
+    """A place to write; an empty word, of an unset variable of the shell, would be the working folder."""
     if not word.strip():
         raise typer.BadParameter("it is empty; '.' is the working folder")
     return Path(expanded(word))  # of --out=~/set, which shells leave as it is
 
 
-def out(words: str) -> Any:
-    """``--out`` of a command: the folder that it writes."""
-    return typer.Option("--out", parser=_named, metavar="FOLDER", help=words)
+def out(words: str, what: str = "FOLDER") -> Any:
+    """``--out`` of a command: the folder, or ``what`` else it writes."""
+    return typer.Option("--out", parser=_named, metavar=what, help=words)
 
 
 Folder = Annotated[Path, typer.Argument(help="An artifact folder.")]

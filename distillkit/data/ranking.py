@@ -28,10 +28,13 @@ def read_ranking(path: Path) -> list[Tensor]:
     """
     if not path.is_file():
         raise NotFoundError(f"experts.ranking: there is no file {path}")
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        raise ConfigError(f"experts.ranking={path.name}: expected one of {', '.join(_READERS)}")
     try:
-        rows = [torch.as_tensor(row) for row in _READERS[path.suffix](path)]
+        rows = [torch.as_tensor(row) for row in reader(path)]
     except KeyError as error:
-        raise ConfigError(f"experts.ranking={path.name}: expected one of {', '.join(_READERS)}") from error
+        raise ConfigError(f"experts.ranking={path.name} has no tensor {error}") from error
     except (StorageError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError, EOFError) as error:
         raise ConfigError(f"experts.ranking={path.name} is no file of a ranking: {error}") from error
     if not rows or any(row.dim() != 1 or row.dtype.is_floating_point or row.dtype == torch.bool for row in rows):

@@ -18,6 +18,7 @@ from distillkit.data.parquet_bounds import check_parquet
 from distillkit.errors import ConfigError, DataError, NetworkError, NotFoundError
 from distillkit.hub.sources import cached_source, source_token
 from distillkit.settings import DatasetSettings
+from distillkit.words import first_line
 
 ROWS_AT_ONCE = 1000
 """Where a file has no rows: the reader takes as many at a time as its first group has, unless it is told."""
@@ -89,8 +90,8 @@ def _of_value_error(error: ValueError, location: Location, config: str | None) -
 
 
 def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
+    """Of what caused it, if that is known: ``datasets`` wraps what it meets."""
+    return first_line(error.__cause__ or error)
 
 
 def _parquet(location: Location, settings: DatasetSettings) -> Any:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from distillkit.words import first_line
+
 Launch = Callable[[], Any]
 Record = Callable[[Launch, torch.device], tuple[Any, Callable[[], None]]]
 """Of a function of no arguments: its results, tensors that stay where they are, and what computes them anew."""
@@ -34,7 +36,7 @@ class RecordingError(Exception):
 
 def cannot_record(error: Exception) -> str:
     """What a run says that goes on without recordings, in a line."""
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    why = first_line(error, 160)
     return f"a step could not be recorded as a CUDA graph ({why}); going on without (distill.cuda_graphs=false)"
 
 

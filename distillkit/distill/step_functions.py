@@ -26,6 +26,7 @@ from distillkit.distill.recorded import Record, Recorded, RecordingError, record
 from distillkit.networks.functional import FlatNetwork
 from distillkit.training.compiling import by_compiler
 from distillkit.training.second_order import differentiable_gradient
+from distillkit.words import first_line
 
 COMPILE_FROM_FLOP = 2e12
 """Work from which compiling pays on a CPU: a minute or two of an eager run on two cores, about what compiling costs."""
@@ -369,8 +370,7 @@ def compiling() -> Iterator[None]:
     except (torch.OutOfMemoryError, RecordingError):
         raise
     except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
-        lines = str(error).strip().splitlines()
-        raise CompileError(f"{type(error).__name__}{': ' + lines[0] if lines else ''}") from error
+        raise CompileError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 class CompileError(Exception):

@@ -370,7 +370,8 @@ class DistilledDataset(Dataset[tuple[Tensor, Tensor]]):
             ConfigError: the folder is there and not empty.
             StorageError: it cannot be written, or the files that were loaded are gone or others by now.
         """
-        path = Path(folder)
+        of_kind("folder", folder, (str, os.PathLike), "a folder")
+        path = Path(expanded(folder))
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} is there already and not an empty folder; choose another one")
         copy_files(whole_folder(self._artifact, self._origin, self.revision), path)

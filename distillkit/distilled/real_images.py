@@ -61,8 +61,10 @@ def with_ids_of(classes: tuple[str, ...], images: ImageSet) -> ImageSet:
     """``images`` with the class ids that ``classes`` gives their names: they are the same in whatever order.
 
     Raises:
-        ConfigError: they are others.
+        ConfigError: they are others, or there are no images.
     """
+    if not len(images):
+        raise ConfigError("there are no images to test on")
     if images.classes == classes:
         return images
     check_same_classes(classes, images.classes)

@@ -106,7 +106,7 @@ def recipe_json(
         },
         "batch_size": recipe.batch_size,
         "loss": "cross-entropy with label probabilities, mean over the batch",
-        "augmentation": dsa_json(augmentation) if recipe.augmentation else {"name": "none"},
+        "augmentation": dsa_json(augmentation) if recipe.augmentation else {"name": "none", "strategy": "none"},
     }
 
 
@@ -146,6 +146,7 @@ def recipe_from_json(value: dict[str, Any]) -> Recipe:
     """The inverse of ``recipe_json``."""
     optimizer, schedule, augmentation = value["optimizer"], value["schedule"], value["augmentation"]
     strategy = augmentation.get("strategy", "none")
+    later = schedule.get("momentum_after_drop") if optimizer.get("name", "sgd") == "sgd" else None  # Adam stays Adam
     return Recipe(
         epochs=int(schedule["epochs"]),
         batch_size=int(value["batch_size"]),
@@ -160,5 +161,5 @@ def recipe_from_json(value: dict[str, Any]) -> Recipe:
         cosine=bool(schedule.get("cosine", False)),
         lr_drop_epochs=tuple(int(epoch) for epoch in schedule["lr_drop_epochs"]),
         lr_drop_factor=float(schedule["lr_drop_factor"]),
-        later_optimizer=_later(schedule.get("momentum_after_drop"), float(optimizer["weight_decay"])),
+        later_optimizer=_later(later, float(optimizer["weight_decay"])),
     )

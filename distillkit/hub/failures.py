@@ -14,13 +14,9 @@ from distillkit.errors import (
     NotFoundError,
     StorageError,
 )
+from distillkit.words import first_line
 
 LOGIN = "log in with 'hf auth login', or set HF_TOKEN"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def reason(error: BaseException) -> str:

@@ -131,7 +131,8 @@ def _lost_weight(artifact: Artifact) -> list[float] | None:
 
 def _imagefolder(artifact: Artifact) -> dict[str, bytes]:
     """``train/<class>/<number>.png``, 8-bit, and ``classes.txt``, the folders in the order of the class ids."""
-    view = eight_bit(artifact.synthetic, artifact.preprocess)
+    stored = artifact.config["uint8_range"]
+    view = eight_bit(artifact.synthetic, artifact.preprocess, (stored["low"], stored["high"]))
     names = folder_names(artifact.config["classes"])
     files = {CLASS_MAP: "".join(f"{name}\n" for name in names).encode()}
     for position, class_id in enumerate(artifact.synthetic.class_ids.tolist()):

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from distillkit.errors import DataError
+from distillkit.words import first_line
 
 NUMBERS = re.compile(r"(b1|[iu][1248]|f[248])")
 """Numpy's codes of truth values, whole numbers and floats."""
@@ -47,10 +48,8 @@ def load_numbers(file: Path) -> Any:
         IndexError,
         TypeError,
     ) as error:
-        telling = isinstance(error, OSError | RuntimeError | ValueError) and str(
-            error
-        )  # others are of pickle's insides
-        why = f": {str(error).splitlines()[0]}" if telling else ""
+        telling = isinstance(error, OSError | RuntimeError | ValueError)  # others are of pickle's insides
+        why = f": {first_line(error)}" if telling and str(error).strip() else ""
         raise DataError(f"{file} is no file of torch.save{why}") from error
 
 

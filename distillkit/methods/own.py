@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distillkit.errors import ConfigError
 from distillkit.methods.base import Method
+from distillkit.paths import expanded
 
 
 def read_method(text: str) -> Method:
@@ -21,7 +22,7 @@ def read_method(text: str) -> Method:
         ConfigError: not of that form, no such file or name, or it is no ``Method``.
     """
     file, _, name = text.rpartition(":")
-    path = Path(file)
+    path = Path(expanded(file))
     if path.suffix != ".py" or not name.isidentifier():
         raise ConfigError(f"method {text!r} is not of the form FILE.py:NAME")
     if not path.is_file():

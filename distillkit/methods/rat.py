@@ -59,7 +59,8 @@ QUICK_STEPS = (100, 300)
 
 def lengths(steps: tuple[int, ...], size: int, batch: int | None) -> tuple[int, ...]:
     """``steps`` in passes over a set of ``size`` images in batches of ``batch``."""
-    a_pass = -(-size // min(batch or size, size))
+    whole, rest = divmod(size, min(batch or size, size))
+    a_pass = whole + (rest > 1)  # a single image that is left over joins the batch before it
     return tuple(dict.fromkeys(max(1, count // a_pass) for count in steps))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from distillkit import metrics_file, storage
 from distillkit.artifact.layout import RUN_FILES
-from distillkit.errors import ConfigError, DamagedError, StorageError
+from distillkit.errors import ConfigError, DamagedError, DistillkitError, StorageError
 from distillkit.identities import (
     completed,
     same_but_for_length,
@@ -95,7 +95,7 @@ class RunFolder(FolderContents):
         except BusyError:
             raise self._in_use() from None
         except PermissionError as error:
-            if isinstance(error, StorageError):
+            if isinstance(error, DistillkitError):
                 raise
             raise StorageError(f"cannot write in {self.path}: {(error.strerror or str(error)).lower()}") from error
 

@@ -28,6 +28,7 @@ from distillkit.settings import NetworkSettings
 from distillkit.stages.threads import threads_for
 from distillkit.stages.training_form import fresh_networks
 from distillkit.training.recipe import Recipe
+from distillkit.words import first_line
 
 Trials = dict[str, tuple[NetworkSettings, dict[str, Any]]]
 """By the names of their rows, networks and the recipes that they are trained by, as JSON."""
@@ -176,7 +177,7 @@ def _check_takes(ds: DistilledDataset, name: str, network: NetworkSettings, batc
     except ConfigError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{name} does not take this set's images: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{name} does not take this set's images: {first_line(error)}") from error
     if shape[1:] != (ds.num_classes,):
         raise ConfigError(f"{name} gives outputs of shape {shape[1:]}, the set has {ds.num_classes} classes")
     if batch_size == 1 and needs_several(model, ds.image_shape):

@@ -19,6 +19,7 @@ from distillkit.settings import NetworkSettings
 from distillkit.stages.architectures import all_networks, selecting_networks, student_pool, tuned_networks
 from distillkit.stages.checks import needs_experts
 from distillkit.stages.context import Prepared, Run
+from distillkit.words import first_line
 
 MISSING = re.compile(r"derivative for (\S+) is not implemented|the derivative of '?(\w+)'? is not implemented")
 PROBED = 2
@@ -70,7 +71,7 @@ def check_second_derivative(name: str, module: nn.Module, images: Tensor, labels
     except RuntimeError as error:
         found = MISSING.search(str(error))
         if found is None:
-            raise ConfigError(f"network {name!r} cannot be distilled with: {_line(error)}") from error
+            raise ConfigError(f"network {name!r} cannot be distilled with: {first_line(error, 200)}") from error
         operation = next(group for group in found.groups() if group).removeprefix("aten::")
         raise ConfigError(
             f"network {name!r} cannot be distilled with: its {operation} has no second derivative; take convnet, a "
@@ -84,7 +85,7 @@ def _built(run: Run, prepared: Prepared, network: NetworkSettings) -> nn.Module:
         with torch.no_grad():
             logits = module.eval()(prepared.train_images[:PROBED])
     except (RuntimeError, MemoryError, AssertionError) as error:
-        what = "needs more memory than there is" if "alloc" in str(error).lower() else _line(error)
+        what = "needs more memory than there is" if "alloc" in str(error).lower() else first_line(error, 200)
         raise ConfigError(f"network {network.name!r} cannot be used here: {what}") from error
     if logits.shape[1:] != (prepared.num_classes,):
         raise ConfigError(f"network {network.name!r} gives outputs of shape {tuple(logits.shape[1:])}")
@@ -125,7 +126,3 @@ def _students_of_one_image(run: Run, prepared: Prepared) -> Iterator[str]:
         yield "distill.objective=gradients looks at one class at a time, of one image with `ipc=1`"
     if own == "gradients" and min(distill.real_per_class, *prepared.data.train.class_counts()) == 1:
         yield "distill.objective=gradients looks at one class at a time, of one real image"
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distillkit.errors import ConfigError
+from distillkit.words import first_line
 
 
 def of_kind(name: str, value: Any, kinds: type | tuple[type, ...], words: str) -> None:
@@ -122,10 +123,9 @@ def check_outputs(model: nn.Module, images: Tensor, num_classes: int) -> None:
     try:
         logits = model.eval()(images)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"the model does not take images of shape {tuple(images.shape[1:])}: {line}; distillkit.prepare_model "
-            "builds timm networks that do"
+            f"the model does not take images of shape {tuple(images.shape[1:])}: {first_line(error)}; "
+            "distillkit.prepare_model builds timm networks that do"
         ) from error
     if not isinstance(logits, Tensor):
         raise ConfigError(

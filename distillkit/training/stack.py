@@ -24,6 +24,7 @@ from distillkit.training.epoch import plan_epoch, to_device
 from distillkit.training.fit import EpochSummary, set_lr
 from distillkit.training.recipe import Batch, LossPart, Recipe
 from distillkit.training.standing import START, Begin, recall
+from distillkit.words import first_line
 
 Names = tuple[rng.Name, ...]
 Gradients = Callable[..., tuple[list[Tensor], Tensor]]
@@ -117,7 +118,7 @@ def _compiled(function: Gradients, form: TrainingForm) -> Gradients:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # no compiler, an unsupported operation, an old GPU: torch raises all kinds
-            why = f"{type(error).__name__}: {[*str(error).strip().splitlines(), ''][0]}"
+            why = f"{type(error).__name__}: {first_line(error)}"
             if form.must:
                 raise ConfigError(f"compile=always, but the training step cannot be compiled here ({why})") from error
             form.note(f"the training step cannot be compiled here ({why}); training eagerly")

@@ -192,7 +192,9 @@ def test_read__config_and_tensors_must_agree(copy, change, message):
     ("change", "message"),
     [
         (lambda t: t["images"].fill_(float("nan")), "images has values that are not finite"),
-        (lambda t: t["class_ids"].fill_(11), "class_ids are not ids of 10 classes"),
+        (lambda t: t["class_ids"].fill_(11), "class_ids are not 2 of each of 10 classes, class by class"),
+        (lambda t: t["class_ids"].fill_(0), "class_ids are not 2 of each of 10 classes, class by class"),
+        (lambda t: t["class_ids"].copy_(t["class_ids"].flip(0)), "class_ids are not 2 of each of 10 classes"),
         (lambda t: t["lr"].fill_(-1), "not positive"),
         (lambda t: t.update(extra=torch.zeros(1)), "the config says"),
         (lambda t: t.update(labels=t["labels"].to(torch.int32)), "the config says"),

@@ -512,6 +512,11 @@ def test_home__is_where_a_tilde_says(tmp_path, monkeypatch):
     assert (tmp_path / "home" / "set" / "distilled.safetensors").is_file()
     assert invoke("export", "~/set", "--to", "pt", "--out=~/pt").exit_code == 0
     assert (tmp_path / "home" / "pt" / "lr_best.pt").is_file()
+    assert invoke("preview", tmp_path / "home" / "set", "--out=~/p.png").exit_code == 0
+    assert (tmp_path / "home" / "p.png").is_file()
+    begun = ("--set", "distill.init=artifact", "--set", "distill.init_from=~/set", "--plan")
+    planned = compress("digits", "--ipc", 1, "--method", "mtt", *begun)
+    assert planned.exit_code == 0, planned.stderr
     assert not (tmp_path / "~").exists()
 
 

@@ -124,8 +124,13 @@ def test_command_line__is_recorded_without_paths_and_what_is_only_shown(monkeypa
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_command_line__names_the_artifact_that_a_set_starts_from_and_not_its_folder(monkeypatch, tmp_path, quote):
     value = f"distill.init_from={quote}{tmp_path}/narrow{quote}"
-    monkeypatch.setattr(sys, "argv", ["distillkit", "compress", "digits", "--set", value])
-    assert command_line() == "distillkit compress digits --set distill.init_from=narrow"
+    for words in (["--set", value], [f"--set={value}"]):
+        monkeypatch.setattr(sys, "argv", ["distillkit", "compress", "digits", *words])
+        assert command_line() == "distillkit compress digits --set distill.init_from=narrow"
+    monkeypatch.setattr(
+        sys, "argv", ["distillkit", "compress", "cifar10", "--set=dataset.data_root=/home/me/x", "--ipc=1"]
+    )
+    assert command_line() == "distillkit compress cifar10 --ipc=1"
 
 
 def test_command_line__of_a_program_without_words(monkeypatch):

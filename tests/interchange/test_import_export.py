@@ -403,6 +403,18 @@ def test_export__imagefolder_is_read_by_datasets(made, tmp_path):
     assert (pixels - ds._artifact.preprocess.invert(ds.images[6:7])[0]).abs().max() <= (high - low) / 510 + 1e-6
 
 
+def test_export__pictures_are_in_the_range_that_the_note_beside_them_says(copy, tmp_path):
+    """That which the config says, as of the images before they were stored in sixteen bits."""
+    ds = load_distilled(copy)
+    ds._artifact.config["uint8_range"] = {"low": -3.0, "high": 4.0}
+    ds.export("imagefolder", tmp_path / "folder")
+    note = json.loads((tmp_path / "folder" / "distillkit.json").read_text())
+    assert note["uint8_range"] == {"low": -3.0, "high": 4.0}
+    picture = np.array(Image.open(tmp_path / "folder" / "train" / "03_3" / "00006.png"))
+    pixels = torch.from_numpy(picture)[None].float() / 255 * 7.0 - 3.0
+    assert (pixels - ds._artifact.preprocess.invert(ds.images[6:7])[0]).abs().max() <= 7.0 / 510 + 1e-6
+
+
 ODD_CLASSES = ["Zebra", "ant", "a/b", "a_b_2", "a_b", "10", "9", "Straße", "straße", "CON", "trailing. ", "", "x" * 300]
 
 

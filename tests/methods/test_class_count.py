@@ -9,7 +9,9 @@ from PIL import Image
 from distillkit import compress
 from distillkit.config import compose
 from distillkit.methods import SettingsLayer
+from distillkit.methods.rat import lengths
 from distillkit.stages.context import make_run, of_its_classes
+from distillkit.training.batches import batch_sizes
 from tests.helpers import TINY
 
 
@@ -30,6 +32,12 @@ def test_data_without_a_name_are_set_up_as_registered_ones_of_as_many_classes(me
 def test_lengths__of_sets_that_a_step_sees_whole(classes, batch, passes):
     found = settled("some/photographs", classes).settings
     assert (found.distill.batch_size, found.evaluate.lengths) == (batch, passes)
+
+
+def test_lengths__a_single_image_that_is_left_over_makes_no_batch_of_its_own():
+    for size, batch in ((257, 256), (258, 256), (256, 256), (513, 256), (7, 3), (5, 1), (1, None)):
+        a_pass = len(batch_sizes(size, min(batch or size, size)))
+        assert lengths((600,), size, batch) == (600 // a_pass,), (size, batch)
 
 
 @pytest.mark.parametrize("classes", [26, 100, 1000])

@@ -37,6 +37,22 @@ def test_messages_come_out_as_they_went_in():
     assert all(torch.equal(found[name], tensors[name]) and found[name].dtype == tensors[name].dtype for name in found)
 
 
+def test_place__each_process_has_a_gpu_of_its_own_and_none_is_named_for_all(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
+    def places(processes, *named):
+        return in_threads(processes, lambda world: world.place(torch.device(*named)))
+
+    assert places(2, "cuda") == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert places(1, "cuda", 1) == [torch.device("cuda", 1)]
+    assert places(2, "cpu") == [torch.device("cpu")] * 2
+    words = "`device` cuda:1 is one GPU for 2 processes; `device=cuda` gives each its own"
+    assert [str(error) for error in places(2, "cuda", 1)] == [words] * 2
+    assert "too few for its processes" in str(places(3, "cuda")[2])
+
+
 def test_tensors_are_gathered_by_number_also_from_those_that_have_none():
     def work(world):
         own = {number: {"x": torch.full((number,), float(number)), "y": torch.tensor(number)} for number in (1, 3)}

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from distillkit import compress, load_distilled
 from distillkit.config import compose
@@ -247,6 +248,9 @@ def test_ranking__rows_of_other_classes_and_missing_files(tiny, tmp_path):
         make(tmp_path / "b", tiny, "pad", **{"experts.ranking": str(tmp_path / "r.json")})
     with pytest.raises(NotFoundError, match="there is no file"):
         make(tmp_path / "c", tiny, "pad", **{"experts.ranking": str(tmp_path / "none.json")})
+    save_file({"rankings": rows[0]}, tmp_path / "r.safetensors")
+    with pytest.raises(ConfigError, match=r"r\.safetensors has no tensor 'ranking'"):
+        read_ranking(tmp_path / "r.safetensors")
     (tmp_path / "r.txt").write_text("0")
     with pytest.raises(ConfigError, match=r"expected one of \.pt"):
         make(tmp_path / "d", tiny, "pad", **{"experts.ranking": str(tmp_path / "r.txt")})

@@ -13,6 +13,7 @@ from torch import nn
 import distillkit
 from distillkit import evaluate, load_distilled
 from distillkit.errors import ConfigError, DivergenceError
+from distillkit.records import ImageSet, Pixels
 from distillkit.settings import NetworkSettings
 from distillkit.stages.tune import TuneOptions, tune
 from tests.helpers import TINY
@@ -302,6 +303,26 @@ def test_tune__seconds_are_looked_at_before_data_are(ds, seconds):
 
 def test_evaluate__one_architecture_by_its_name(ds):
     assert set(evaluate(ds, "convnet", networks=1, device="cpu")) == {"convnet"}
+
+
+def test_evaluate__no_images_at_all(ds):
+    none = ImageSet(
+        Pixels(torch.zeros(0, *ds.image_shape, dtype=torch.uint8)), torch.zeros(0, dtype=torch.int64), ds.classes
+    )
+    with pytest.raises(ConfigError, match="there are no images to test on"):
+        ds.evaluate(plain(), none)
+
+
+def test_save_and_evaluate__in_the_home_folder(ds, class_folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert ds.save("~/copy") == tmp_path / "copy"
+    class_folders(dict.fromkeys(ds.classes, 3), size=(8, 8), mode="L", root="photos")
+    model = plain()
+    assert ds.evaluate(model, "~/photos") == ds.evaluate(model, tmp_path / "photos")
+    with pytest.raises(ConfigError, match="`folder` is a NoneType, expected a folder"):
+        ds.save(None)
+    assert not (tmp_path / "~").exists()
 
 
 def test_a_folder_may_be_a_path(ds, class_folders, tmp_path):
