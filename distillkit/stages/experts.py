@@ -25,7 +25,7 @@ from distillkit.stages.training_form import expert_form
 from distillkit.stages.workshop import Workshop
 from distillkit.training.stack import TrainingForm
 from distillkit.trajectories.forms import FORMS
-from distillkit.trajectories.store import TrajectoryStore
+from distillkit.trajectories.store import TrajectoryStore, facts_of
 
 
 def planned_trajectories(settings: RunSettings) -> PlannedTrajectories:
@@ -199,12 +199,8 @@ def _exchange(world: World, store: TrajectoryStore, wanted: dict[int, int]) -> N
         if index in own:
             with store.lock(index):
                 if store.state(index, wanted[index]) != "good":
-                    facts = {key: value for key, value in record.items() if key not in OF_THE_FILES}
+                    facts = facts_of(record)
                     store.adopt(index, content["file"].numpy().tobytes(), record["epochs"], facts)
-
-
-OF_THE_FILES = ("sha256", "state_sha256", "epochs")
-"""What a record says of files, and not of the expert."""
 
 
 def _as_message(store: TrajectoryStore, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -229,7 +225,7 @@ def adopt_older(store: TrajectoryStore, epochs: int, wanted: Iterable[int]) -> N
         return
     for index in wanted:
         if store.state(index) == "absent" and older.state(index) == "good":
-            facts = {key: value for key, value in older.record(index).items() if key not in ("sha256", "epochs")}
+            facts = facts_of(older.record(index))
             with store.lock(index):
                 store.adopt(index, older.tensors_path(index).read_bytes(), epochs, facts)
 

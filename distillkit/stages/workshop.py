@@ -27,7 +27,7 @@ from distillkit.training.memory import give_back, needed_for
 from distillkit.training.stack import TrainingForm
 from distillkit.training.standing import Standing
 from distillkit.trajectories.forms import FORMS, Builder, RawBuilder
-from distillkit.trajectories.store import TrajectoryStore
+from distillkit.trajectories.store import TrajectoryStore, facts_of
 from distillkit.trajectories.unfinished import Items, Unfinished, read_stored, stored_standing
 
 Remembered = list[list[Items]]
@@ -189,8 +189,7 @@ class Workshop:
         for epoch in range(epochs + 1):
             builder.keep(epoch, raw(epoch))
         kept, record = builder.finish(), self.raw_store.record(index)
-        of_the_file = ("sha256", "state_sha256", "epochs")
-        facts: dict[str, Any] = {key: value for key, value in record.items() if key not in of_the_file}
+        facts = facts_of(record)
         facts["curve"] = {name: values[:epochs] for name, values in record["curve"].items()}
         if record["epochs"] != epochs:
             facts["test_accuracy"] = None  # it is that of the last epoch

@@ -28,6 +28,14 @@ SETUP = "setup.json"
 OF = "expert"
 """Key of a record: whose it is."""
 
+OF_THE_FILES = ("sha256", "state_sha256", "epochs")
+"""Keys of a record that are of its files, and not of the expert."""
+
+
+def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of the expert, for another file of it."""
+    return {key: value for key, value in record.items() if key not in OF_THE_FILES}
+
 
 def experts_root() -> Path:
     """Where all trajectory folders lie."""
