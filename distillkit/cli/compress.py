@@ -145,7 +145,8 @@ def _tuned(
 ) -> DistilledDataset:
     """The set with a recipe for each architecture that has none yet."""
     from distillkit import load_distilled
-    from distillkit.stages.tune import TuneOptions, keep_recipe, name_on, tune
+    from distillkit.stages.kept_recipes import keep_recipe
+    from distillkit.stages.tune import TuneOptions, name_on, tune
 
     for name in architectures:
         if name_on(ds, name) not in ds.recipes:

@@ -15,7 +15,7 @@ from distillkit.errors import ConfigError, DistillkitError
 if TYPE_CHECKING:
     from distillkit.distilled import DistilledDataset
     from distillkit.records import EvalReport
-    from distillkit.stages.tune import Tuned
+    from distillkit.stages.kept_recipes import Tuned
 
 
 @console.guarded
@@ -147,7 +147,8 @@ def tune(
 ) -> None:
     """Search a recipe for one network on validation data, measure it on test data, and keep it in the artifact."""
     from distillkit import load_distilled, storage
-    from distillkit.stages.tune import VALIDATED, Baseline, TuneOptions, keep_recipe
+    from distillkit.stages.kept_recipes import keep_recipe
+    from distillkit.stages.tune import VALIDATED, Baseline, TuneOptions
     from distillkit.stages.tune import tune as tuned_recipe
 
     beside = tuple(name.strip() for name in baselines.split(",") if name.strip())

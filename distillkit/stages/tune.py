@@ -11,8 +11,6 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from distillkit.artifact.change import Change, change_artifact
-from distillkit.artifact.read import Artifact
 from distillkit.artifact.schema import MOST_RECIPES
 from distillkit.data.coresets import select_coreset
 from distillkit.data.splits import even_subset
@@ -27,6 +25,7 @@ from distillkit.precision import arithmetic, steady
 from distillkit.progress import Progress, Silent, check_listener
 from distillkit.records import EvalReport, ImageSet, SourceData
 from distillkit.settings import NetworkSettings
+from distillkit.stages.kept_recipes import Tuned
 from distillkit.stages.searches import (
     keep_measured,
     keep_tried,
@@ -60,27 +59,6 @@ class TuneOptions:
     validated: int | None = VALIDATED
     baselines: tuple[Baseline, ...] = ()
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A recipe in the form of ``recipe.json``, what was tried, its test accuracies, and those of tuned baselines."""
-
-    architecture: str
-    recipe: dict[str, Any]
-    tried: tuple[Tried, ...]
-    report: EvalReport
-    baselines: dict[str, EvalReport]
-    seconds: float
-
-    def row(self) -> dict[str, Any]:
-        """What results.json says of it."""
-        return {
-            **self.report.to_json(),
-            "recipe": self.tried[0].candidate.words,
-            "seconds": self.seconds,
-            "baselines": {name: report.to_json() for name, report in self.baselines.items()},
-        }
 
 
 def tune(
@@ -187,55 +165,6 @@ def name_on(ds: DistilledDataset, architecture: str) -> str:
     own = _own_network(ds)
     network, _ = ds.fitting(parse_architecture(architecture, own), keep="norm=" in architecture)
     return architecture_name(network, own)
-
-
-def keep_recipe(folder: Path, tuned: Tuned) -> dict[str, Any] | None:
-    """Write a recipe into an artifact's folder, with its row in the results and the card. Returns the row of another
-    recipe that it takes the place of, None where there was none.
-
-    A row of before keeps its baselines where there are no new ones, and its accuracies where the recipe is the same and
-    more networks measured it.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    replaced: dict[str, Any] | None = None
-
-    def with_recipe(artifact: Artifact) -> Change:
-        nonlocal replaced
-        before, row = artifact.results.get("tuned", {}), tuned.row()
-        there = before.get(tuned.architecture)
-        replaced = there if there is not None and there["recipe"] != row["recipe"] else None
-        rows = {**before, tuned.architecture: _row_after(there, row)}
-        recipe = _recipe_after(artifact.recipes.get(tuned.architecture), tuned.recipe)
-        return Change({**artifact.results, "tuned": rows}, {tuned.architecture: recipe})
-
-    change_artifact(folder, with_recipe)
-    return replaced
-
-
-def _row_after(before: dict[str, Any] | None, row: dict[str, Any]) -> dict[str, Any]:
-    if before is None:
-        return row
-    best = before if before["recipe"] == row["recipe"] and before["n"] > row["n"] else row
-    baselines = dict(before.get("baselines", {}))
-    for name, report in row["baselines"].items():
-        if name not in baselines or report["n"] >= baselines[name]["n"]:
-            baselines[name] = report
-    return {**best, "baselines": baselines}
-
-
-def _recipe_after(before: dict[str, Any] | None, recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe of before if it is the same one and says of more candidates that were tried alike."""
-    if before is None:
-        return recipe
-    same = all(before[key] == value for key, value in recipe.items() if key != "chosen_by")
-    alike = tried_for(before, NetworkSettings.model_validate(recipe["architecture"]), _scored(recipe))
-    return before if same and len(alike) > len(recipe["chosen_by"]["tried"]) else recipe
-
-
-def _scored(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe["chosen_by"].items() if key != "tried"}
 
 
 def _some(images: ImageSet, asked: TuneOptions) -> ImageSet:

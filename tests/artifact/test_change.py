@@ -12,7 +12,7 @@ from distillkit.errors import ArtifactError, ConfigError, StorageError
 from distillkit.evaluation.tuning import Candidate, Tried
 from distillkit.pipeline import save_reports
 from distillkit.records import EvalReport
-from distillkit.stages.tune import Tuned, keep_recipe
+from distillkit.stages.kept_recipes import Tuned, keep_recipe
 from tests.artifact.small import write_small
 
 

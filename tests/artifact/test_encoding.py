@@ -16,7 +16,7 @@ from distillkit.errors import ConfigError
 from distillkit.evaluation.tuning import Candidate, Tried
 from distillkit.lab import effective
 from distillkit.records import EvalReport, SyntheticSet
-from distillkit.stages.tune import Tuned, keep_recipe
+from distillkit.stages.kept_recipes import Tuned, keep_recipe
 from tests.artifact.small import write_small
 from tests.helpers import TINY
 

@@ -155,7 +155,7 @@ def test_tune__says_what_it_found_where_it_cannot_keep_it(tmp_path, monkeypatch)
     def fail(*_):
         raise StorageError("the disk has failed meanwhile")
 
-    monkeypatch.setattr("distillkit.stages.tune.keep_recipe", fail)
+    monkeypatch.setattr("distillkit.stages.kept_recipes.keep_recipe", fail)
     asked = ("--arch", "mlp", "--time-budget", "0.1s", "--networks", 1, "--device", "cpu")
     result = invoke("tune", out, *asked)
     assert result.exit_code == StorageError.exit_status

@@ -29,8 +29,9 @@ from distillkit.settings import DSA, NetworkSettings
 from distillkit.sharing.pull import plan_pull, pull
 from distillkit.sharing.push import PushOptions, push
 from distillkit.stages import tune as tune_stage
+from distillkit.stages.kept_recipes import keep_recipe
 from distillkit.stages.searches import tried_for
-from distillkit.stages.tune import TuneOptions, keep_recipe, name_on, tune
+from distillkit.stages.tune import TuneOptions, name_on, tune
 from distillkit.training.fit import fit
 from distillkit.training.stack import Stack, TrainingForm, fit_stack
 from tests.helpers import Notes

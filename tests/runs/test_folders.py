@@ -21,7 +21,8 @@ from distillkit.progress import Silent
 from distillkit.run_folder import RunFolder
 from distillkit.stages.context import make_run
 from distillkit.stages.costs import Costs
-from distillkit.stages.tune import TuneOptions, keep_recipe, tune
+from distillkit.stages.kept_recipes import keep_recipe
+from distillkit.stages.tune import TuneOptions, tune
 from tests.helpers import TINY
 
 
