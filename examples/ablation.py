@@ -268,7 +268,8 @@ def main():
         futures = {name: [pool.submit(run, args, name, seed) for seed in seeds] for name in chosen}
         rows = {name: [future.result() for future in several] for name, several in futures.items()}
     args.out.mkdir(parents=True, exist_ok=True)
-    stem = args.out / f"ablation-{args.study}-{args.dataset}-ipc{args.ipc}"
+    part = "" if len(chosen) == len(names) else "-part"  # never in the place of the whole table
+    stem = args.out / f"ablation-{args.study}-{args.dataset}-ipc{args.ipc}{part}"
     stem.with_suffix(".json").write_text(json.dumps({"changed": args.set, "rows": rows}, indent=1) + "\n")
     stem.with_suffix(".md").write_text(table(args, rows))
     print(table(args, rows))

@@ -8,7 +8,11 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of child processes; two spinning ones on shared cores take ages
 
+os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # which it takes where GITHUB_ACTIONS is set
+os.environ.pop("FORCE_COLOR", None)
+
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -33,6 +37,14 @@ def own_cache(tmp_path, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+@pytest.fixture
+def hangup():
+    """SIGHUP as a terminal has it, also where pytest was begun by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,10 @@ tell maps from data. Accuracy on validation images of the classes.
 """
 
 import argparse
-import statistics
 from pathlib import Path
 
 import torch
-from measuring import machine, table, write
+from measuring import machine, plus_minus, table, write
 from torch.nn.functional import cross_entropy
 
 from distillkit import load_distilled, prepare_model
@@ -100,7 +99,7 @@ def main():
                 print(row, flush=True)
     lines = [
         [row["set"], row["model"], str(row["classes"]), str(row["ipc"]), str(row["values"])]
-        + [f"{100 * statistics.mean(row[norm]):.1f} ± {100 * statistics.pstdev(row[norm]):.1f}" for norm in NORMS]
+        + [plus_minus(row[norm]) for norm in NORMS]
         for row in sorted(rows, key=lambda row: row["values"])
     ]
     head = ["set", "network", "classes", "images of each", "values a channel", "batch norm", "instance norm"]

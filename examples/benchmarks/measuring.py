@@ -44,6 +44,12 @@ def machine(device, setting):
     }
 
 
+def plus_minus(accuracies):
+    """Mean and standard deviation of the sample (n - 1, as everywhere; 0 of one), in percent."""
+    spread = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+    return f"{100 * statistics.mean(accuracies):.1f} ± {100 * spread:.1f}"
+
+
 def table(head, rows):
     return "\n".join(
         [f"| {' | '.join(head)} |", "| --- " * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)]

@@ -7,14 +7,13 @@ Each network is trained by one recipe (AdamW at 0.001, the set's augmentation, h
 """
 
 import argparse
-import statistics
 import time
 import warnings
 from pathlib import Path
 
 import timm
 import torch
-from measuring import machine, table, write
+from measuring import machine, plus_minus, table, write
 
 from distillkit import load_distilled, prepare_model
 from distillkit.lab import replace_batch_norm
@@ -70,10 +69,7 @@ def main():
                 print(rows[-1], flush=True)
     lines = []
     for before, after in zip(rows[::2], rows[1::2], strict=True):
-        shown = [
-            f"{100 * statistics.mean(one['accuracies']):.1f} ± {100 * statistics.pstdev(one['accuracies']):.1f}"
-            for one in (before, after)
-        ]
+        shown = [plus_minus(one["accuracies"]) for one in (before, after)]
         ratio = after["seconds"] / before["seconds"]
         lines.append([before["name"], before["norm"], *shown, f"{ratio:.1f}"])
     head = ["network", "normalisation", "timm's strides", "ours", "times the seconds"]

@@ -169,7 +169,8 @@ def main():
         }
         if not found:
             continue
-        stem = args.out / f"cross-{problem.name}"
+        part = "" if list(args.methods) == list(METHODS) else "-part"  # never in the place of the whole table
+        stem = args.out / f"cross-{problem.name}{part}"
         about = {
             "networks": args.networks,
             "test_images": args.test_images,

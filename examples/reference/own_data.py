@@ -21,6 +21,7 @@ import torch
 from distillkit import load_distilled
 from distillkit.lab import hardware, storage, versions
 
+IPC = (1, 10)
 FOLDERS = {
     "unequal": (
         "RGB",
@@ -60,7 +61,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--ipc", type=int, nargs="+", default=IPC)
     parser.add_argument("--method", help="instead of the default one")
     parser.add_argument("--only", nargs="+", default=list(FOLDERS), choices=list(FOLDERS))
     parser.add_argument("--out", type=Path, default=Path("examples/reference/own-data"))
@@ -90,6 +91,8 @@ def main():
             print(rows[-1], f"({time.time() - begin:.0f} s)", flush=True)
     head = ["| folder | images a class | method | the set | random | k-means | all | minutes |", "| --- " * 8 + "|"]
     machine = f"{hardware(torch.device('cpu'))}; {versions()}"
+    if args.method or set(args.only) < set(FOLDERS) or len(args.ipc) < len(IPC):  # not all of the table
+        args.out = args.out.with_name(f"{args.out.name}-part")
     args.out.with_suffix(".md").write_text("\n".join([*head, *rows, "", machine, ""]))
     args.out.with_suffix(".json").write_text(json.dumps(facts, indent=1))
 

@@ -196,6 +196,8 @@ def test_read__config_and_tensors_must_agree(copy, change, message):
         (lambda t: t["class_ids"].fill_(0), "class_ids are not 2 of each of 10 classes, class by class"),
         (lambda t: t["class_ids"].copy_(t["class_ids"].flip(0)), "class_ids are not 2 of each of 10 classes"),
         (lambda t: t["lr"].fill_(-1), "not positive"),
+        (lambda t: t["labels"].mul_(0.5), "labels are said to be probabilities, but are not"),
+        (lambda t: t["labels"][0, :2].copy_(torch.tensor([-1.0, 2.0])), "labels are said to be probabilities, but"),
         (lambda t: t.update(extra=torch.zeros(1)), "the config says"),
         (lambda t: t.update(labels=t["labels"].to(torch.int32)), "the config says"),
     ],

@@ -4,7 +4,7 @@ import torch
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
-from distillkit.data.coresets import kmeans_representatives, nearest_distinct, select_coreset
+from distillkit.data.coresets import _distances, kmeans_representatives, nearest_distinct, select_coreset
 from distillkit.errors import ConfigError
 
 
@@ -52,3 +52,10 @@ def test_kmeans__a_class_with_fewer_images_than_clusters():
     labels = torch.tensor([0] * 9 + [1] * 4)
     with pytest.raises(ConfigError, match="class 1 has 4 training images, fewer than `ipc=5`"):
         select_coreset("kmeans", torch.randn(13, 10), labels, 2, 5, 0)
+
+
+def test_distances__of_many_points_are_the_plain_sums():
+    drawn = np.random.default_rng(0)
+    points, centres = drawn.normal(size=(50, 7)), drawn.normal(size=(4, 7))
+    plain = ((centres[:, None] - points[None]) ** 2).sum(2)
+    assert np.allclose(_distances(points, centres), plain)

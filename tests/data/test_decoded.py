@@ -14,7 +14,7 @@ from distillkit.config import compose
 from distillkit.data import cached, decode, decoding, load
 from distillkit.data.inputs import LazyInputs, inputs_of
 from distillkit.data.load import load_data, survey
-from distillkit.data.preprocess import Standardise, fit, fit_standardise, to_inputs
+from distillkit.data.preprocess import CHUNK, Standardise, fit, fit_standardise, to_inputs
 from distillkit.errors import ConfigError, Interrupted, StorageError
 from distillkit.interrupt import stop_on_signals
 from distillkit.networks.build import build_network
@@ -179,7 +179,13 @@ def test_inputs__of_a_batch_are_the_bytes_of_those_of_all():
     some = torch.tensor([5, 999, 5, 0])
     assert torch.equal(lazy[some], whole[some])
     assert torch.equal(lazy[10:20], whole[10:20])
-    assert isinstance(inputs_of(fit("zca", pixels[:, :1], 0.1), Pixels(pixels[:, :1])), torch.Tensor)
+    grey = pixels[:, :1]
+    for kind in ("zca", "unit-zca"):
+        whitening = fit(kind, grey, 0.1)
+        whitened = inputs_of(whitening, Pixels(grey))  # a chunk after the other
+        assert isinstance(whitened, torch.Tensor)
+        assert len(whitened) > CHUNK
+        assert torch.allclose(whitened, whitening(grey.float() / 255), atol=1e-5)
 
 
 def test_training__on_inputs_made_as_they_are_used_ends_at_the_same_bytes():

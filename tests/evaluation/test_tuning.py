@@ -16,6 +16,7 @@ from distillkit.artifact.card import render_card
 from distillkit.artifact.layout import is_published, recipe_file
 from distillkit.data.augment import ComposedAugmentation, CutMix, parse_augmentation
 from distillkit.data.registry import DSA_NO_FLIP
+from distillkit.distributed import ALONE
 from distillkit.errors import ArtifactError, ConfigError, FewImagesWarning, Interrupted
 from distillkit.evaluation import protocol, tuning
 from distillkit.evaluation.recipe import recipe_from_json, recipe_words
@@ -29,7 +30,8 @@ from distillkit.settings import DSA, NetworkSettings
 from distillkit.sharing.pull import plan_pull, pull
 from distillkit.sharing.push import PushOptions, push
 from distillkit.stages import tune as tune_stage
-from distillkit.stages.kept_recipes import keep_recipe
+from distillkit.stages.contest import Contest
+from distillkit.stages.kept_recipes import Tuned, keep_recipe
 from distillkit.stages.searches import tried_for
 from distillkit.stages.tune import TuneOptions, name_on, tune
 from distillkit.training.fit import fit
@@ -355,6 +357,19 @@ def test_tune__stopped_while_it_measures_begins_with_what_was_tried(copy, fast, 
     anew = tune(ds, "mlp", options)
     assert [one.candidate for one in anew.tried] == [one.candidate for one in found.tried]
     assert runs.count("tune") == searched
+
+
+def test_contest__each_network_has_its_recipe_or_all_the_headlines(copy):
+    candidate = Candidate("adamw", 3e-4, 100, "none")
+    found = candidate.to_json(20) | {"architecture": {"name": "mlp"}, "tuned_for": "mlp"}
+    keep_recipe(copy, Tuned("mlp", found, (Tried(candidate, 0.5, 1.0),), EvalReport((0.5,), {"lr": 3e-4}), {}, 1.0))
+    ds = load_distilled(copy)
+    contest = Contest(ds, 1, 0, torch.device("cpu"), Notes(), StopRequest(), ALONE)
+    own = {name: recipe for name, (_, recipe) in contest.trials(["mlp", "convnet"], False).items()}
+    assert (own["mlp"]["optimizer"]["name"], own["mlp"]["lr"]) == ("adamw", 3e-4)
+    assert own["convnet"] == ds.recipe
+    common = contest.trials(["mlp", "convnet"], True)
+    assert all(recipe == ds.recipe for _, recipe in common.values())
 
 
 def test_tune__another_seed_draws_other_real_images_beside_the_set(copy):

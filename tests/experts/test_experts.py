@@ -7,6 +7,7 @@ from distillkit import storage
 from distillkit.distill.segments import segment_sampler
 from distillkit.errors import ConfigError, NotFoundError, TrajectoryError
 from distillkit.experts.recipe import expert_recipe
+from distillkit.experts.report import expert_report
 from distillkit.experts.train import ExpertData, fit_experts
 from distillkit.networks.build import build_network
 from distillkit.networks.functional import FlatNetwork, flatten_parameters
@@ -146,3 +147,25 @@ def test_flatten__order_of_the_store_is_that_of_named_parameters():
     names = [name for name, _ in model.named_parameters()]
     assert names[:4] == ["features.0.weight", "features.0.bias", "features.1.weight", "features.1.bias"]
     assert flatten_parameters(model)[: 4 * 9].tolist() == model.features[0].weight.flatten().tolist()
+
+
+def test_report__is_the_curves_of_each_and_sample_deviations_by_hand():
+    records = [
+        {
+            "test_accuracy": 0.5,
+            "curve": {"loss": [1.0], "validation_accuracy": [0.2, 0.4], "parameter_change": [1.0, 2.0]},
+        },
+        {
+            "test_accuracy": 0.7,
+            "curve": {"loss": [2.0], "validation_accuracy": [0.1, 0.8], "parameter_change": [3.0, 1.0]},
+        },
+        {"curve": {"loss": [3.0]}},
+    ]
+    found = expert_report(records)
+    assert [row["path_length"] for row in found["experts"]] == [3.0, 4.0, 0.0]
+    assert [row["largest_change"] for row in found["experts"]] == [2.0, 3.0, 0.0]
+    mean = found["mean"]
+    assert mean["test_accuracy"] == pytest.approx(0.6)
+    assert mean["test_accuracy_std"] == pytest.approx(0.02**0.5)  # n - 1, of the two that have one
+    assert mean["last_validation_accuracy_std"] == pytest.approx(0.08**0.5)
+    assert mean["path_length_std"] == pytest.approx((((3 - 7 / 3) ** 2 + (4 - 7 / 3) ** 2 + (7 / 3) ** 2) / 2) ** 0.5)

@@ -74,7 +74,7 @@ def test_reach__parts_that_need_no_trajectory_train_those_that_are_asked():
 
 def make(out, tiny, method="mtt", **changes):
     own = effective({**tiny, **SLOW, **changes}, "digits", 1, method, "smoke")
-    return compress("digits", ipc=1, method=method, preset="smoke", settings=own, out=out)
+    return compress("digits", ipc=1, method=method, preset="smoke", settings=own, out=out, device="cpu")
 
 
 @pytest.mark.parametrize("method", ["mtt", "ast", "mct", "datm", "pad", "best"])

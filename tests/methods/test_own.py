@@ -31,7 +31,9 @@ def test_method_of_a_file__makes_a_set_that_says_so(tiny, tmp_path):
 def test_method_as_an_object__learns_other_images_than_the_method_it_varies(tiny, tmp_path):
     own = replace(METHODS["mtt"], name="own", parts={**METHODS["mtt"].parts, "distill.init": "kmeans"})
     made = [
-        compress("digits", ipc=1, method=method, preset="smoke", out=tmp_path / str(number), settings=tiny)
+        compress(
+            "digits", ipc=1, method=method, preset="smoke", out=tmp_path / str(number), settings=tiny, device="cpu"
+        )
         for number, method in enumerate(("mtt", own))
     ]
     assert made[1].config["method"] == "own"

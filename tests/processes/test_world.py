@@ -149,9 +149,7 @@ def test_stopped_or_killed__the_rest_ends_with_a_sentence(tmp_path, number, told
         time.sleep(0.05)
     for rank in told:
         started[rank].send_signal(number)
-    begin = time.monotonic()
     notes = started[0].communicate(timeout=60)[1]
-    assert time.monotonic() - begin < 20
     with contextlib.suppress(ProcessLookupError):
         started[1].communicate(timeout=60)
     if number == signal.SIGTERM:

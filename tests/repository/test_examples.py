@@ -116,7 +116,7 @@ def test_ablation_and_convergence__a_table_and_a_plot(tmp_path):
     arguments = ("--rows", "2,3", "--seeds", "0", "--networks", "1", "--work", work, "--out", out)
     shown = run("ablation.py", "ast", "digits", *arguments, *settings, "--set", "distill.outer_steps=2")
     assert "| MTT |" in shown
-    found = json.loads((out / "ablation-ast-digits-ipc1.json").read_text())["rows"]
+    found = json.loads((out / "ablation-ast-digits-ipc1-part.json").read_text())["rows"]
     assert set(found) == {"MTT", "AST"}
     assert [len(one["accuracies"]) for rows in found.values() for one in rows] == [1, 1]
     folders = sorted((work / "ablation-ast-digits-ipc1").iterdir())
@@ -221,7 +221,7 @@ def test_cross__a_row_of_every_network(tmp_path):
     few = ["--only", "digits-ipc1", "--methods", "mtt,pad", "--networks", "1", "--test-images", "40"]
     shown = run("reference/cross.py", *few, "--work", tmp_path / "work", "--out", tmp_path / "out")
     assert re.search(r"\| mtt \|( [\d.]+ ± [\d.]+ \|){9} [\d.]+ \| [\d.]+ \|", shown)
-    found = json.loads((tmp_path / "out" / "cross-digits-ipc1.json").read_text())
+    found = json.loads((tmp_path / "out" / "cross-digits-ipc1-part.json").read_text())
     assert set(found["sets"]) == {"mtt"}  # of pad there is none
     rows = found["sets"]["mtt"]["rows"]
     assert rows["timm/resnet18"]["n"] == 1

@@ -240,7 +240,9 @@ def test_nohup__stays(monkeypatch):
 
 @pytest.mark.parametrize("swallowed", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal__while_the_program_is_loaded_is_one_line_and_130(monkeypatch, capsys, swallowed, number):
+def test_signal__while_the_program_is_loaded_is_one_line_and_130(
+    monkeypatch, capsys, hangup, swallowed, number
+):
     from distillkit import cli
     from distillkit.cli import app
 

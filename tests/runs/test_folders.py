@@ -287,7 +287,7 @@ def test_hub__a_damaged_cache_heals_itself(hub, made, tmp_path):
     assert torch.equal(load_distilled("org/set").images, first.images)
 
 
-def test_hup__ends_a_run_like_term():
+def test_hup__ends_a_run_like_term(hangup):
     import os
     import signal
 

@@ -66,7 +66,9 @@ def kill_after(running, ready, delay):
 def test_kill_9__in_every_stage_at_random_moments(tmp_path):
     whole = start(tmp_path / "whole", tmp_path / "cache-of-whole")
     finish(whole)
-    dice, out, cache = random.Random(), tmp_path / "killed", tmp_path / "cache-of-killed"
+    seed = int(os.environ.get("DISTILLKIT_KILL_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"DISTILLKIT_KILL_SEED={seed} makes the same kills")
+    dice, out, cache = random.Random(seed), tmp_path / "killed", tmp_path / "cache-of-killed"
     kills = []
     for _ in range(KILLS_PER_STAGE):
         before = experts(cache)

@@ -37,6 +37,25 @@ def columns(settings):
     return (d.inner_steps, d.expert_epochs, d.max_start_epoch, d.batch_size, zca, d.lr_img, d.lr_lr, d.lr_init)
 
 
+MTT = {
+    ("cifar10", 1): (50, 2, 2, None, True, 100, 1e-7, 0.01),
+    ("cifar10", 10): (30, 2, 20, None, True, 100, 1e-5, 0.001),
+    ("cifar10", 50): (30, 2, 40, None, False, 1000, 1e-5, 0.001),
+    ("cifar100", 1): (20, 3, 20, None, True, 1000, 1e-5, 0.01),
+    ("cifar100", 10): (20, 2, 20, None, False, 1000, 1e-5, 0.01),
+    ("cifar100", 50): (80, 2, 40, 125, True, 1000, 1e-5, 0.01),
+    ("tiny-imagenet", 1): (10, 2, 10, None, False, 1e4, 1e-4, 0.01),
+    ("tiny-imagenet", 10): (20, 2, 40, 200, False, 1e4, 1e-4, 0.01),
+    ("tiny-imagenet", 50): (20, 2, 40, 300, False, 1e4, 1e-4, 0.01),
+}
+"""N, M, T+, batch, ZCA, lr of the images, of the learning rate, and the first one; its readme's table."""
+
+
+@pytest.mark.parametrize(("dataset", "ipc"), MTT)
+def test_mtt__rows_are_those_of_its_table(dataset, ipc):
+    assert columns(paper(dataset, ipc, "mtt").settings) == MTT[dataset, ipc]
+
+
 def test_ast__rows_belong_to_the_experts_that_they_were_run_on():
     ten = paper("cifar10", 10, "ast").settings
     assert columns(ten) == (30, 2, 20, None, True, 100, 1e-6, 0.01)

@@ -66,7 +66,8 @@ def made(tmp_path, tiny):
             base |= {"distill.real_batch": 30, "distill.horizon": 4, "distill.init": "noise"}
             base |= {"dataset.validation_fraction": 0.0, "evaluate.lengths": []}
         wanted = effective(base | settings, "digits", 1, method, "smoke")
-        return compress("digits", ipc=1, method=method, preset="smoke", settings=wanted, out=tmp_path / out)
+        common = {"ipc": 1, "method": method, "preset": "smoke", "device": "cpu"}
+        return compress("digits", settings=wanted, out=tmp_path / out, **common)
 
     return make
 

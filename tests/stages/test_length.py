@@ -61,3 +61,29 @@ def test_full_row_path__tells_sizes_of_batches_apart():
     by_larger = replace(run, settings=run.settings.model_copy(update={"evaluate": same_passes}))
     assert full_data_recipe(same_passes, None, len(prepared.train_labels)).epochs == recipe.epochs
     assert full_row_path(run, prepared) != full_row_path(by_larger, prepared)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "same"),
+    [
+        ("seed", 1, False),
+        ("evaluate.optimizer", "adam", False),
+        ("evaluate.momentum", 0.5, False),
+        ("evaluate.weight_decay", 0.1, False),
+        ("evaluate.full_lr", 0.3, False),
+        ("evaluate.full_epochs", 7, False),
+        ("evaluate.full_networks", 2, False),
+        ("evaluate.augment", False, False),
+        ("dataset.augmentation", "crop", False),
+        ("dataset.split_seed", 1, False),
+        ("network.width", 5, False),
+        ("precision", "fp32", True),
+        ("evaluate.networks", 7, True),
+        ("evaluate.epochs", 9, True),
+        ("evaluate.uint8", False, True),
+        ("distill.outer_steps", 9, True),
+    ],
+)
+def test_full_row_path__tells_apart_what_makes_another_figure_and_nothing_else(key, value, same):
+    plain, other = made({**TINY, "precision": "fp32"}), made({**TINY, "precision": "fp32"}, **{key: value})
+    assert (full_row_path(plain, prepare(plain)) == full_row_path(other, prepare(other))) == same

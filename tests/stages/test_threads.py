@@ -85,16 +85,17 @@ def test_whoever_called_has_the_threads_of_before(tmp_path, monkeypatch, fails):
         return evaluate_rows(*args)
 
     monkeypatch.setattr(pipeline, "evaluate_rows", watched)
+    out = tmp_path / "set"
     torch.set_num_threads(3)
     try:
         for preset in ("smoke", "smoke"):
             try:
-                compress("digits", ipc=1, method="random", preset=preset, out=tmp_path / "set", settings=TINY)
+                compress("digits", ipc=1, method="random", preset=preset, out=out, settings=TINY, device="cpu")
             except MemoryError:
                 assert fails
             assert torch.get_num_threads() == 3
         if not fails:
-            evaluate(tmp_path / "set", networks=1)
+            evaluate(out, networks=1, device="cpu")
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(own)
