@@ -23,7 +23,9 @@ from distillkit.distill.labels import HardLabels, SoftLabels
 from distillkit.distill.loop import start_state
 from distillkit.distill.objectives import needs
 from distillkit.distill.real import ClassBatches, RealBatches, RealImages, all_images, scheduled_images, siamese
+from distillkit.distill.start import at_a_fresh_network
 from distillkit.distill.step_functions import CompiledFunctions, InnerLoss
+from distillkit.distill.synthetic_init import experts_asked
 from distillkit.distill.windows import mean_prefix_steps, window_part
 from distillkit.errors import ConfigError
 from distillkit.networks.convnet import ConvNet
@@ -271,6 +273,39 @@ def test_real_batches__of_a_schedule():
     assert {tuple(image.flatten().tolist()) for image in shown} == {
         tuple(real_images().images[index].flatten().tolist()) for index in (1, 4, 7)
     }
+
+
+def test_class_batches__two_of_a_step_draw_from_its_images():
+    easy = scheduled_images(lambda epoch: torch.arange(10 * (epoch + 1)), epochs=3, outer_steps=6)
+    classes = ClassBatches(real_images(), easy, 50, 0, segments=2)
+    assert [len(classes.images(number, 0)) for number in range(6)] == [4, 4, 4, 4, 7, 7]  # of 10, 10, 20 images
+
+
+def test_start__students_of_a_step_share_its_window_and_each_has_a_network():
+    settings = DistillSettings(start="fresh", window="random", segments=2, inner_steps=3, horizon=40)
+    begin, window = at_a_fresh_network(settings, build, 0), window_part(settings, 0)
+    found = [begin(number) for number in range(8)]
+    assert [one.prefix_steps for one in found] == [window(step) for step in (0, 0, 1, 1, 2, 2, 3, 3)]
+    assert len({one.prefix_steps for one in found}) > 1
+    assert not torch.equal(found[0].theta_P, found[1].theta_P)
+    assert torch.equal(found[5].theta_P, flatten_parameters(build(5)))
+
+
+def test_siamese__each_class_has_a_draw_of_its_own_and_repeats_it():
+    like = state().images
+    one, again, other = (siamese(AUGMENTATION, like, 0, 4, class_id)(like) for class_id in (0, 0, 1))
+    later = siamese(AUGMENTATION, like, 0, 5, 0)(like)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, later)
+
+
+def test_experts_asked__those_that_are_trained_to_the_end_anyway_else_the_first():
+    assert experts_asked("correct", 9, 0, ()) == (0,)
+    assert experts_asked("correct", 9, 0, (0, 1, 2)) == (0, 1, 2)
+    drawn = {experts_asked("kmeans-logits", 9, seed, (0, 1)) for seed in range(20)}
+    assert len(drawn) > 3
+    assert all(len(one) == 1 and 0 <= one[0] < 9 for one in drawn)
 
 
 def test_class_batches__of_a_pool_that_changes_and_comes_back_are_those_of_a_search_through_it():
