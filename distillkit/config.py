@@ -63,12 +63,13 @@ LONG = 1800.0
 
 def default_method(dataset: str, ipc: int, preset: str, layers: Sequence[SettingsLayer] = ()) -> str:
     """The method where nobody chose one: what learned most in about the same minutes of a CPU core (docs/methods.md),
-    of published settings the oldest, which is also what the user's ``layers`` mean where they set up experts. The one
-    that a layer names, if one does.
+    of published settings the oldest, which is also what the user's ``layers`` mean where they set up experts. That of a
+    set that is made again, where its config is one of them.
     """
     ipc = whole_ipc(ipc)
     given = {key: value for layer in layers for key, value in layer.values.items()}
-    if isinstance(named := given.get("method"), str):
+    of_a_set = {key: value for layer in layers if not layer.asked for key, value in layer.values.items()}
+    if isinstance(named := of_a_set.get("method"), str):
         return named
     asked, budget = {key.partition(".")[0] for key in given}, given.get("time_budget")
     if preset == "paper" or asked & {"experts", "trajectories"}:
