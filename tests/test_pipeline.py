@@ -506,7 +506,8 @@ def test_warnings__steps_lost_for_several_reasons_are_counted_together(counts, t
 
 
 def test_headline__is_named_as_arch_names_it(tmp_path):
-    settings = {**TINY, "network.name": "vgg11", "network.norm": "batch", "evaluate.networks": 1, "evaluate.epochs": 1}
+    own = {"network.name": "vgg11", "network.norm": "batch", "evaluate.networks": 1, "evaluate.epochs": 1}
+    settings = {key: value for key, value in TINY.items() if key != "network.width"} | own
     ds = compress("digits", ipc=1, method="random", preset="smoke", out=tmp_path / "a", settings=settings, device="cpu")
     assert list(ds.results["architectures"]) == ["vgg11:norm=batch"]
     assert "| vgg11:norm=batch |" in (tmp_path / "a" / "README.md").read_text()
