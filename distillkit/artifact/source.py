@@ -68,7 +68,7 @@ def asked_data(
         ConfigError: it was a folder, which only the user can name.
     """
     stored = _stored(config).model_copy(update={"data_root": data_root})
-    if data_root is not None:
+    if data_root is not None and stored.name in DATASETS:
         stored = stored.model_copy(update={"revision": None})  # a local copy has none; whether it fits, its bytes tell
     fingerprint = config["source"].get("fingerprint")
     local = stored.name not in DATASETS and not _is_on_hub(stored.name, config)

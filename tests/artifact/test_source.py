@@ -48,6 +48,11 @@ def test_source__registered_and_hub_names_are_read_as_the_config_says(tmp_path, 
     assert (chosen.name, chosen.revision, chosen.split_seed, chosen.data_root) == ("org/photos", "c1", 3, None)
     assert (asked.must_match, asked.fingerprint) == (True, "f")
     assert asked_data(config("cifar10", "uoft-cs/cifar10"), SHAPE, data_root="mine").settings.data_root == "mine"
+    pinned = asked_data(config("cifar10", "uoft-cs/cifar10", revision="c1"), SHAPE, data_root="mine").settings
+    assert pinned.revision is None  # a local copy has none
+    assert asked_data(config("cifar10", "uoft-cs/cifar10", revision="c1"), SHAPE).settings.revision == "c1"
+    away = config("org/photos", "org/photos", revision="c1")
+    assert asked_data(away, SHAPE, data_root="mine").settings.revision == "c1"  # of which there is no local copy
 
 
 def test_check__tells_of_other_data_and_refuses_where_they_must_be_the_same():
