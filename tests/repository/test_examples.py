@@ -23,6 +23,9 @@ EXAMPLES = ROOT / "examples"
 CARDS = ROOT / "cards"
 
 
+SCRIPTS = sorted(path.relative_to(EXAMPLES) for path in EXAMPLES.rglob("*.py") if "argparse" in path.read_text())
+
+
 def run(name, *arguments, **environment):
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -47,6 +50,12 @@ def test_plain_torch__says_what_it_does_not_read(name):
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("this example is for sets of digits")
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("name", SCRIPTS, ids=str)
+def test_scripts__load_and_say_how_they_are_called(name):
+    assert run(name, "--help").startswith("usage: ")
 
 
 def test_train_timm__two_networks(made):
